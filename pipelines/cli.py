@@ -1,0 +1,229 @@
+"""The command line `foretide`: the only place that knows flags. Everything below receives a frozen config."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from pipelines.config import ExamplesConfig, Execution, Input, ScoreConfig, TrainConfig, floor, parse_as_ofs
+from pipelines.errors import Exit, UserError
+from pipelines.task import ModelSpec, Task, parse_duration
+
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}  # TensorFlow's news go to the user's terminal else
+EXIT_CODES = """exit codes: 0 done; 1 the program or the machine failed; 2 a wrong flag, task file or input;
+3 too many bad rows, no score published; 4 the ledger does not add up, no score published;
+5 the model does not fit the task; 130 interrupted"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if not args.debug:
+        os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
+    logging.basicConfig(level=logging.INFO if args.debug else logging.CRITICAL)
+    try:
+        return int(args.run(args, tuple(rest)))
+    except UserError as error:
+        print(f"foretide {args.command}: {error}", file=sys.stderr)
+        return int(error.code)
+    except KeyboardInterrupt:
+        print(f"foretide {args.command}: interrupted; nothing was published", file=sys.stderr)
+        return int(Exit.INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(Exit.OK)
+    except Exception as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"foretide {args.command}: {type(error).__name__}: {error} (--debug shows the trace)", file=sys.stderr)
+        return int(Exit.FAILED)
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def _score(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    from pipelines.score import plan, score
+
+    task = _task(args)
+    config = ScoreConfig(
+        task=task,
+        input=_input(args),
+        as_ofs=parse_as_ofs(task, args.as_of),
+        model=args.model,
+        engine=args.engine,
+        device=args.device,
+        batch_size=args.batch_size,
+        output=args.output,
+        execution=_execution(args, rest),
+    )
+    return plan(config) if args.dry_run else score(config)
+
+
+def _examples(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    from pipelines.examples import plan, write_examples
+
+    task = _task(args)
+    as_ofs = parse_as_ofs(task, args.as_of)
+    config = ExamplesConfig(task, _input(args), as_ofs, args.output, _execution(args, rest))
+    return plan(config) if args.dry_run else write_examples(config)
+
+
+def _train(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    from pipelines.train import plan, train
+
+    task = _task(args)
+    changed = {k: v for k in ("epochs", "seed") if (v := getattr(args, k)) is not None}
+    task = task.model_copy(update={"model": ModelSpec(**{**task.model.model_dump(), **changed})})
+    test = parse_as_ofs(task, args.test_as_of)
+    if len(test) != 1:
+        raise UserError(f"--test-as-of {args.test_as_of}: one as-of, not a range")
+    every = floor(task, task.sequence.origin + _duration("--train-every", args.train_every)) - task.sequence.origin
+    config = TrainConfig(
+        task=task,
+        input=_input(args),
+        test=test[0],
+        train_as_ofs=args.train_as_ofs,
+        train_every=max(every, task.sequence.step) if args.train_every else max(task.score.every, task.horizon),
+        output=args.output,
+        execution=_execution(args, rest),
+    )
+    return plan(config) if args.dry_run else train(config)
+
+
+def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    from pipelines.query import query
+
+    if rest:
+        raise UserError(f"unknown option {rest[0]}; see foretide query --help")
+    query(args.output, args.sql, args.format, args.limit)
+    return int(Exit.OK)
+
+
+def _task(args: argparse.Namespace) -> Task:
+    from pipelines.taskfile import load_task
+
+    return load_task(args.task)
+
+
+def _input(args: argparse.Namespace) -> Input:
+    patterns = tuple(p if "://" in p else os.path.abspath(p) for p in args.input)
+    return Input(patterns, args.format, args.max_bad_share)
+
+
+def _execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
+    from pipelines.execution import check_beam_args
+
+    check_beam_args(rest)
+    return Execution(args.workers, args.shards, rest, args.debug)
+
+
+def _duration(flag: str, text: str | None) -> int:
+    try:
+        return 0 if text is None else parse_duration(text)
+    except ValueError as error:
+        raise UserError(f"{flag} {text}: {error}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="foretide",
+        description="A score for every customer, player or instrument, from event logs.",
+        epilog=EXIT_CODES,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    score = _command(commands, "score", _score, "score every entity of event files as of one or more times")
+    _pipeline_flags(score)
+    _as_of_flag(score)
+    score.add_argument("--model", required=True, metavar="FOLDER", help="a model that `foretide train` exported")
+    score.add_argument("--output", required=True, metavar="FOLDER", help="where scores, dead letters and ledger go")
+    score.add_argument("--engine", choices=("tensorflow", "openvino", "openvino-bf16"), default="tensorflow")
+    score.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    score.add_argument("--batch-size", type=_positive, default=256, metavar="N", help="rows of one call of the model")
+
+    examples = _command(commands, "examples", _examples, "write labelled sequences to train on")
+    _pipeline_flags(examples)
+    _as_of_flag(examples)
+    examples.add_argument("--output", required=True, metavar="FOLDER")
+
+    train = _command(commands, "train", _train, "train a model on earlier as-ofs, judge it on a later one, export it")
+    _pipeline_flags(train)
+    train.add_argument(
+        "--test-as-of", required=True, metavar="TIME", help="the model is judged here, and sees nothing later"
+    )
+    train.add_argument("--train-as-ofs", type=_positive, default=24, metavar="N", help="how many earlier as-ofs (24)")
+    train.add_argument("--train-every", metavar="DURATION", help="time between them (the label's horizon)")
+    train.add_argument("--output", required=True, metavar="FOLDER", help="where the exported model goes")
+    train.add_argument("--epochs", type=_positive, metavar="N", help="instead of the task's model.epochs")
+    train.add_argument("--seed", type=int, metavar="N", help="instead of the task's model.seed")
+
+    query = _command(commands, "query", _query, "run SQL on scores, dead_letters and ledger")
+    query.add_argument("sql", metavar="SQL", help='such as "SELECT * FROM scores ORDER BY churn DESC LIMIT 10"')
+    query.add_argument("--output", required=True, metavar="FOLDER", help="the output folder of `foretide score`")
+    query.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    query.add_argument("--limit", type=int, default=100, metavar="N", help="rows that a table shows; 0 for all (100)")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace, tuple[str, ...]], int],
+    help: str,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help, description=help, epilog=EXIT_CODES, allow_abbrev=False)
+    command.set_defaults(run=run)
+    command.add_argument("--debug", action="store_true", help="log what Beam does, and show traces of errors")
+    return command
+
+
+def _as_of_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--as-of",
+        required=True,
+        metavar="TIME",
+        help="2024-01-01, or 2024-01-01..2024-03-01 for all that are due between",
+    )
+
+
+def _pipeline_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--task", required=True, metavar="FILE", help="task file (YAML)")
+    command.add_argument("--input", required=True, nargs="+", metavar="PATH", help="event files, folders or globs")
+    command.add_argument(
+        "--format", choices=("parquet", "jsonl", "csv", "avro"), help="for files whose names do not say"
+    )
+    command.add_argument(
+        "--max-bad-share", type=_share, default=0.05, metavar="X", help="stop when more rows than this are bad (0.05)"
+    )
+    command.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes on this machine (1)")
+    command.add_argument("--shards", type=_positive, metavar="N", help="groups of entities (by the size of the input)")
+    command.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    command.epilog = f"other options go to Beam, such as --runner=FlinkRunner\n{EXIT_CODES}"
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1, such as 0.05")
+    return value
+
+
+if __name__ == "__main__":
+    entry()

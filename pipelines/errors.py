@@ -1,0 +1,25 @@
+"""Errors that a user can mend, and the exit codes that scripts can rely on."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    FAILED = 1  # the program or the machine failed
+    USAGE = 2  # a wrong flag, a task file or an input that does not fit
+    REFUSED = 3  # too many bad rows: nothing was published
+    UNBALANCED = 4  # the ledger does not add up
+    MODEL = 5  # the model does not fit the task
+    INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Something the user can mend. The message says what, where and how; it is shown without a traceback."""
+
+    def __init__(self, message: str, code: Exit = Exit.USAGE) -> None:
+        super().__init__(message)
+        self.code = code

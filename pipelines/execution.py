@@ -1,0 +1,87 @@
+"""Running a pipeline: which runner, with which options, and what its failure looks like."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+from pipelines.config import Execution
+from pipelines.errors import Exit, UserError
+
+LOCAL = ("DirectRunner", "FnApiRunner")
+
+
+def check_beam_args(args: Sequence[str]) -> None:
+    """Raises UserError for an option that no part of Beam knows, and for one that would lose data."""
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        if hasattr(options, "_add_argparse_args"):
+            _add(options, known)
+    parsed, unknown = known.parse_known_args(list(args))
+    if unknown:
+        raise UserError(f"unknown option {unknown[0]}: neither foretide nor Beam has it; see foretide --help")
+    if getattr(parsed, "direct_running_mode", None) == "multi_threading":
+        raise UserError(
+            "--direct_running_mode=multi_threading loses data in Beam: use --workers N, which takes processes"
+        )
+
+
+def runner(execution: Execution) -> str:
+    """The runner asked for. Beam's own default tries to download another one; bounded runs need none."""
+    name = PipelineOptions(list(execution.beam_args)).get_all_options().get("runner") or "DirectRunner"
+    return "FnApiRunner" if name in LOCAL else str(name)
+
+
+def is_local(execution: Execution) -> bool:
+    """Whether the workers are this machine's own processes."""
+    return runner(execution) == "FnApiRunner"
+
+
+def run(execution: Execution, build: Callable[[beam.Pipeline], None]) -> None:
+    """Builds a pipeline and runs it to its end.
+
+    Raises:
+      UserError: it failed; the message is that of the error that caused it.
+    """
+    n = execution.workers if is_local(execution) else 1
+    options = PipelineOptions([*execution.beam_args, *([f"--direct_num_workers={n}"] if n > 1 else [])])
+    pipeline = beam.Pipeline(_processes(execution) if n > 1 else runner(execution), options)
+    build(pipeline)
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        if execution.debug:
+            raise
+        raise UserError(
+            f"the pipeline failed: {_cause(error)}. Run again with --debug for the whole trace", Exit.FAILED
+        ) from error
+
+
+def _processes(execution: Execution) -> FnApiRunner:
+    """The local runner with worker processes, which log to nowhere: what fails in them is raised here too."""
+    command = f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
+    silence = "" if execution.debug else " 2>/dev/null"
+    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command + silence))
+
+
+def _add(options: type[PipelineOptions], parser: argparse.ArgumentParser) -> None:
+    try:
+        options._add_argparse_args(parser)
+    except argparse.ArgumentError:  # the same option in two classes
+        return
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of the innermost error: runners wrap it in the trace of the worker."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(" ")]
+    picked = next(
+        (line for line in reversed(lines) if "Error" in line or "Exception" in line), lines[-1] if lines else ""
+    )
+    return f"{type(error).__name__}: {picked}"[:500]

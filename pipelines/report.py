@@ -1,0 +1,112 @@
+"""What a person reads: the last screen of a run. Text only; nothing is computed here but shares and rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipelines.config import Input, ScoreConfig
+from pipelines.models.manifest import Manifest
+from pipelines.progress import duration, quantity
+from pipelines.source import Source
+from pipelines.store import Outcome
+from pipelines.task import ChurnLabel, Task, format_time
+from pipelines.transforms.ledger import NEVER, Ledger
+
+
+def score_report(
+    config: ScoreConfig,
+    manifest: Manifest,
+    source: Source,
+    ledger: Ledger,
+    outcome: Outcome,
+    device: str,
+    seconds: float,
+) -> str:
+    """The last screen of `foretide score`."""
+    rate = quantity(ledger.read / max(seconds, 1e-9))
+    lines = [
+        "",
+        f"task        {config.task.task} as of {describe_as_ofs(config.as_ofs)}",
+        describe_input(source, config.input),
+        *ledger_lines(ledger),
+        f"scored      {ledger.scored:,} of {ledger.sequences:,} sequences, {ledger.failed:,} failed",
+        f"model       {manifest.version}, {config.engine} on {device}",
+        f"time        {duration(seconds)}, {rate} events/s",
+        *_ending(config, ledger, outcome, config.run_id(manifest.version)),
+    ]
+    return "\n".join(lines)
+
+
+def ledger_lines(ledger: Ledger) -> list[str]:
+    """What became of every event that was read."""
+    counts = [
+        ("accepted", ledger.accepted, ""),
+        ("rejected", ledger.rejected, "see dead_letters"),
+        ("duplicate", ledger.duplicates, ""),
+        ("outside", ledger.outside, "no score of this run could use them"),
+        ("filtered", ledger.filtered, "left out by events.where"),
+    ]
+    period = "" if ledger.first_time == NEVER else f", from {_time(ledger.first_time)} to {_time(ledger.last_time)}"
+    lines = [f"read        {ledger.read:,} events{period}"]
+    lines += [f"  {name:<9} {n:>12,}{f'  {note}' if n and note else ''}" for name, n, note in counts]
+    lines += [f"    {n:>12,}  {reason}" for reason, n in sorted(ledger.reasons, key=lambda r: -r[1])[:10]]
+    return lines
+
+
+def describe_input(source: Source, input: Input) -> str:
+    """The line about the files."""
+    return f"input       {quantity(source.size, 'B')} in {source.files} file(s) of {', '.join(input.patterns)}"
+
+
+def describe_as_ofs(as_ofs: Sequence[int]) -> str:
+    """`2024-01-01`, or the first, the last and how many."""
+    first, last = format_time(as_ofs[0]), format_time(as_ofs[-1])
+    return first if len(as_ofs) == 1 else f"{first} to {last} ({len(as_ofs)} as-ofs)"
+
+
+def _ending(config: ScoreConfig, ledger: Ledger, outcome: Outcome, run_id: str) -> list[str]:
+    ask = f'foretide query --output {config.output} "SELECT * FROM'
+    if outcome.status == "refused":
+        bad, limit = 100 * ledger.bad_share, 100 * config.input.max_bad_share
+        share = f"{bad:.1f} % of the rows or files are bad, --max-bad-share is {limit:.1f} %"
+        return [
+            f"REFUSED     {share}: no score was published",
+            f'next        {ask} dead_letters LIMIT 20"',
+        ]
+    if outcome.status == "unbalanced":
+        return [f"UNBALANCED  {'; '.join(ledger.differences)}: no score was published"]
+    if not ledger.scored:
+        hint = "no event falls in the history of an as-of: compare --as-of with the times above, and events.time.unit"
+        return [f"NO SCORES   {hint}"]
+    changed = "" if outcome.changed else ", the same bytes as before: nothing was changed"
+    best = config.task.outputs[0]
+    return [
+        f"written     {config.output} (run {run_id}){changed}",
+        f'next        {ask} scores ORDER BY {best} DESC LIMIT 10"',
+    ]
+
+
+def _time(micros: int) -> str:
+    return format_time(micros // 1_000_000 * 1_000_000)
+
+
+def metric_lines(task: Task, manifest: Manifest) -> str:
+    """How good the model was at its test as-of, beside the simplest rules on the same entities."""
+    m, entities = manifest.metrics, int(manifest.metrics["test_entities"])
+    if isinstance(task.label, ChurnLabel):
+        return "\n".join(
+            [
+                f"{entities:,} entities as of {format_time(manifest.test)}, {100 * m['test_share']:.1f} % of them churned",
+                f"  AUC       {m['auc']:.4f}  network ({m['auc_low']:.4f} to {m['auc_high']:.4f}, 95 %)",
+                f"            {m['auc_recency']:.4f}  recency alone",
+                f"            {m['auc_logistic']:.4f}  logistic regression on recency, tenure and counts",
+            ]
+        )
+    errors = [name for name in m if name.startswith("error_step_")]
+    rows = [f"{entities:,} entities as of {format_time(manifest.test)}, mean absolute error of the level in %"]
+    for name in errors:
+        step = name.removeprefix("error_step_")
+        rows.append(
+            f"  step {step:<4} {m[name]:.3f}  network, {m[f'error_naive_step_{step}']:.3f} the last level repeated"
+        )
+    return "\n".join(rows)

@@ -1,0 +1,207 @@
+"""EventBlock: many events in columns, the only form in which events are shuffled or kept.
+
+Everything here is a pure function on arrays: no Beam, no clock, no I/O. Reading tables is in `decode`, meaning in
+`sequences`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Array = npt.NDArray[np.generic]
+Ints = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Rows = slice | Ints | Mask
+
+VERSION = 1
+HEADER = struct.Struct("<B?xxHHHxxiii")  # version, arrival?, codes, values, hashes, events, keys, bytes of keys
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX1, MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+@dataclass(frozen=True)
+class EventBlock:
+    """n events of k entities."""
+
+    keys: pa.StringArray  # (k) distinct entities
+    key: npt.NDArray[np.int32]  # (n) index into keys
+    time: Ints  # (n) event time, us
+    id: Hashes  # (n) hash of the identity fields, 0 without identity
+    codes: npt.NDArray[np.uint16]  # (C, n) categories: index into the task's values, their number for any other
+    values: Floats  # (V, n) NaN for null
+    hashes: Hashes  # (H, n) hashes of the fields whose distinct values count, 0 for null
+    arrival: Ints | None  # (n) us, if the task has it
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def take(self, rows: Rows) -> EventBlock:
+        """The events of `rows`; keys stay as they are."""
+        return EventBlock(
+            self.keys,
+            self.key[rows],
+            self.time[rows],
+            self.id[rows],
+            self.codes[:, rows],
+            self.values[:, rows],
+            self.hashes[:, rows],
+            None if self.arrival is None else self.arrival[rows],
+        )
+
+    def pack(self) -> bytes:
+        """Little-endian columns behind one header, widest first so that each is aligned; `unpack` is the inverse."""
+        offsets, data = _buffers(self.keys)
+        wide = [self.time, self.id, self.hashes] + ([] if self.arrival is None else [self.arrival])
+        sizes = (len(self.codes), len(self.values), len(self.hashes), len(self), len(self.keys), len(data))
+        columns = [*wide, self.key, self.values, offsets, self.codes]
+        head = HEADER.pack(VERSION, self.arrival is not None, *sizes)
+        return b"".join([head, *(np.ascontiguousarray(c).tobytes() for c in columns), data])
+
+
+def unpack(raw: bytes) -> EventBlock:
+    """A block on the bytes themselves: its arrays are views and read-only."""
+    version, has_arrival, c, v, h, n, k, size = HEADER.unpack_from(raw)
+    if version != VERSION:
+        raise ValueError(f"an event block of version {version}; this code reads version {VERSION}")
+    at = HEADER.size
+
+    def column(dtype: str, count: int) -> Array:
+        nonlocal at
+        out = np.frombuffer(raw, dtype, count, at)
+        at += out.nbytes
+        return out
+
+    time, id_, hashes = column("<i8", n), column("<u8", n), column("<u8", h * n).reshape(h, n)
+    arrival = column("<i8", n) if has_arrival else None
+    key, values, offsets = column("<i4", n), column("<f4", v * n).reshape(v, n), column("<i4", k + 1)
+    codes = column("<u2", c * n).reshape(c, n)
+    keys = pa.StringArray.from_buffers(k, pa.py_buffer(offsets), pa.py_buffer(raw[at : at + size]))
+    return EventBlock(keys, key, time, id_, codes, values, hashes, arrival)  # type: ignore[arg-type]
+
+
+def concat(blocks: Sequence[EventBlock]) -> EventBlock:
+    """One block of at least one; equal keys are merged by their text, never by a hash."""
+    if len(blocks) == 1:
+        return blocks[0]
+    merged = pa.concat_arrays([b.keys for b in blocks]).dictionary_encode()
+    index = np.split(merged.indices.to_numpy(), np.cumsum([len(b.keys) for b in blocks])[:-1])
+    key = np.concatenate([i[b.key] for i, b in zip(index, blocks, strict=True)]).astype(np.int32, copy=False)
+    arrivals = [b.arrival for b in blocks if b.arrival is not None]
+    return EventBlock(
+        merged.dictionary,
+        key,
+        np.concatenate([b.time for b in blocks]),
+        np.concatenate([b.id for b in blocks]),
+        np.concatenate([b.codes for b in blocks], axis=1),
+        np.concatenate([b.values for b in blocks], axis=1),
+        np.concatenate([b.hashes for b in blocks], axis=1),
+        np.concatenate(arrivals) if arrivals else None,
+    )
+
+
+def order(b: EventBlock) -> Ints:
+    """Rows by (key, time, id, arrival, content): one order, whatever the order they came in.
+
+    Key, as many leading bits of the time as fit, and the row are sorted as one 64-bit number, which is much faster
+    than sorting rows by it; only runs of equal key and leading bits pay for a lexsort.
+    """
+    n = len(b)
+    if n < 2:
+        return np.arange(n)
+    row_bits = n.bit_length()
+    free = 63 - row_bits - len(b.keys).bit_length()
+    since = b.time - b.time.min()
+    shift = max(int(since.max()).bit_length() - free, 0)
+    coarse = (b.key.astype(np.int64) << free) | (since >> shift)
+    both = np.sort(coarse << row_bits | np.arange(n))
+    rows, both = both & ((1 << row_bits) - 1), both >> row_bits
+    same = both[1:] == both[:-1]
+    if same.any():
+        tied = np.concatenate(([False], same)) | np.concatenate((same, [False]))
+        run = np.cumsum(np.concatenate(([True], ~same)))[tied]
+        r = rows[tied]
+        arrival = [] if b.arrival is None else [b.arrival[r]]
+        content = [*(x[r] for x in b.hashes), *(x[r] for x in b.values), *(x[r] for x in b.codes)]
+        rows[tied] = r[np.lexsort([*content, *arrival, b.id[r], b.time[r], run])]
+    return rows
+
+
+def tidy(b: EventBlock, identity: bool) -> tuple[EventBlock, int]:
+    """In canonical order; with identity each event once, the copy that arrived first -> (block, copies dropped)."""
+    rows = order(b)
+    dropped = 0
+    if identity and len(b):
+        k, t, i = b.key[rows], b.time[rows], b.id[rows]
+        keep = np.concatenate(([True], (k[1:] != k[:-1]) | (t[1:] != t[:-1]) | (i[1:] != i[:-1])))
+        dropped = len(rows) - int(keep.sum())
+        rows = rows[keep] if dropped else rows
+    return b.take(rows), dropped
+
+
+def split(b: EventBlock, shards: int) -> Iterator[tuple[int, EventBlock]]:
+    """(shard, block) by hash of the entity; a block carries only the keys of its shard."""
+    if not len(b):
+        return
+    of_key = (hash64(b.keys) % np.uint64(shards)).astype(np.int16 if shards < 32768 else np.int32)
+    of_row = of_key[b.key]
+    rows = np.argsort(of_row, kind="stable")
+    cut = np.searchsorted(of_row[rows], np.arange(shards + 1))
+    by = np.argsort(of_key, kind="stable")
+    key_cut = np.searchsorted(of_key[by], np.arange(shards + 1))
+    rank = np.empty(len(of_key), np.int32)
+    rank[by] = np.arange(len(of_key)) - key_cut[of_key[by]]
+    keys = b.keys.take(pa.array(by))
+    moved = replace(b.take(rows), key=rank[b.key[rows]])
+    for s in np.flatnonzero(np.diff(cut)):
+        part = moved.take(slice(int(cut[s]), int(cut[s + 1])))
+        yield int(s), replace(part, keys=keys.slice(key_cut[s], key_cut[s + 1] - key_cut[s]))
+
+
+def mix64(x: Hashes) -> Hashes:
+    """The finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): every input bit moves every output bit."""
+    x = (x ^ (x >> np.uint64(30))) * MIX1
+    x = (x ^ (x >> np.uint64(27))) * MIX2
+    return np.asarray(x ^ (x >> np.uint64(31)))
+
+
+def hash64(strings: pa.Array) -> Hashes:
+    """A 64-bit hash of each string or binary value (null: 0), the same in every process, version and runner.
+
+    Python's and Arrow's own hashes promise none of that. Vectorised over words of 8 bytes.
+    """
+    offsets, data = _buffers(strings)
+    start, length = offsets[:-1], np.diff(offsets)
+    padded = np.frombuffer(bytes(data) + b"\0" * 8, np.uint8)
+    words = np.lib.stride_tricks.as_strided(padded[:8].view("<u8"), (len(padded) - 7,), (1,))
+    h = (length.astype(np.uint64) + np.uint64(1)) * GOLDEN
+    shared = int(length.min(initial=1 << 30)) // 8 * 8 if len(length) else 0
+    for at in range(0, shared, 8):  # words that every string fills: no index needed
+        h = mix64((h ^ words[start + at]) * GOLDEN)
+    rows, at = np.flatnonzero(length > shared), shared
+    while len(rows):
+        left = length[rows] - at
+        spare = np.uint64(8) * np.maximum(8 - left, 0).astype(np.uint64)
+        word = words[start[rows] + at] & (~np.uint64(0) >> spare)
+        h[rows] = mix64((h[rows] ^ word) * GOLDEN)
+        rows, at = rows[left > 8], at + 8
+    if strings.null_count:
+        h[strings.is_null().to_numpy(zero_copy_only=False)] = 0
+    return h
+
+
+def _buffers(strings: pa.Array) -> tuple[npt.NDArray[np.int32], memoryview]:
+    """(offsets from 0, bytes) of a string array that may be a slice."""
+    if not len(strings):
+        return np.zeros(1, np.int32), memoryview(b"")
+    _, offsets, data = strings.buffers()
+    off = np.frombuffer(offsets, np.int32, len(strings) + 1, strings.offset * 4)
+    return off - off[0], memoryview(data or b"")[off[0] : off[-1]]

@@ -1,0 +1,257 @@
+"""From files to packed event blocks by shard: which files, in which pieces, and what became of each row.
+
+How a format is read is in `formats`, what a row means in `decode`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.pvalue import TaggedOutput
+
+from pipelines.errors import UserError
+from pipelines.progress import Progress
+from pipelines.task import Task, TimeField, parse_time
+from pipelines.transforms.block import EventBlock, concat, split
+from pipelines.transforms.decode import Decoded, DecodeError, Span, decode, micros
+from pipelines.transforms.formats import avro, csv, jsonl, parquet
+from pipelines.transforms.formats.base import Format, Piece, Refusal, Rows, Unreadable, explain
+from pipelines.transforms.ledger import NEVER, DeadLetter, Ledger
+
+FORMATS: dict[str, Format] = {"parquet": parquet, "jsonl": jsonl, "csv": csv, "avro": avro}
+EXTENSIONS = {".parquet": "parquet", ".pq": "parquet", ".avro": "avro"} | {
+    extension + zipped: name
+    for extension, name in ((".jsonl", "jsonl"), (".ndjson", "jsonl"), (".json", "jsonl"), (".csv", "csv"))
+    for zipped in ("", ".gz")
+}
+EPOCHS: tuple[Literal["s", "ms", "us", "ns"], ...] = ("s", "ms", "us", "ns")
+SAMPLE = 100  # rows that are looked at before a run
+BLOCK = 1 << 20  # events that are split and packed at once: many small blocks are slow downstream
+
+
+@dataclass(frozen=True)
+class File:
+    """An input file."""
+
+    path: str
+    size: int  # bytes
+    format: str
+
+
+def find(patterns: Sequence[str], format: str | None = None) -> list[File]:
+    """The files that patterns (files, folders, globs) stand for, each once, in order.
+
+    Raises:
+      UserError: a pattern without a match, or a file whose format is not known.
+    """
+    found: dict[str, File] = {}
+    for pattern in patterns:
+        matches = _match(pattern)
+        if not matches:
+            raise UserError(f"{pattern}: no such file, or a folder without {', '.join(EXTENSIONS)} files")
+        for path, size in matches:
+            found[path] = File(path, size, format or _format(path))
+    return [found[path] for path in sorted(found)]
+
+
+def _match(pattern: str) -> list[tuple[str, int]]:
+    """(path, size) of a file, of the files of a glob, and of those with a known extension in a folder."""
+    found = [(pattern, 0)] if pattern.endswith("/") else _listed(pattern)
+    files = [(path, size) for path, size in found if not _is_folder(path)]
+    folders = [path for path, _ in found if _is_folder(path)] if found else [pattern]
+    for folder in (f.rstrip("/\\") + "/" for f in folders):
+        below = [(path, size) for path, size in _listed(folder + "**") if not _is_folder(path)]
+        files += [(path, size) for path, size in below if _extension(path) and not _hidden(path[len(folder) :])]
+    return files
+
+
+def _listed(pattern: str) -> list[tuple[str, int]]:
+    try:
+        return [(m.path, m.size_in_bytes) for m in FileSystems.match([pattern])[0].metadata_list]
+    except (BeamIOError, ValueError) as error:
+        raise UserError(f"{pattern}: cannot be listed: {explain(error)}") from error
+
+
+def _is_folder(path: str) -> bool:
+    return path.endswith("/") or os.path.isdir(path)
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith((".", "_")) for part in path.replace("\\", "/").split("/"))
+
+
+def _extension(path: str) -> str | None:
+    name = posixpath.basename(path.replace("\\", "/")).lower()
+    return next((e for e in EXTENSIONS if name.endswith(e)), None)
+
+
+def _format(path: str) -> str:
+    extension = _extension(path)
+    if extension is None:
+        known = ", ".join(EXTENSIONS)
+        raise UserError(f"{path}: the format of this file is not known by its name ({known}); say it with --format")
+    return EXTENSIONS[extension]
+
+
+def plan(files: Sequence[File]) -> tuple[Piece, ...]:
+    """The pieces of all files; an empty file is one piece with nothing in it."""
+    out: list[Piece] = []
+    for f in files:
+        out += FORMATS[f.format].pieces(f.path, f.size) if f.size else [Piece(f.path, f.format, 0, 0, 0, True)]
+    return tuple(out)
+
+
+def preflight(task: Task, files: Sequence[File]) -> None:
+    """Holds the task against the first readable file, before anything is computed.
+
+    Raises:
+      UserError: a field of the task is not there, or none of the first rows can be an event.
+    """
+    for file in files:
+        try:
+            found = FORMATS[file.format].fields(file.path) if file.size else {}
+        except (Unreadable, OSError):
+            continue
+        if found:
+            _check_fields(task, file, found)
+            _check_rows(task, file)
+            return
+
+
+def _check_fields(task: Task, file: File, found: dict[str, str]) -> None:
+    ev = task.events
+    always = (ev.entity, ev.time.field)  # JSON Lines may leave out what is null
+    for name in always if file.format == "jsonl" else task.columns:
+        if name not in found:
+            near = difflib.get_close_matches(name, found, 1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            there = ", ".join(f"{field} ({kind})" for field, kind in found.items())
+            raise UserError(f"{file.path}: the task needs the field {name}, which is not there{hint} Fields: {there}")
+
+
+def _check_rows(task: Task, file: File) -> None:
+    piece = FORMATS[file.format].pieces(file.path, file.size)[0]
+    part = next((p for p in FORMATS[file.format].read(piece, task) if isinstance(p, Rows)), None)
+    if part is None:
+        return
+    table = part.table.slice(0, SAMPLE)
+    decoded = decode(task, table, Span((0,)), None if part.lines is None else part.lines[:SAMPLE])
+    reasons = {refused.reason for refused in decoded.refused.values()}
+    if len(decoded.refused) == len(table) and len(reasons) == 1:
+        row, (reason, value) = next(iter(decoded.refused.items()))
+        shown = f" ({value} at {part.position(row)})" if value else f" ({part.position(row)}: {part.raw(row)[:200]})"
+        raise UserError(f"{file.path}: none of the first {len(table)} rows can be an event: {reason}{shown}")
+    for spec in (task.events.time, task.events.arrival):
+        if spec is not None and spec.kind == "epoch":
+            _check_unit(file, spec, table)
+
+
+def _check_unit(file: File, spec: TimeField, table: pa.Table) -> None:
+    """Numbers that make no sense in the unit of the task, and do in exactly one other."""
+    fits = [unit for unit in EPOCHS if _plausible(table, TimeField(field=spec.field, unit=unit))]
+    if len(fits) == 1 and spec.unit != fits[0] and not _plausible(table, spec, 1971, 2200):
+        value = table[spec.field].drop_null()[0]
+        raise UserError(f"{file.path}: {spec.field} = {value} is no time in {spec.unit}: set its unit to {fits[0]}")
+
+
+def _plausible(table: pa.Table, spec: TimeField, first: int = 2000, last: int = 2100) -> bool:
+    """Whether most times are between two years."""
+    try:
+        parts = [micros(chunk, spec) for chunk in table[spec.field].chunks]
+    except DecodeError:
+        return True
+    times = np.concatenate([t[ok] for t, ok in parts])
+    good = (times >= parse_time(f"{first}-01-01")) & (times < parse_time(f"{last}-01-01"))
+    return bool(len(times) and good.mean() > 0.5)
+
+
+def read_piece(task: Task, span: Span, piece: Piece) -> Iterator[EventBlock | DeadLetter | Ledger]:
+    """Blocks of at most about `BLOCK` events, the refused rows, and one Ledger at the end."""
+    ledger = Ledger(files=int(piece.whole))
+    held: list[EventBlock] = []
+    for part in FORMATS[piece.format].read(piece, task) if piece.size else ():
+        if isinstance(part, Refusal):
+            ledger += _refused(part, piece)
+            yield _letter(part, piece)
+            continue
+        decoded = decode(task, part.table, span, part.lines)
+        ledger += _counted(decoded, len(part))
+        for row, (reason, value) in decoded.refused.items():
+            yield _letter(Refusal(part.position(row), reason, value, part.raw(row)), piece)
+        if len(decoded.block):
+            held.append(decoded.block)
+        if sum(map(len, held)) >= BLOCK:
+            yield concat(held)
+            held = []
+    if held:
+        yield concat(held)
+    yield ledger if ledger.bad_files <= 1 else replace(ledger, bad_files=1)
+
+
+def _refused(part: Refusal, piece: Piece) -> Ledger:
+    bad = int(part.part and piece.whole)  # counted with the first piece, as files are
+    return Ledger(read=part.rows, rejected=part.rows, bad_files=bad, reasons=((part.reason, part.rows),))
+
+
+def _counted(decoded: Decoded, rows: int) -> Ledger:
+    reasons: dict[str, int] = {}
+    for reason, _ in decoded.refused.values():
+        reasons[reason] = reasons.get(reason, 0) + 1
+    return Ledger(
+        read=rows,
+        rejected=len(decoded.refused),
+        outside=decoded.outside,
+        filtered=decoded.filtered,
+        first_time=NEVER if decoded.first_time is None else decoded.first_time,
+        last_time=-NEVER if decoded.last_time is None else decoded.last_time,
+        reasons=tuple(sorted(reasons.items())),
+    )
+
+
+def _letter(part: Refusal, piece: Piece) -> DeadLetter:
+    reason = f"{part.reason}: {part.value}" if part.value else part.reason
+    return DeadLetter("read", piece.path, part.position, reason, part.rows, part.raw)
+
+
+@dataclass(eq=False)
+class ReadEvents(beam.PTransform):
+    """Pieces -> (shard, packed EventBlock); tagged `dead`: DeadLetter, and `ledger`: one Ledger a piece."""
+
+    task: Task
+    span: Span
+    pieces: tuple[Piece, ...]
+    shards: int
+    progress: Progress
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
+        read = beam.ParDo(_Read(self.task, self.span, self.shards, self.progress))
+        return (
+            pbegin
+            | "Pieces" >> beam.Create(self.pieces, reshuffle=False)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> read.with_outputs("dead", "ledger", main="blocks")
+        )
+
+
+class _Read(beam.DoFn):
+    def __init__(self, task: Task, span: Span, shards: int, progress: Progress) -> None:
+        self.task, self.span, self.shards, self.progress = task, span, shards, progress
+
+    def process(self, piece: Piece) -> Iterator[tuple[int, bytes] | TaggedOutput]:
+        for part in read_piece(self.task, self.span, piece):
+            if isinstance(part, EventBlock):
+                for shard, block in split(part, self.shards):
+                    yield shard, block.pack()
+            else:
+                yield TaggedOutput("dead" if isinstance(part, DeadLetter) else "ledger", part)
+        self.progress.add("reading", piece.size)

@@ -1,0 +1,117 @@
+"""What every file format shares: pieces of files, rows in columns, rows that cannot be read, and opening a file.
+
+What a format is able to read is in its own module; which file has which format, and what becomes of rows, in `files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from pipelines.task import Task
+
+RAW = 1 << 20  # bytes of a refused row that are kept
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a file that is read at once; pieces of a file can be read in any order, by anyone."""
+
+    path: str
+    format: str
+    start: int  # row groups for Parquet, bytes for the others; a line or block belongs to the piece it starts in
+    end: int  # exclusive
+    size: int  # bytes, for progress; the pieces of a file add up to the file
+    whole: bool  # the first piece of its file, by which files are counted
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n rows in columns, in the order of the file."""
+
+    table: pa.Table  # every column of task.columns; all columns of the file with identity `all`
+    at: Ints  # (n) where each row is, for `place`
+    place: str  # "row {}" or "byte {}"
+    raw: Callable[[int], str]  # the content of a row
+    lines: pa.Array | None = None  # the rows as they stand in a text file, with identity `all`
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def position(self, row: int) -> str:
+        return self.place.format(self.at[row])
+
+
+class Refusal(NamedTuple):
+    """A row, or a part of a file, that cannot be read."""
+
+    position: str
+    reason: str  # of few kinds: no values in it
+    value: str  # what stood there, shortened
+    raw: str
+    rows: int = 1
+    part: bool = False  # a part of the file that could not be read at all
+
+
+class Format(Protocol):
+    """What a module of this package offers."""
+
+    def pieces(self, path: str, size: int) -> list[Piece]:
+        """The pieces of a file of `size` bytes; one piece for a file that cannot be opened: `read` says why."""
+
+    def fields(self, path: str) -> dict[str, str]:
+        """Field -> its type, as the header or the first rows say.
+
+        Raises:
+          Unreadable, OSError: there is no saying.
+        """
+
+    def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+        """All rows of a piece, each once, in bounded memory."""
+
+
+class Unreadable(Exception):
+    """A file that is damaged, cut off, or not of its format."""
+
+
+def without(column: str, there: list[str], rows: int) -> Refusal:
+    """All rows of a piece of a file that lacks a column of the task, or has it twice."""
+    reason = f"column {column} is missing" if column not in there else f"column {column} stands twice"
+    return Refusal("file", reason, "columns: " + shorten(", ".join(there), 400), "", rows, True)
+
+
+def opened(path: str) -> BinaryIO:
+    """The bytes of a file as they are, local or remote, seekable."""
+    return cast(BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+
+
+def readable(raw: bytes) -> str:
+    """Content of a refused row: bytes that are not UTF-8 as \\xNN, cut after `RAW` bytes with a note."""
+    text = raw[:RAW].decode("utf-8", "backslashreplace")
+    return text if len(raw) <= RAW else f"{text} ... ({len(raw)} bytes in all)"
+
+
+def is_utf8(raw: bytes) -> bool:
+    try:
+        str(raw, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def shorten(text: str, size: int = 80) -> str:
+    return text if len(text) <= size else text[: size - 3] + "..."
+
+
+def explain(error: Exception) -> str:
+    """The first sentence of a library's error, for people."""
+    return shorten(str(error).strip().split("\n")[0] or type(error).__name__, 200)

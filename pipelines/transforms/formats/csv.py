@@ -1,0 +1,137 @@
+"""CSV: a header line, then one row a line. Fields may be quoted, line ends inside quotes are not supported.
+
+All fields are read as text; `decode` converts them, so that a value that does not convert costs one row. The separator
+is the comma, unless the header has none and has semicolons or tabs.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pc
+
+from pipelines.task import Task
+from pipelines.transforms.formats import lines
+from pipelines.transforms.formats.base import Ints, Piece, Refusal, Rows, Unreadable, shorten, without
+from pipelines.transforms.formats.lines import Lines
+
+OPEN = "a quote that does not close, or a line end inside quotes"
+SEPARATORS = ",;\t|"
+
+
+def pieces(path: str, size: int) -> list[Piece]:
+    """Byte ranges; one for a compressed file."""
+    return lines.pieces(path, "csv", size)
+
+
+def fields(path: str) -> dict[str, str]:
+    """The names in the header; CSV has no types."""
+    return dict.fromkeys(header(path)[0], "text")
+
+
+def header(path: str) -> tuple[list[str], str]:
+    """(column names, separator) of a file; no names for one without a line.
+
+    Raises:
+      Unreadable, OSError: the file cannot be opened or read.
+    """
+    first = next((line for line in lines.head(path).removeprefix(lines.BOM).splitlines() if line.strip()), b"")
+    text = first.decode("utf-8", "backslashreplace")
+    separator = max(SEPARATORS, key=lambda s: (s == "," and s in text, text.count(s)))
+    return next(csv.reader([text], delimiter=separator), []), separator
+
+
+def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+    """Rows of the lines that begin in the piece, but for the header."""
+    try:
+        names, separator = header(piece.path)
+    except (Unreadable, OSError) as error:
+        yield Refusal("file", "a file that cannot be read", shorten(str(error)), "", 1, True)
+        return
+    lacking = next((c for c in task.columns if names.count(c) != 1), None)
+    parser, heading, lost = Parser(task, names, separator), piece.start == 0, 0
+    for chunk in lines.read(piece):
+        if isinstance(chunk, Refusal):
+            yield chunk
+            continue
+        if heading and len(chunk):
+            chunk, heading = chunk.take(slice(1, None)), False
+        if lacking is None:
+            yield from parser.rows(chunk)
+        lost += len(chunk)
+    if lacking is not None and lost:
+        yield without(lacking, names, lost)
+
+
+class Parser:
+    """Parses lines that share a header."""
+
+    def __init__(self, task: Task, names: list[str], separator: str) -> None:
+        self.task, self.names, self.separator = task, names, separator
+        self.convert = pc.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), include_columns=list(task.columns), check_utf8=False
+        )
+        self.spare = ("\n" + separator * (len(names) - 1) + "\n").encode()
+
+    def rows(self, chunk: Lines) -> Iterator[Rows | Refusal]:
+        """Lines that the parser might take for one row with the next, or for two, are refused beforehand."""
+        chunk, other = lines.unicode(chunk)
+        yield from _refused(other, "a line that is not UTF-8")
+        split = _marks(chunk, b"\r") > 0
+        yield from _refused(chunk.take(np.flatnonzero(split)), "a carriage return inside a row")
+        odd = ~split & (_marks(chunk, b'"') % 2 == 1)
+        yield from _refused(chunk.take(np.flatnonzero(odd)), OPEN)
+        good = ~(odd | split)
+        if good.any():
+            yield from self._parse(chunk if good.all() else chunk.take(np.flatnonzero(good)))
+
+    def _parse(self, chunk: Lines) -> Iterator[Rows | Refusal]:
+        """Halves lines until as many rows as lines come out."""
+        skipped: list[tuple[int, str]] = []
+        table = self._table(chunk, skipped)
+        if table is not None:
+            wrong = np.array([row for row, _ in skipped], np.int64)
+            for row, reason in skipped:
+                yield Refusal(f"byte {chunk.at[row]}", "a row with another number of fields", reason, chunk.raw(row))
+            good = chunk.take(np.setdiff1d(np.arange(len(chunk)), wrong)) if skipped else chunk
+            array = good.array() if self.task.events.identity == "all" else None
+            if len(good):
+                yield Rows(table, good.at, "byte {}", good.raw, array)
+        elif len(chunk) == 1:
+            yield from _refused(chunk, OPEN)
+        else:
+            half = len(chunk) // 2
+            yield from self._parse(chunk.take(slice(0, half)))
+            yield from self._parse(chunk.take(slice(half, None)))
+
+    def _table(self, chunk: Lines, skipped: list[tuple[int, str]]) -> pa.Table | None:
+        def skip(row: pc.InvalidRow) -> str:
+            skipped.append((row.number - 1, f"{row.actual_columns} instead of {row.expected_columns}"))
+            return "skip"
+
+        raw, spare = chunk.text(), int(b'"' in chunk.data)
+        if spare:  # a row that an open quote would swallow
+            raw = pa.py_buffer(b"".join([raw, self.spare]))
+        read = pc.ReadOptions(use_threads=False, block_size=raw.size + 1, column_names=self.names)
+        parse = pc.ParseOptions(delimiter=self.separator, ignore_empty_lines=False, invalid_row_handler=skip)
+        try:
+            table = pc.read_csv(pa.BufferReader(raw), read, parse, self.convert)
+        except pa.ArrowInvalid:
+            return None
+        return table[: len(table) - spare] if len(table) + len(skipped) == len(chunk) + spare else None
+
+
+def _refused(chunk: Lines, reason: str) -> Iterator[Refusal]:
+    for row in range(len(chunk)):
+        yield Refusal(f"byte {chunk.at[row]}", reason, "", chunk.raw(row))
+
+
+def _marks(chunk: Lines, mark: bytes) -> Ints:
+    """(n) how many of a character each line has."""
+    if mark not in chunk.data:
+        return np.zeros(len(chunk), np.int64)
+    at = np.flatnonzero(np.frombuffer(chunk.data, np.uint8) == mark[0])
+    return np.searchsorted(at, chunk.end) - np.searchsorted(at, chunk.start)

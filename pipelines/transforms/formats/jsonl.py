@@ -1,0 +1,149 @@
+"""JSON Lines: one object a line. Chunks are parsed by Arrow as a whole; what does not parse so, line by line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json as pj
+
+from pipelines.task import Kind, Task
+from pipelines.transforms.formats import lines, records, regular
+from pipelines.transforms.formats.base import Piece, Refusal, Rows, shorten
+from pipelines.transforms.formats.lines import Lines
+
+SAMPLE = 64  # lines of a chunk that decide on the types it is parsed with
+SINGLE = 256  # lines that are not halved any more
+EXACT = float(1 << 53)  # whole numbers above are not exact as 64-bit floats
+
+
+def pieces(path: str, size: int) -> list[Piece]:
+    """Byte ranges; one for a compressed file."""
+    return lines.pieces(path, "jsonl", size)
+
+
+def fields(path: str) -> dict[str, str]:
+    """Fields of the first 100 lines, and the JSON types that they have."""
+    out: dict[str, set[str]] = {}
+    for line in lines.head(path).splitlines()[:100]:
+        record = _parsed(line)
+        for name, value in record.items() if isinstance(record, dict) else ():
+            out.setdefault(name, set()).add(_named(value))
+    return {name: " or ".join(sorted(kinds)) for name, kinds in out.items()}
+
+
+def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+    """Rows of the lines that begin in the piece."""
+    for chunk in lines.read(piece):
+        if isinstance(chunk, Refusal):
+            yield chunk
+        elif len(chunk):
+            chunk, bad = lines.unicode(chunk)
+            for i in range(len(bad)):
+                yield Refusal(f"byte {bad.at[i]}", "a line that is not UTF-8", "", bad.raw(i))
+            yield from parse(task, chunk)
+
+
+def parse(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
+    """Rows of a chunk of UTF-8 lines; halved while it does not parse."""
+    table = None
+    if len(chunk) > 16:
+        table = regular.columns(task, chunk)
+        table = _fast(task, chunk) if table is None else table
+    if table is not None:
+        yield _rows(task, table, chunk)
+    elif len(chunk) <= SINGLE:
+        yield from _slow(task, chunk)
+    else:
+        half = len(chunk) // 2
+        yield from parse(task, chunk.take(slice(0, half)))
+        yield from parse(task, chunk.take(slice(half, None)))
+
+
+def _fast(task: Task, chunk: Lines) -> pa.Table | None:
+    """Every line of a chunk in columns, or None if Arrow cannot do it, or might see other lines than there are."""
+    content = np.frombuffer(chunk.data, np.uint8)
+    if not ((content[chunk.start] == ord("{")) & (content[chunk.end - 1] == ord("}"))).all():
+        return None
+    schema = _schema(task, chunk)
+    if schema is None:
+        return None
+    raw = chunk.text()
+    options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    try:
+        whole = pj.ReadOptions(use_threads=False, block_size=raw.size + 1)
+        table = pj.read_json(pa.BufferReader(raw), whole, options)
+    except pa.ArrowInvalid:
+        return None
+    return table if len(table) == len(chunk) and _exact(task, table) else None
+
+
+def _schema(task: Task, chunk: Lines) -> pa.Schema | None:
+    """Types of the task's fields by a sample of lines; None if no types would do."""
+    rows = np.unique(np.linspace(0, len(chunk) - 1, SAMPLE).astype(np.int64))
+    seen: dict[str, set[type]] = {name: set() for name in task.columns}
+    for row in rows.tolist():
+        record = _parsed(chunk.line(row))
+        if not isinstance(record, dict):
+            return None
+        for name in task.columns:
+            seen[name].add(type(record.get(name)))
+    types = {name: _type(seen[name] - {type(None)}, kind) for name, kind in task.columns.items()}
+    return None if None in types.values() else pa.schema(list(types.items()))
+
+
+def _type(seen: set[type], kind: Kind) -> pa.DataType | None:
+    if not seen:
+        return {"text": pa.string(), "number": pa.float64(), "epoch": pa.int64()}[kind]
+    if seen <= {int, float}:
+        return pa.int64() if seen == {int} and kind != "number" else pa.float64()
+    return records.TYPES[seen.pop()] if len(seen) == 1 and seen <= {str, bool} else None
+
+
+def _exact(task: Task, table: pa.Table) -> bool:
+    """Whether no whole number lost digits on its way into a float."""
+    for name, kind in task.columns.items():
+        if kind != "number" and pa.types.is_floating(table[name].type):
+            cells = table[name].to_numpy()
+            if np.abs(cells[~np.isnan(cells)]).max(initial=0) >= EXACT:
+                return False
+    return True
+
+
+def _slow(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
+    found: list[dict[str, object]] = []
+    rows: list[int] = []
+    for i in range(len(chunk)):
+        record = _parsed(chunk.line(i))
+        if isinstance(record, dict):
+            found.append(record)
+            rows.append(i)
+        else:
+            reason = "not a JSON object" if isinstance(record, str) else f"{_named(record)} instead of a JSON object"
+            value = record if isinstance(record, str) else ""
+            yield Refusal(f"byte {chunk.at[i]}", reason, value, chunk.raw(i))
+    good, bad = records.tables(task, found)
+    for row, (reason, value) in bad.items():
+        yield Refusal(f"byte {chunk.at[rows[row]]}", reason, value, chunk.raw(rows[row]))
+    for table, some in good:
+        yield _rows(task, table, chunk.take(np.array(rows, np.int64)[some]))
+
+
+def _rows(task: Task, table: pa.Table, chunk: Lines) -> Rows:
+    return Rows(table, chunk.at, "byte {}", chunk.raw, chunk.array() if task.events.identity == "all" else None)
+
+
+def _parsed(line: bytes) -> object:
+    """The value on a line; a string for what is wrong with it."""
+    try:
+        value: object = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+        return shorten(str(error))
+    return [value] if isinstance(value, str) else value
+
+
+def _named(value: object) -> str:
+    names = {dict: "object", list: "list", str: "text", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")

@@ -1,0 +1,78 @@
+"""What happened to every row that was read: counts that add up, and the rows that were refused.
+
+Counts travel as elements (not as Beam metrics, which count a retried bundle twice), one `Ledger` for each piece of
+input or shard, and are summed once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import reduce
+
+NEVER = (1 << 63) - 1
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A refused row (or an unreadable part of a file, or a sequence that the model failed on), with the reason."""
+
+    stage: str  # read | infer
+    source: str  # the file, or the model
+    position: str  # "row 17" (from 0), "byte 9021", "file", or the entity and as-of
+    reason: str
+    rows: int  # rows it stands for: 1, unless a part of a file could not be read
+    raw: str  # the content; bytes that are not UTF-8 as \xNN
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Counts of events (read = accepted + rejected + duplicates + outside + filtered), files and scores."""
+
+    read: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+    outside: int = 0  # no score of the run could use it: too old, too new, or arrived too late
+    filtered: int = 0  # the task's `where` leaves it out
+    files: int = 0
+    bad_files: int = 0  # files of which a part could not be read at all
+    sequences: int = 0
+    scored: int = 0
+    failed: int = 0  # sequences that the model gave no finite score for
+    first_time: int = NEVER  # event times, us
+    last_time: int = -NEVER
+    reasons: tuple[tuple[str, int], ...] = ()
+
+    def __add__(self, other: Ledger) -> Ledger:
+        total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        total["first_time"] = min(self.first_time, other.first_time)
+        total["last_time"] = max(self.last_time, other.last_time)
+        counts = Counter(dict(self.reasons))
+        counts.update(dict(other.reasons))
+        total["reasons"] = tuple(sorted(counts.items()))
+        return Ledger(**total)
+
+    @property
+    def bad_share(self) -> float:
+        """Share of rows refused, or of files not readable, whichever is larger; 0 when nothing was read."""
+        return max(self.rejected / max(self.read, 1), self.bad_files / max(self.files, 1))
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """The sums that do not match, in words; none when every event and sequence is accounted for."""
+        events = self.accepted + self.rejected + self.duplicates + self.outside + self.filtered
+        out = []
+        if self.read != events:
+            out.append(f"{self.read} events read, {events} accounted for")
+        if self.rejected != sum(n for _, n in self.reasons):
+            out.append(f"{self.rejected} events rejected, {sum(n for _, n in self.reasons)} with a reason")
+        if self.sequences != self.scored + self.failed:
+            out.append(f"{self.sequences} sequences, {self.scored} scored and {self.failed} failed")
+        return tuple(out)
+
+
+def total(parts: Iterable[Ledger]) -> Ledger:
+    """The sum; an empty ledger for none."""
+    return reduce(Ledger.__add__, parts, Ledger())

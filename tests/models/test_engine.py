@@ -1,0 +1,107 @@
+"""What every engine must do, on the same exported models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pipelines.errors import UserError
+from pipelines.models.engine import ALIGNMENT, Engine, EngineName, OutOfMemory, load_engine
+from tests.toy import CHURN, PATH, export_toy, tensor
+
+ENGINES: tuple[EngineName, ...] = ("tensorflow", "openvino", "openvino-bf16")
+Floats = npt.NDArray[np.float32]
+
+
+@pytest.fixture(scope="module", params=[CHURN, PATH], ids=["churn", "path"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Floats]:
+    """(model, what the Keras network says of tensor(64))."""
+    from pipelines.models.network import build, scores
+
+    label: Mapping[str, object] = request.param
+    directory = tmp_path_factory.mktemp("models") / "toy"
+    spec = export_toy(directory, label)
+    model = build(spec)
+    model.load_weights(directory.with_suffix(".weights.h5"))
+    return directory, np.asarray(scores(spec, tensor(64), model(tensor(64), training=False)))
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest, exported: tuple[Path, Floats]) -> Engine:
+    name: EngineName = request.param
+    if name != "tensorflow":
+        pytest.importorskip("openvino")
+    return load_engine(exported[0], name, "auto")
+
+
+def test_contract(engine: Engine, exported: tuple[Path, Floats]) -> None:
+    expected, x = exported[1], tensor(64)
+    tolerance = 2e-2 if engine.name == "openvino-bf16" else 1e-5
+    assert engine.name in ENGINES
+    assert engine.device.startswith(("cpu (", "gpu "))
+    assert engine.outputs == expected.shape[1]
+    y = engine.predict(x)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, expected, rtol=tolerance)
+    small = engine.predict(x[:ALIGNMENT])  # another shape, and back
+    np.testing.assert_allclose(small, expected[:ALIGNMENT], rtol=tolerance)
+    assert np.array_equal(engine.predict(x), y)
+
+
+@pytest.mark.parametrize("size", [ALIGNMENT, 48, 64])
+def test_a_score_depends_on_its_row_alone(engine: Engine, size: int) -> None:
+    """Bit for bit: at another place, among other rows, among padding."""
+    x = tensor(size)
+    y = engine.predict(x)
+    order = np.random.default_rng(1).permutation(size)
+    assert np.array_equal(engine.predict(x[order]), y[order])
+    for alone in (0, 3, size - 1):
+        padded = np.zeros_like(x)
+        padded[7] = x[alone]
+        assert np.array_equal(engine.predict(padded)[7], y[alone])
+    others = tensor(size, seed=9)
+    others[5] = x[2]
+    assert np.array_equal(engine.predict(others)[5], y[2])
+
+
+def test_refuses_what_it_cannot_have(exported: tuple[Path, Floats], tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    with pytest.raises(UserError, match="holds no saved_model"):
+        load_engine(tmp_path, "tensorflow", "auto")
+    with pytest.raises(UserError, match="--engine jax: there are tensorflow, openvino"):
+        load_engine(exported[0], "jax", "auto")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="--device tpu: there are auto, cpu, gpu"):
+        load_engine(exported[0], "tensorflow", "tpu")  # type: ignore[arg-type]
+    if not tf.config.list_physical_devices("GPU"):
+        with pytest.raises(UserError, match="sees no GPU"):
+            load_engine(exported[0], "tensorflow", "gpu")
+
+
+def test_a_broken_model_is_an_error_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "saved_model" / "saved_model.pb").write_bytes(b"\x00broken")
+    with pytest.raises(UserError, match="cannot be loaded by TensorFlow"):
+        load_engine(tmp_path, "tensorflow", "cpu")
+    pytest.importorskip("openvino")
+    with pytest.raises(UserError, match="cannot be converted by OpenVINO"):
+        load_engine(tmp_path, "openvino", "cpu")
+
+
+def test_out_of_memory_is_told_apart(exported: tuple[Path, Floats], monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    from pipelines.models.tensorflow_engine import TensorFlowEngine
+
+    engine = TensorFlowEngine(exported[0] / "saved_model", "cpu")
+
+    def full(**_: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "no room")
+
+    monkeypatch.setattr(engine, "_serve", full)
+    with pytest.raises(OutOfMemory, match="no room"):
+        engine.predict(tensor(16))

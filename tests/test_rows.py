@@ -1,0 +1,37 @@
+"""Columns of a run's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.rows import LEDGER, RunTarget, ledger_table, read_ledger, score_schema
+from pipelines.store import Attempt
+from pipelines.transforms.ledger import Ledger
+
+TARGET = RunTarget(Attempt(Path("out"), "churn-1", "a"), "churn", ("churn",), "m1", ("in/*.csv",), 5)
+FULL = Ledger(read=9, accepted=7, rejected=2, files=1, first_time=-3, last_time=8, reasons=(("bad", 1), ("worse", 1)))
+
+
+@pytest.mark.parametrize("ledger", [FULL, Ledger()])
+def test_a_ledger_survives_its_file(tmp_path: Path, ledger: Ledger) -> None:
+    pq.write_table(ledger_table(TARGET, ledger, "published", 6), tmp_path / "ledger.parquet")
+    assert read_ledger(tmp_path / "ledger.parquet") == ledger
+
+
+def test_the_ledger_row() -> None:
+    table = ledger_table(TARGET, Ledger(read=2, accepted=1), "unbalanced", 6)
+    assert table.schema == LEDGER
+    row = table.to_pylist()[0]
+    assert (row["run_id"], row["attempt"], row["status"]) == ("churn-1", "a", "unbalanced")
+    assert row["inputs"] == ["in/*.csv"]
+    assert row["differences"] == ["2 events read, 1 accounted for"]
+    assert row["first_time"] is None
+
+
+def test_score_columns_are_named_by_the_task() -> None:
+    names = score_schema(["step_1", "step_2"]).names
+    assert names[:5] == ["score_id", "task", "entity_id", "as_of", "revision"]
+    assert names[5:7] == ["step_1", "step_2"]

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.task import Task, TimeField, parse_time
+from pipelines.transforms.decode import Decoded, DecodeError, Span, codes, decode, micros, numbers, text
+from tests.transforms.formats.writers import DAY, SPAN, START, task
+
+T0 = START * 1_000_000
+
+
+def table(**columns: object) -> pa.Table:
+    """Three good rows, but for `columns`."""
+    good = {
+        "user": ["a", "b", "a"],
+        "ts": [START + i for i in range(3)],
+        "kind": ["buy", "view", None],
+        "amount": [1.5, None, 3.0],
+        "id": ["x", "y", "z"],
+    }
+    return pa.table({**good, **columns})
+
+
+def reasons(decoded: Decoded) -> dict[int, str]:
+    return {row: refused.reason for row, refused in decoded.refused.items()}
+
+
+def times(column: pa.Array, unit: str | None = "iso", format: str | None = None) -> list[int | None]:
+    spec = TimeField.model_validate({"field": "ts", "unit": unit, "format": format})
+    values, ok = micros(column, spec)
+    return [int(v) if good else None for v, good in zip(values, ok, strict=True)]
+
+
+def test_good_rows() -> None:
+    decoded = decode(task(), table(), SPAN)
+    block = decoded.block
+    assert block.keys.take(pa.array(block.key)).to_pylist() == ["a", "b", "a"]
+    assert block.time.tolist() == [T0, T0 + 1_000_000, T0 + 2_000_000]
+    assert block.codes.tolist() == [[0, 1, 2]]
+    np.testing.assert_array_equal(block.values, np.array([[1.5, np.nan, 3.0]], np.float32))
+    assert [str(x.dtype) for x in (block.values, block.codes, block.id)] == ["float32", "uint16", "uint64"]
+    assert (decoded.refused, decoded.filtered, decoded.outside) == ({}, 0, 0)
+    assert (decoded.first_time, decoded.last_time) == (T0, T0 + 2_000_000)
+
+
+@pytest.mark.parametrize(
+    ("column", "reason", "value"),
+    [
+        ({"user": ["a", None, "b"]}, "user is missing", ""),
+        ({"user": ["a", "", "b"]}, "user is missing", ""),
+        ({"user": [1.0, 1.5, 2.0]}, "user is not a whole number or text", "1.5"),
+        ({"user": [1.0, 2.0**60, 2.0]}, "user is a number too large to be an exact one", "1.152921504606847e+18"),
+        ({"ts": [START, None, START]}, "ts is missing or out of range", ""),
+        ({"ts": [START, 2**62, START]}, "ts is missing or out of range", ""),
+        ({"ts": [START, -(2**63), START]}, "ts is missing or out of range", ""),
+        ({"ts": [START, float("nan"), START]}, "ts is missing or out of range", ""),
+        ({"ts": [START, float("-inf"), START]}, "ts is missing or out of range", ""),
+        ({"ts": [str(START), "soon", str(START)]}, "ts is not a number", "'soon'"),
+        ({"ts": [str(START), "", str(START)]}, "ts is missing or out of range", ""),
+        ({"amount": ["1", "one", "2"]}, "amount is not a number", "'one'"),
+        ({"amount": [1.0, float("inf"), 2.0]}, "amount is infinite or larger than a 32-bit float can be", ""),
+        ({"amount": [1.0, 1e39, 2.0]}, "amount is infinite or larger than a 32-bit float can be", ""),
+        ({"amount": ["1", "1e999", "2"]}, "amount is infinite or larger than a 32-bit float can be", ""),
+        ({"id": ["x", None, "z"]}, "every field of the identity is missing", ""),
+        ({"id": pa.array([b"x", b"\xff", b"z"])}, "id is not text", ""),
+    ],
+)
+def test_one_bad_row_costs_one_row(column: dict[str, object], reason: str, value: str) -> None:
+    decoded = decode(task(), table(**column), SPAN)
+    assert reasons(decoded) == {1: reason}
+    if value:
+        assert decoded.refused[1].value == value
+    assert len(decoded.block) == 2
+    without = pa.table(
+        {name: cells.take([0, 2]) for name, cells in zip(table().column_names, table(**column), strict=True)}
+    )
+    alone = decode(task(), without, SPAN).block
+    assert decoded.block.id.tolist() == alone.id.tolist()
+    assert decoded.block.time.tolist() == alone.time.tolist()
+    np.testing.assert_array_equal(decoded.block.values, alone.values)
+
+
+def test_entity_that_is_not_utf8() -> None:
+    raw = pa.array([b"a", b"\xff\xfe", b"b"])
+    as_string = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    for column in (as_string, as_string.dictionary_encode(), raw):
+        decoded = decode(task(), table(user=column), SPAN)
+        assert list(decoded.refused) == [1]
+        assert decoded.block.keys.take(pa.array(decoded.block.key)).to_pylist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["7", "8", "7"]),
+        pa.array(["7", "8", "7"], pa.large_string()),
+        pa.array(["7", "8", "7"], pa.string_view()),
+        pa.array(["7", "8", "7"]).dictionary_encode(),
+        pa.array([7, 8, 7]).dictionary_encode(),
+        pa.DictionaryArray.from_arrays(pa.array([0, 1, 2], pa.int8()), pa.array(["7", "8", "7"])),
+        pa.array([b"7", b"8", b"7"]),
+        pa.array([7, 8, 7], pa.uint8()),
+        pa.array([7, 8, 7], pa.int64()),
+        pa.array([7, 8, 7], pa.float32()),
+        pa.array([7, 8, 7], pa.float64()),
+        pa.array([Decimal("7.00"), Decimal(8), Decimal(7)], pa.decimal128(10, 2)),
+    ],
+    ids=lambda c: str(c.type),
+)
+def test_entities_of_any_type_are_the_same(column: pa.Array) -> None:
+    block = decode(task(), table(user=column), SPAN).block
+    assert block.keys.take(pa.array(block.key)).to_pylist() == ["7", "8", "7"]
+
+
+def test_unsigned_ids_above_63_bits() -> None:
+    block = decode(task(), table(user=pa.array([2**64 - 1, 2**63, 1], pa.uint64())), SPAN).block
+    assert block.keys.take(pa.array(block.key)).to_pylist() == [str(2**64 - 1), str(2**63), "1"]
+
+
+def test_a_column_of_nulls() -> None:
+    nulls = pa.nulls(3)
+    assert reasons(decode(task(), table(user=nulls), SPAN)) == dict.fromkeys(range(3), "user is missing")
+    assert reasons(decode(task(), table(ts=nulls), SPAN)) == dict.fromkeys(range(3), "ts is missing or out of range")
+    block = decode(task(), table(amount=nulls, kind=nulls), SPAN).block
+    assert np.isnan(block.values).all()
+    assert block.codes.tolist() == [[2, 2, 2]]
+
+
+def test_a_type_that_cannot_be_refuses_all_rows_at_once() -> None:
+    nested = pa.array([[1], [2], None])
+    assert len(decode(task(), table(user=nested), SPAN).refused) == 3
+    assert len(decode(task(), table(amount=nested), SPAN).refused) == 3
+    stamps = pa.array([T0] * 3).cast(pa.timestamp("us"))
+    assert reasons(decode(task(), table(ts=stamps), SPAN))[0] == "ts is timestamp[us] already: its unit is iso, not s"
+    assert not len(decode(task(), table().slice(0, 0), SPAN).block)
+
+
+def test_times_in_every_unit() -> None:
+    for unit, scale in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)):
+        for kind in (pa.int64(), pa.uint64(), pa.float64(), pa.string(), pa.decimal128(30, 2)):
+            assert times(pa.array([START * scale, None]).cast(kind, safe=False), unit) == [T0, None], (unit, kind)
+    assert times(pa.array([-1, 0, 100], pa.int16()), "s") == [-1_000_000, 0, 100_000_000]
+    assert times(pa.array([-1, 999, 1_000]), "ns") == [-1, 0, 1]
+    assert times(pa.array([START + 0.25, -0.5, None]), "s") == [T0 + 250_000, -500_000, None]
+    assert times(pa.array([str(START), f"{START}.25"])[1:], "s") == [T0 + 250_000]
+    year_9999 = parse_time("9999-12-31T23:59:59")
+    assert times(pa.array([year_9999 // 10**6]), "s") == times(pa.array([year_9999 / 10**6]), "s") == [year_9999]
+
+
+def test_whole_and_broken_times_do_not_change_each_other() -> None:
+    mixed = pa.array([str(START), f"{START}.5", "x", str(2**60)])
+    decoded = decode(
+        task(), pa.table({**{n: table()[n].take([0, 0, 0, 0]) for n in table().column_names}, "ts": mixed}), SPAN
+    )
+    assert decoded.block.time.tolist() == [T0, T0 + 500_000]
+    assert list(decoded.refused) == [2, 3]
+
+
+def test_iso_times() -> None:
+    noon = parse_time("2024-01-02T12:00")
+    same = [
+        "2024-01-02T12:00:00",
+        "2024-01-02 12:00:00",
+        "2024-01-02T12:00:00Z",
+        "2024-01-02T14:00:00+02:00",
+        "2024-01-02T12:00:00.000000000",
+    ]
+    for value in same:
+        assert times(pa.array([value, None])) == [noon, None], value
+    assert times(pa.array(["2024-01-02", "2024-01-02T00:00:00.123456"])) == [noon - DAY // 2, noon - DAY // 2 + 123_456]
+    assert times(pa.array(["1969-12-31T23:59:59.9999999"])) == [-1]
+    assert times(pa.array([noon * 1_000 + 1]).cast(pa.timestamp("ns", "Europe/Berlin"))) == [noon]
+    assert times(pa.array([noon]).cast(pa.timestamp("us")).cast(pa.timestamp("s"))) == [noon]
+    assert times(pa.array([date(2024, 1, 2)])) == times(pa.array([date(2024, 1, 2)], pa.date64())) == [noon - DAY // 2]
+    assert times(pa.array([datetime(9999, 12, 31, tzinfo=UTC)])) == [parse_time("9999-12-31")]
+    for wrong in ("yesterday", "2024-13-01", "2024-01-02T25:00:00", "02/01/2024"):
+        with pytest.raises(DecodeError, match="not an ISO 8601 time"):
+            times(pa.array([wrong]))
+
+
+def test_iso_times_with_and_without_zone_in_one_column() -> None:
+    spec = task(time={"field": "ts", "unit": "iso"})
+    mixed = ["2024-01-02T12:00:00+02:00", "2024-01-02", "2024-01-02T12:00:00.1234567Z"]
+    assert decode(spec, table(ts=mixed), SPAN).block.time.tolist() == [
+        parse_time("2024-01-02T10:00"), parse_time("2024-01-02"), parse_time("2024-01-02T12:00:00.123456")
+    ]  # fmt: skip
+
+
+def test_times_in_a_format() -> None:
+    assert times(pa.array(["02/01/2024", None, ""]), None, "%d/%m/%Y") == [parse_time("2024-01-02"), None, None]
+    assert times(pa.array(["2024-01-02 12:00 +0200"]), None, "%Y-%m-%d %H:%M %z") == [parse_time("2024-01-02T10:00")]
+    assert times(pa.array([20240102]), None, "%Y%m%d") == [parse_time("2024-01-02")]
+    with pytest.raises(DecodeError, match="does not match the format"):
+        times(pa.array(["2024-01-02"]), None, "%d/%m/%Y")
+
+
+def test_arrival_and_skew() -> None:
+    spec = task(arrival={"field": "seen", "unit": "s"}, max_skew="60s")
+    decoded = decode(spec, table().append_column("seen", pa.array([START, START - 60, None])), SPAN)
+    assert reasons(decoded) == {
+        1: "ts is later than seen by more than events.max_skew",
+        2: "seen is missing or out of range",
+    }
+    assert decoded.block.arrival is not None
+    assert decoded.block.arrival.tolist() == [T0]
+
+
+@pytest.mark.parametrize(
+    ("where", "column", "kept"),
+    [
+        ("yes", ["yes", "no", None], 1),
+        (True, [True, False, None], 1),
+        (True, ["true", "True", "1"], 1),
+        (0, [0, 1, 0], 2),
+        (0, [0.0, 0.5, 0.0], 2),
+        (5, ["5", "05", "5"], 2),
+    ],
+)
+def test_where(where: object, column: list[object], kept: int) -> None:
+    decoded = decode(task(where={"flag": where}), table().append_column("flag", pa.array(column)), SPAN)
+    assert (len(decoded.block), decoded.filtered) == (kept, 3 - kept)
+
+
+def test_rows_that_where_leaves_out_are_not_refused() -> None:
+    broken = table(amount=["x", "1", "y"]).append_column("flag", pa.array(["no", "yes", "no"]))
+    decoded = decode(task(where={"flag": "yes"}), broken, SPAN)
+    assert (len(decoded.block), decoded.filtered, decoded.refused) == (1, 2, {})
+
+
+def test_outside() -> None:
+    decoded = decode(task(), table(ts=[START - 100 * 86_400, START, START + 100 * 86_400]), SPAN)
+    assert (len(decoded.block), decoded.outside) == (1, 2)
+    assert decoded.first_time == T0 - 100 * DAY
+
+
+def test_identity() -> None:
+    def ids(spec: Task, **columns: object) -> list[int]:
+        return [int(i) for i in decode(spec, table(**columns), SPAN).block.id]
+
+    assert ids(task(identity="none")) == [0, 0, 0]
+    assert len(set(ids(task(), id=[5.0, 5.5, None]))) == 3 - 1  # the third has no identity
+    assert ids(task(), id=[5.0, 6.0, 7.0]) == ids(task(), id=["5", "6", "7"]) == ids(task(), id=[5, 6, 7])
+    whole = [pa.array([[1], [1], [2]]), pa.array([{"a": 1}, {"a": 1}, {"a": 2}]), pa.array([b"\xff", b"\xff", b"x"])]
+    for column in whole:
+        same = {"user": ["a"] * 3, "ts": [START] * 3, "kind": ["buy"] * 3, "amount": [1.0] * 3, "id": ["x"] * 3}
+        first, second, third = ids(task(identity="all"), **same, extra=column)
+        assert first == second != third
+
+
+def test_text_of_numbers() -> None:
+    assert text(pa.array([5.0, 5.25, -0.0, float("nan"), None]), "x").to_pylist() == ["5", "5.25", "0", None, None]
+    assert text(pa.array([True, None]), "x").to_pylist() == ["true", None]
+    assert text(pa.array([T0]).cast(pa.timestamp("us", "Asia/Tokyo")), "x").to_pylist() == [
+        "2024-01-01 00:00:00.000000"
+    ]
+
+
+def test_numbers() -> None:
+    np.testing.assert_array_equal(numbers(pa.array([True, False, None]), "x"), np.array([1, 0, np.nan], np.float32))
+    np.testing.assert_array_equal(
+        numbers(pa.array(["1.5", "", " 2 ", "NA"]), "x"), np.array([1.5, np.nan, 2, np.nan], np.float32)
+    )
+    assert numbers(pa.array([2**63 - 1, 2**53 + 1]), "x").tolist() == [2.0**63, 2.0**53]
+    assert numbers(pa.array([2**64 - 1], pa.uint64()), "x").tolist() == [2.0**64]
+    assert numbers(pa.array([Decimal("1.25")]), "x").tolist() == [1.25]
+    assert numbers(pa.array([1.5], pa.float16()), "x").tolist() == [1.5]
+    with pytest.raises(DecodeError, match="x is not a number"):
+        numbers(pa.array([T0]).cast(pa.timestamp("us")), "x")
+
+
+def test_codes() -> None:
+    column = pa.array(["b", "a", None, "c", "b"])
+    assert (
+        codes(column, ("a", "b")).tolist() == codes(column.dictionary_encode(), ("a", "b")).tolist() == [1, 0, 2, 2, 1]
+    )
+
+
+@given(st.lists(st.sampled_from(["1", "2.5", "x", "", "1e39", "-7", None, "9" * 30]), min_size=1, max_size=40))
+def test_halving_finds_every_bad_row(cells: list[str | None]) -> None:
+    rows = pa.table(
+        {"user": ["a"] * len(cells), "ts": [START] * len(cells), "kind": ["buy"] * len(cells), "id": ["i"] * len(cells)}
+    )
+    decoded = decode(task(), rows.append_column("amount", pa.array(cells, pa.string())), SPAN)
+    assert sorted(decoded.refused) == [i for i, c in enumerate(cells) if c in ("x", "1e39")]
+
+
+def test_usable() -> None:
+    """What a run can use: the history of each as-of, what arrived in time for it, the horizon of labels."""
+    spec, as_ofs = task(), (T0 + 100 * DAY, T0 + 300 * DAY)
+    day = np.arange(0, 320, 10)
+    seen = Span(as_ofs).usable(spec, T0 + day * DAY, None)
+    assert day[seen].tolist() == [*range(40, 100, 10), *range(240, 300, 10)]
+    labels = Span(as_ofs, 10 * DAY).usable(spec, T0 + day * DAY, None)
+    assert day[labels].tolist() == [*range(40, 110, 10), *range(240, 310, 10)]
+    late = Span(as_ofs).usable(spec, T0 + day * DAY, np.full(len(day), T0 + 200 * DAY))
+    assert day[late].tolist() == list(range(240, 300, 10))

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
+
+from pipelines.errors import UserError
+from pipelines.progress import Progress
+from pipelines.progress import read as progress_of
+from pipelines.transforms import files
+from pipelines.transforms.block import EventBlock, hash64, unpack
+from pipelines.transforms.files import File, ReadEvents, find, plan, preflight, read_piece
+from pipelines.transforms.ledger import DeadLetter, Ledger, total
+from tests.transforms.formats import writers
+from tests.transforms.formats.writers import SPAN, START, task, written
+
+ROWS = writers.records(500)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "a.jsonl",
+        "b.parquet",
+        "sub/c.csv.gz",
+        "sub/deep/d.avro",
+        "sub/NOTES.txt",
+        "_SUCCESS",
+        ".hidden.csv",
+        "_tmp/e.csv",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(next((w(ROWS) for n, w in writers.WRITERS.items() if n[4:] == path.name[1:]), b"x"))
+    return tmp_path
+
+
+def names(found: list[File], folder: Path) -> list[str]:
+    return [str(Path(f.path).relative_to(folder)) for f in found]
+
+
+def test_find(folder: Path) -> None:
+    every = ["a.jsonl", "b.parquet", "sub/c.csv.gz", "sub/deep/d.avro"]
+    assert names(find([str(folder)]), folder) == names(find([f"{folder}/"]), folder) == every
+    assert names(find([f"{folder}/*.jsonl", f"{folder}/a.jsonl"]), folder) == ["a.jsonl"]
+    assert names(find([f"{folder}/**/*.avro"]), folder) == ["sub/deep/d.avro"]
+    assert names(find([f"{folder}/su*"]), folder) == ["sub/c.csv.gz", "sub/deep/d.avro"]
+    assert [f.format for f in find([str(folder)])] == ["jsonl", "parquet", "csv", "avro"]
+    assert [f.size > 0 for f in find([str(folder)])] == [True] * 4
+    assert find([f"{folder}/sub/NOTES.txt"], "csv")[0].format == "csv"
+
+
+def test_find_nothing(folder: Path) -> None:
+    for pattern in (f"{folder}/none.jsonl", f"{folder}/*.xml", f"{folder}/nowhere"):
+        with pytest.raises(UserError, match="no such file"):
+            find([str(folder / "a.jsonl"), pattern])
+    with pytest.raises(UserError, match=r"NOTES.txt: .*--format"):
+        find([f"{folder}/sub/NOTES.txt"])
+
+
+def check(spec: object, path: Path) -> None:
+    preflight(spec, find([str(path)]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(writers.WRITERS))
+def test_preflight_of_good_files(tmp_path: Path, name: str) -> None:
+    check(task(), written(tmp_path / name, writers.WRITERS[name](ROWS)))
+    check(task(), written(tmp_path / name, writers.WRITERS[name](ROWS[:0])))
+
+
+@pytest.mark.parametrize("name", sorted(writers.WRITERS))
+def test_preflight_names_the_field_and_the_nearest(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path / name, writers.WRITERS[name](ROWS))
+    with pytest.raises(UserError, match=rf"{name}: .* field users, .* did you mean user\?.* ts "):
+        check(task(entity="users"), path)
+    with pytest.raises(UserError, match="field when"):
+        check(task(time={"field": "when", "unit": "s"}), path)
+
+
+@pytest.mark.parametrize("name", sorted(writers.WRITERS))
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_preflight_sees_a_wrong_unit(tmp_path: Path, name: str, unit: str) -> None:
+    scale = {"ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    path = written(tmp_path / name, writers.WRITERS[name]([{**r, "ts": int(str(r["ts"])) * scale} for r in ROWS]))
+    check(task(time={"field": "ts", "unit": unit}), path)
+    with pytest.raises(UserError, match=f"ts .*{unit}|ts is missing or out of range"):
+        check(task(), path)
+    with pytest.raises(UserError, match="set its unit to s"):
+        check(task(time={"field": "ts", "unit": unit}), written(tmp_path / name, writers.WRITERS[name](ROWS)))
+
+
+def test_preflight_sees_a_wrong_kind_of_time(tmp_path: Path) -> None:
+    for name in ("data.jsonl", "data.csv", "data.parquet", "data.avro"):
+        path = written(tmp_path / name, writers.WRITERS[name]([{**r, "ts": "2024-01-01"} for r in ROWS]))
+        with pytest.raises(UserError, match="none of the first 100 rows can be an event: ts is not a number"):
+            check(task(), path)
+    table = pa.Table.from_pylist(ROWS)
+    stamps = table.set_column(1, "ts", table["ts"].cast(pa.timestamp("s")).cast(pa.timestamp("us")))
+    pq.write_table(stamps, tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"ts is timestamp.* already: its unit is iso, not s"):
+        check(task(), tmp_path / "x.parquet")
+
+
+def test_preflight_skips_what_cannot_be_read(tmp_path: Path) -> None:
+    for name in ("a.avro", "a.csv.gz", "a.parquet", "a.jsonl"):
+        written(tmp_path / name, b"nonsense" if name != "a.jsonl" else b"")
+    check(task(), tmp_path)
+    written(tmp_path / "z.csv", b"a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"z.csv"):
+        check(task(), tmp_path)
+
+
+def test_plan_counts_each_file_once(folder: Path) -> None:
+    pieces = plan([*find([str(folder)]), File("empty.csv", 0, "csv")])
+    assert sum(p.whole for p in pieces) == 5
+    (ledger,) = read_piece(task(), SPAN, pieces[-1])
+    assert ledger == Ledger(files=1)
+
+
+def test_a_file_that_vanished_is_a_dead_letter() -> None:
+    for name in ("x.jsonl", "x.csv", "x.csv.gz", "x.avro", "x.parquet"):
+        parts = [
+            p
+            for piece in plan([File(f"/nowhere/{name}", 9, name.split(".")[1])])
+            for p in read_piece(task(), SPAN, piece)
+        ]
+        letter, ledger = parts
+        assert isinstance(letter, DeadLetter)
+        assert letter.position == "file"
+        assert isinstance(ledger, Ledger)
+        assert (ledger.bad_files, ledger.read, ledger.rejected) == (1, 1, 1)
+
+
+def test_blocks_are_big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (piece,) = plan(find([str(written(tmp_path / "x.parquet", writers.parquet(ROWS, row_group=10)))]))
+    blocks = [p for p in read_piece(task(), SPAN, piece) if isinstance(p, EventBlock)]
+    assert [len(b) for b in blocks] == [500]
+    monkeypatch.setattr(files, "BLOCK", 100)
+    blocks = [p for p in read_piece(task(), SPAN, piece) if isinstance(p, EventBlock)]
+    assert [len(b) for b in blocks] == [100] * 5
+
+
+def test_read_events(folder: Path, tmp_path: Path) -> None:
+    """Every event comes out once, in the shard of its entity; bad rows and counts come out beside them."""
+    written(folder / "a.jsonl", writers.jsonl([*ROWS, {**ROWS[0], "ts": None}]))
+    pieces = plan(find([str(folder)]))
+    (tmp_path / "progress").mkdir()
+    progress = Progress(str(tmp_path / "progress"))
+    with beam.Pipeline(runner=FnApiRunner()) as p:
+        out = p | ReadEvents(task(), SPAN, pieces, 7, progress)
+        counts = out.blocks | "Events" >> beam.Map(_events) | "All" >> beam.CombineGlobally(sum)
+        assert_that(counts, equal_to([4 * len(ROWS)]), "events")
+        ledger = (
+            out.ledger | beam.CombineGlobally(total) | beam.Map(lambda x: (x.read, x.rejected, x.files, x.bad_files))
+        )
+        assert_that(ledger, equal_to([(4 * len(ROWS) + 1, 1, 4, 0)]), "ledger")
+        assert_that(out.dead | beam.Map(lambda d: d.reason), equal_to(["ts is missing or out of range"]), "dead")
+    assert progress_of(tmp_path / "progress") == {"reading": sum(p.size for p in pieces)}
+
+
+def _events(element: tuple[int, bytes]) -> int:
+    block = unpack(element[1])
+    assert (hash64(block.keys) % np.uint64(7) == element[0]).all()
+    assert block.time.min() >= START * 1_000_000
+    return len(block)
