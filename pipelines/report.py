@@ -94,9 +94,10 @@ def metric_lines(task: Task, manifest: Manifest) -> str:
     """How good the model was at its test as-of, beside the simplest rules on the same entities."""
     m, entities = manifest.metrics, int(manifest.metrics["test_entities"])
     if isinstance(task.label, ChurnLabel):
+        churned = f"{100 * m['test_share']:.1f} % of them churned"
         return "\n".join(
             [
-                f"{entities:,} entities as of {format_time(manifest.test)}, {100 * m['test_share']:.1f} % of them churned",
+                f"{entities:,} entities as of {format_time(manifest.test)}, {churned}",
                 f"  AUC       {m['auc']:.4f}  network ({m['auc_low']:.4f} to {m['auc_high']:.4f}, 95 %)",
                 f"            {m['auc_recency']:.4f}  recency alone",
                 f"            {m['auc_logistic']:.4f}  logistic regression on recency, tenure and counts",

@@ -57,7 +57,7 @@ def examples(label: npt.NDArray[np.float32], x: npt.NDArray[np.float32], as_of: 
 
 
 def export_toy(directory: Path, label: Mapping[str, object] = CHURN) -> Task:
-    """An untrained model whose normalisations have something to do."""
+    """An untrained model, with weights that leave no layer without effect."""
     from pipelines.models.export import Origin, export
     from pipelines.models.network import build
 
@@ -67,6 +67,8 @@ def export_toy(directory: Path, label: Mapping[str, object] = CHURN) -> Task:
     for layer in model.layers:
         if layer.name.startswith("batch_normalization"):
             layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+        if layer.name == "log_returns":
+            layer.set_weights([random.normal(0, 0.02, w.shape) for w in layer.get_weights()])
     export(model, spec, Origin((10 * DAY, 20 * DAY), 30 * DAY, 40 * DAY, {"auc": 0.75}, 50 * DAY), directory)
     model.save_weights(directory.with_suffix(".weights.h5"))
     return spec

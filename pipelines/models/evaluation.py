@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.models.engine import Floats
-from pipelines.models.examples import Examples, Ints, level
+from pipelines.models.examples import Examples, Ints, check_rows, level
 from pipelines.task import ChurnLabel, Task
 
 Doubles = npt.NDArray[np.float64]
@@ -46,7 +46,11 @@ def evaluate(task: Task, examples: Examples, train: Ints, test: Ints, scores: Fl
 
     Churn: AUC with its interval, and that of recency alone and of a logistic regression fitted on the rows `train`.
     Path: mean absolute error in % at the first, middle and last step, and that of repeating the last level.
+
+    Raises:
+      UserError: there is nothing to judge by in the test rows.
     """
+    check_rows(task, examples, "test", test)
     label = examples.label[test]
     if not isinstance(task.label, ChurnLabel):
         return _path(task, examples, test, scores)

@@ -123,3 +123,18 @@ def level(task: Task) -> int:
     """The feature that holds the last level of a path's field."""
     field = task.label.field if isinstance(task.label, PathLabel) else None
     return next(i for i, f in enumerate(task.features) if (f.agg, f.field, f.by) == ("last", field, None))
+
+
+def check_rows(task: Task, examples: Examples, name: str, rows: Ints) -> None:
+    """
+    Raises:
+      UserError: nothing can be learnt from the rows, or judged on them; `name` says what they are for.
+    """
+    if not len(rows):
+        raise UserError(f"task {task.task} has no {name} examples: choose as-ofs that the input's events cover")
+    if not isinstance(task.label, PathLabel) and len(np.unique(examples.label[rows])) < 2:
+        all_did = "churned" if examples.label[rows[0], 0] else "stayed"
+        raise UserError(
+            f"task {task.task}: every one of the {len(rows)} {name} entities {all_did}, so there is nothing to tell "
+            "apart: choose other as-ofs, or another horizon"
+        )

@@ -37,7 +37,7 @@ class Origin:
 
 
 def export(model: keras.Model, task: Task, origin: Origin, directory: Path | str) -> Manifest:
-    """Writes `<directory>/saved_model` and `<directory>/manifest.json`. An older model there is replaced, in one move.
+    """Writes `<directory>/saved_model` and `<directory>/manifest.json`. An older model there is replaced.
 
     Raises:
       UserError: the folder is there, and holds something else.
@@ -51,7 +51,7 @@ def export(model: keras.Model, task: Task, origin: Origin, directory: Path | str
     try:
         module = tf.Module()
         module.serve = serving(model, task)
-        module.model = model
+        module.weights = [w.value for w in model.weights]  # kept, and without the optimizer's
         tf.saved_model.save(module, str(staging / "new" / "saved_model"), signatures={"serving_default": module.serve})
         manifest.write(staging / "new")
         if target.exists():

@@ -14,6 +14,9 @@ from keras import layers, ops
 from pipelines.models.examples import level
 from pipelines.task import PathLabel, Task
 
+# Of the running mean and variance: a small set has few batches an epoch, and Keras' .99 would lag epochs behind.
+MOMENTUM = 0.9
+
 
 def build(task: Task) -> keras.Model:
     """f4 (B, steps, features) -> f4 (B, 2), the probabilities of staying and of churn; or, for a path, f4 (B,
@@ -24,15 +27,17 @@ def build(task: Task) -> keras.Model:
     spec = task.model
     inputs = keras.Input((task.sequence.steps, len(task.features)), dtype="float32", name="sequence")
     x = Scale([f.scale for f in task.features], name="scale")(inputs)
-    x = layers.BatchNormalization()(x)
+    x = layers.BatchNormalization(momentum=MOMENTUM)(x)
     x = layers.GRU(spec.units, return_sequences=True)(x)
     x = layers.Dropout(spec.dropout)(x)
-    x = layers.BatchNormalization()(x)
+    x = layers.BatchNormalization(momentum=MOMENTUM)(x)
     x = layers.GRU(spec.units)(x)
     x = layers.Dropout(spec.dropout)(x)
-    x = layers.BatchNormalization()(x)
+    x = layers.BatchNormalization(momentum=MOMENTUM)(x)
     if isinstance(task.label, PathLabel):
-        return keras.Model(inputs, layers.Dense(task.label.steps, name="log_returns")(x))
+        # From zeros, learning starts at the naive forecast: the last level stays.
+        out = layers.Dense(task.label.steps, kernel_initializer="zeros", name="log_returns")(x)
+        return keras.Model(inputs, out)
     return keras.Model(inputs, layers.Dense(2, activation="softmax", name="probabilities")(x))
 
 

@@ -31,8 +31,9 @@ class OpenVINOEngine:
         # OpenVINO takes bfloat16 by itself on processors that have it, so 32 bits must be said.
         self._config = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         self._core = ov.Core()
+        self._core.add_extension(ConversionExtension("IdentityN", _gru))
         try:
-            self._model = ov.convert_model(str(path), extension=ConversionExtension("IdentityN", _gru))
+            self._model = self._core.read_model(str(path))
         except Exception as error:  # a broken file can fail anywhere in the converter
             raise UserError(f"{path} cannot be converted by OpenVINO: {error}", Exit.MODEL) from error
         self.outputs = int(self._model.output(0).partial_shape[-1].get_length())

@@ -8,10 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipelines.errors import UserError
 from pipelines.models.engine import Floats
 from pipelines.models.evaluation import auc
-from pipelines.models.examples import Examples, Ints, level
+from pipelines.models.examples import Examples, Ints, check_rows, level
 from pipelines.models.network import build, scores
 from pipelines.task import PathLabel, Task
 
@@ -28,7 +27,8 @@ def fit(task: Task, examples: Examples, train: Ints, validation: Ints, log: Call
     Raises:
       UserError: nothing to learn from or to validate with.
     """
-    _check(task, examples, train, validation)
+    check_rows(task, examples, "training", train)
+    check_rows(task, examples, "validation", validation)
     spec = task.model
     keras.utils.set_random_seed(spec.seed)
     tf.config.experimental.enable_op_determinism()
@@ -69,12 +69,11 @@ def quality(task: Task, label: Floats, predicted: Floats) -> float:
 
 def _epoch(task: Task, model: keras.Model, examples: Examples, rows: Ints) -> float:
     """The mean loss of one pass."""
-    model.reset_metrics()
-    loss = 0.0
+    total = 0.0
     for part in _batches(rows, task.model.batch_size):
         x = examples.tensor(part)
-        loss = float(model.train_on_batch(x, _target(task, x, examples.label[part])))
-    return loss
+        total += len(part) * float(model.train_on_batch(x, _target(task, x, examples.label[part])))
+    return total / len(rows)
 
 
 def _target(task: Task, x: Floats, label: Floats) -> Floats:
@@ -92,15 +91,3 @@ def _batches(rows: Ints, size: int) -> Iterator[Ints]:
 
 def _named(task: Task, value: float) -> str:
     return f"error of log returns {-value:.5f}" if isinstance(task.label, PathLabel) else f"AUC {value:.4f}"
-
-
-def _check(task: Task, examples: Examples, train: Ints, validation: Ints) -> None:
-    for name, rows in (("training", train), ("validation", validation)):
-        if not len(rows):
-            raise UserError(f"task {task.task} has no {name} examples: choose as-ofs that the input's events cover")
-        if not isinstance(task.label, PathLabel) and len(np.unique(examples.label[rows])) < 2:
-            kind = "churned" if examples.label[rows[0], 0] else "stayed"
-            raise UserError(
-                f"task {task.task}: every one of the {len(rows)} {name} entities {kind}, so there is nothing to tell "
-                "apart: choose other as-ofs, or another horizon"
-            )

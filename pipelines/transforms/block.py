@@ -6,6 +6,7 @@ Everything here is a pure function on arrays: no Beam, no clock, no I/O. Reading
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ Rows = slice | Ints | Mask
 VERSION = 1
 HEADER = struct.Struct("<B?xxHHHxxiii")  # version, arrival?, codes, values, hashes, events, keys, bytes of keys
 
+LONG = 1024  # bytes of a string that is hashed word by word
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX1, MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
@@ -176,17 +178,20 @@ def mix64(x: Hashes) -> Hashes:
 def hash64(strings: pa.Array) -> Hashes:
     """A 64-bit hash of each string or binary value (null: 0), the same in every process, version and runner.
 
-    Python's and Arrow's own hashes promise none of that. Vectorised over words of 8 bytes.
+    Python's and Arrow's own hashes promise none of that. Vectorised over words of 8 bytes up to `LONG` bytes.
     """
     offsets, data = _buffers(strings)
     start, length = offsets[:-1], np.diff(offsets)
     padded = np.frombuffer(bytes(data) + b"\0" * 8, np.uint8)
     words = np.lib.stride_tricks.as_strided(padded[:8].view("<u8"), (len(padded) - 7,), (1,))
     h = (length.astype(np.uint64) + np.uint64(1)) * GOLDEN
-    shared = int(length.min(initial=1 << 30)) // 8 * 8 if len(length) else 0
+    shared = min(int(length.min(initial=LONG)), LONG) // 8 * 8 if len(length) else 0
     for at in range(0, shared, 8):  # words that every string fills: no index needed
         h = mix64((h ^ words[start + at]) * GOLDEN)
-    rows, at = np.flatnonzero(length > shared), shared
+    for row in np.flatnonzero(length > LONG):  # such as a whole line: not word by word
+        text = padded[start[row] : start[row] + length[row]]
+        h[row] = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+    rows, at = np.flatnonzero((length > shared) & (length <= LONG)), shared
     while len(rows):
         left = length[rows] - at
         spare = np.uint64(8) * np.maximum(8 - left, 0).astype(np.uint64)

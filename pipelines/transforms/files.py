@@ -235,6 +235,7 @@ class ReadEvents(beam.PTransform):
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
         read = beam.ParDo(_Read(self.task, self.span, self.shards, self.progress))
+        read = read.with_output_types(tuple[int, bytes], dead=DeadLetter, ledger=Ledger)
         return (
             pbegin
             | "Pieces" >> beam.Create(self.pieces, reshuffle=False)

@@ -37,7 +37,7 @@ class Ledger:
     outside: int = 0  # no score of the run could use it: too old, too new, or arrived too late
     filtered: int = 0  # the task's `where` leaves it out
     files: int = 0
-    bad_files: int = 0  # files of which a part could not be read at all
+    bad_files: int = 0  # files that could not be read from the start; a later break counts as rejected rows
     sequences: int = 0
     scored: int = 0
     failed: int = 0  # sequences that the model gave no finite score for

@@ -53,7 +53,7 @@ def test_baselines_of_churn() -> None:
     x = np.zeros_like(tensor(n))
     busy = random.random(n)
     x[:, :, 0] = random.random(x.shape[:2]) < busy[:, None]
-    label = (busy + random.normal(0, 0.1, n) < 0.5).astype(np.float32)[:, None]
+    label = (busy + random.normal(0, 0.02, n) < 0.5).astype(np.float32)[:, None]
     data = examples(label, x, np.repeat([10 * DAY, 30 * DAY], n // 2))
     test = data.at(30 * DAY)
     metrics = evaluate(task(), data, data.at(10 * DAY), test, label[test])
@@ -67,7 +67,7 @@ def test_baselines_of_churn() -> None:
 def test_baselines_of_a_path() -> None:
     x = tensor(40)
     last = x[:, -1, 2:3]
-    data = examples(last * np.float32([1, 1.25, 2]), x, np.full(40, DAY))
+    data = examples(last * np.array([1, 1.25, 2], np.float32), x, np.full(40, DAY))
     rows = data.at(DAY)
     metrics = evaluate(task(PATH), data, rows, rows, data.label * np.float32(1.1))
     assert metrics["error_step_1"] == pytest.approx(10, rel=1e-4)

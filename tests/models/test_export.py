@@ -34,7 +34,7 @@ def test_the_version_is_that_of_the_weights(tmp_path: Path) -> None:
     model = build(task())
     first = export(model, task(), ORIGIN, tmp_path / "a").version
     assert export(model, task(), replace(ORIGIN, created=60 * DAY), tmp_path / "a").version == first
-    model.layers[-1].bias.assign_add(np.float32([1, 0]))
+    model.layers[-1].bias.assign_add(np.array([1, 0], np.float32))
     assert export(model, task(), ORIGIN, tmp_path / "a").version != first
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 

@@ -25,11 +25,11 @@ def churn() -> Examples:
 def test_learns_churn_and_is_seeded() -> None:
     data, lines = churn(), list[str]()
     train, validation = data.at(10 * DAY), data.at(20 * DAY)
-    spec = task(epochs=5, batch_size=32, dropout=0.2, learning_rate=1e-2)
+    spec = task(epochs=3, batch_size=32, dropout=0.2, learning_rate=1e-2)
     model = fit(spec, data, train, validation, lines.append)
     y = predict(spec, model, data, validation)
     assert auc(data.label[validation, 0], y[:, 0]) > 0.95
-    assert lines[0].startswith("epoch 1/5: loss ")
+    assert lines[0].startswith("epoch 1/3: loss ")
     again = fit(spec, data, train, validation, lambda _: None)
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
 
@@ -48,7 +48,7 @@ def test_learns_a_path() -> None:
     x[:, :, 0] = np.where(up, 3, 0)[:, None]
     label = x[:, -1, 2:3] * np.where(up, 1.3, 0.7)[:, None].astype(np.float32) * np.ones((1, 3), np.float32)
     data = examples(label, x, np.repeat([10 * DAY, 20 * DAY], N // 2))
-    spec, validation = task(PATH, epochs=8, batch_size=32, dropout=0, learning_rate=1e-2), data.at(20 * DAY)
+    spec, validation = task(PATH, epochs=6, batch_size=32, dropout=0, learning_rate=1e-2), data.at(20 * DAY)
     y = predict(spec, fit(spec, data, data.at(10 * DAY), validation, lambda _: None), data, validation)
     assert y.shape == (N // 2, 3)
     assert np.abs(y / data.label[validation] - 1).mean() < 0.1

@@ -103,7 +103,10 @@ def test_order_of_times_too_far_apart_for_one_word() -> None:
     assert order(block_of(events)).tolist() == [2, 0, 1]
 
 
-@given(st.lists(st.none() | st.text(max_size=30), max_size=20), st.integers(0, 5))
+@given(
+    st.lists(st.none() | st.text(max_size=30) | st.sampled_from(["a" * 1024, "b" * 1025]), max_size=20),
+    st.integers(0, 5),
+)
 def test_hash_is_of_the_string_alone(strings: list[str | None], start: int) -> None:
     array = pa.array(strings, pa.string())
     together = hash64(array)

@@ -122,10 +122,10 @@ def sequences(name: str, n: int, as_of: int) -> SequenceBatch:
 
 
 class Make(beam.DoFn):
-    """60 batches of 1 to 40 rows at three as-ofs; one row has a NaN."""
+    """60 batches of 1 to 29 rows at three as-ofs; one row has a NaN."""
 
     def process(self, start: int) -> Iterator[SequenceBatch]:
-        sizes = np.random.default_rng(0).integers(1, 40, 60).tolist()
+        sizes = np.random.default_rng(0).integers(1, 30, 60).tolist()
         for i, n in enumerate(sizes[start::2]):
             batch = sequences(f"u{start}-{i}-", n, (20 + i % 3) * DAY)
             if (start, i) == (1, 10):
@@ -133,7 +133,7 @@ class Make(beam.DoFn):
             yield batch
 
 
-ROWS = int(np.random.default_rng(0).integers(1, 40, 60).sum())
+ROWS = int(np.random.default_rng(0).integers(1, 30, 60).sum())
 
 
 @pytest.fixture(scope="module")

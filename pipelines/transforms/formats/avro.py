@@ -32,16 +32,11 @@ class Header:
     """What the blocks of a file are read with."""
 
     raw: bytes
-    schema: dict[str, object]
+    fields: dict[str, str]  # and their types
 
     @property
     def sync(self) -> bytes:
         return self.raw[-SYNC:]
-
-    @property
-    def fields(self) -> dict[str, str]:
-        found = self.schema.get("fields", [])
-        return {str(f["name"]): _named(f["type"]) for f in found} if isinstance(found, list) else {}
 
 
 class Block(NamedTuple):
@@ -80,8 +75,8 @@ def header(file: BinaryIO) -> Header:
         schema = json.loads(metadata["avro.schema"])
         if not isinstance(schema, dict) or schema.get("type") != "record" or len(raw) < at + SYNC:
             raise Unreadable("its records are not of a record type")
-        return Header(raw[: at + SYNC], schema)
-    except (IndexError, KeyError, ValueError) as error:
+        return Header(raw[: at + SYNC], {str(f["name"]): _named(f["type"]) for f in schema["fields"]})
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Unreadable("a damaged Avro header") from error
 
 
@@ -201,10 +196,15 @@ def _metadata(raw: bytes, at: int) -> tuple[dict[str, bytes], int]:
         if count < 0:
             _, at = _long(raw, at)
         for _ in range(abs(count)):
-            size, at = _long(raw, at)
-            key, at = raw[at : at + size], at + size
-            size, at = _long(raw, at)
-            out[key.decode()], at = raw[at : at + size], at + size
+            key, at = _string(raw, at)
+            out[key.decode()], at = _string(raw, at)
+
+
+def _string(raw: bytes, at: int) -> tuple[bytes, int]:
+    size, at = _long(raw, at)
+    if not 0 <= size <= len(raw) - at:
+        raise IndexError("text that is longer than the file")
+    return raw[at : at + size], at + size
 
 
 def _long(raw: bytes | bytearray, at: int) -> tuple[int, int]:

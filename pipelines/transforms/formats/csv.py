@@ -15,7 +15,7 @@ import pyarrow.csv as pc
 
 from pipelines.task import Task
 from pipelines.transforms.formats import lines
-from pipelines.transforms.formats.base import Ints, Piece, Refusal, Rows, Unreadable, shorten, without
+from pipelines.transforms.formats.base import Ints, Piece, Refusal, Rows, Unreadable, explain, shorten, without
 from pipelines.transforms.formats.lines import Lines
 
 OPEN = "a quote that does not close, or a line end inside quotes"
@@ -36,12 +36,15 @@ def header(path: str) -> tuple[list[str], str]:
     """(column names, separator) of a file; no names for one without a line.
 
     Raises:
-      Unreadable, OSError: the file cannot be opened or read.
+      Unreadable, OSError: the file cannot be opened or read, or has no header.
     """
     first = next((line for line in lines.head(path).removeprefix(lines.BOM).splitlines() if line.strip()), b"")
     text = first.decode("utf-8", "backslashreplace")
     separator = max(SEPARATORS, key=lambda s: (s == "," and s in text, text.count(s)))
-    return next(csv.reader([text], delimiter=separator), []), separator
+    try:
+        return next(csv.reader([text], delimiter=separator), []), separator
+    except csv.Error as error:
+        raise Unreadable(f"no CSV header: {explain(error)}") from error
 
 
 def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:

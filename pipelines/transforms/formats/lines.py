@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines.transforms.formats.base import RAW, Ints, Piece, Refusal, Unreadable, explain, is_utf8, opened, readable
 
 PIECE = 32 << 20  # bytes of a file that one piece holds
-CHUNK = 8 << 20  # bytes of lines in memory, beside one long line
+CHUNK = 4 << 20  # bytes of lines in memory, beside one long line
 LONGEST = 64 << 20  # bytes of a line
 BOM = b"\xef\xbb\xbf"
 

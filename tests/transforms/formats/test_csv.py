@@ -92,3 +92,9 @@ def test_a_column_that_stands_twice(tmp_path: Path) -> None:
 def test_header(tmp_path: Path) -> None:
     assert csv.header(str(written(tmp_path / "x.csv", b'\n"a, b",c\n1,2\n'))) == (["a, b", "c"], ",")
     assert csv.header(str(written(tmp_path / "x.csv", b"\n"))) == ([], ",")
+
+
+def test_a_file_without_a_header_line(tmp_path: Path) -> None:
+    """One endless line is no CSV file, and no crash."""
+    result = read(task(), written(tmp_path / "x.csv", b'"' + b"x" * 2_000_000))
+    assert (result.ledger.bad_files, result.ledger.read) == (1, 1)
