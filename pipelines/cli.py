@@ -13,7 +13,6 @@ from pipelines.config import ExamplesConfig, Execution, Input, ScoreConfig, Trai
 from pipelines.errors import Exit, UserError
 from pipelines.task import ModelSpec, Task, parse_duration
 
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}  # TensorFlow's news go to the user's terminal else
 EXIT_CODES = """exit codes: 0 done; 1 the program or the machine failed; 2 a wrong flag, task file or input;
 3 too many bad rows, no score published; 4 the ledger does not add up, no score published;
 5 the model does not fit the task; 130 interrupted"""
@@ -23,8 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if not args.debug:
-        os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if args.debug else "3")
     logging.basicConfig(level=logging.INFO if args.debug else logging.CRITICAL)
     try:
         return int(args.run(args, tuple(rest)))
@@ -147,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--output", required=True, metavar="FOLDER", help="where scores, dead letters and ledger go")
     score.add_argument("--engine", choices=("tensorflow", "openvino", "openvino-bf16"), default="tensorflow")
     score.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
-    score.add_argument("--batch-size", type=_positive, default=256, metavar="N", help="rows of one call of the model")
+    score.add_argument(
+        "--batch-size", type=_positive, default=512, metavar="N", help="rows of a call of the model (512)"
+    )
 
     examples = _command(commands, "examples", _examples, "write labelled sequences to train on")
     _pipeline_flags(examples)

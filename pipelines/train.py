@@ -6,6 +6,7 @@ from pipelines import examples
 from pipelines.config import ExamplesConfig, TrainConfig
 from pipelines.errors import Exit
 from pipelines.models.examples import Examples, load_examples
+from pipelines.models.loading import silent_stderr
 from pipelines.models.manifest import Manifest
 from pipelines.report import describe_as_ofs, describe_input, ledger_lines, metric_lines
 from pipelines.source import find
@@ -43,9 +44,10 @@ def plan(config: TrainConfig) -> int:
 
 def _fit(config: TrainConfig, data: Examples) -> Manifest:
     """Imports the framework late: it takes seconds, and a mistake in the input is told before."""
-    from pipelines.models.evaluation import evaluate
-    from pipelines.models.export import Origin, export
-    from pipelines.models.training import fit, predict
+    with silent_stderr():
+        from pipelines.models.evaluation import evaluate
+        from pipelines.models.export import Origin, export
+        from pipelines.models.training import fit, predict
 
     task = config.task
     learn, check, test = data.at(*config.train), data.at(config.validation), data.at(config.test)

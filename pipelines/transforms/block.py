@@ -110,43 +110,44 @@ def concat(blocks: Sequence[EventBlock]) -> EventBlock:
     )
 
 
-def order(b: EventBlock) -> Ints:
-    """Rows by (key, time, id, arrival, content): one order, whatever the order they came in.
+def order(b: EventBlock) -> tuple[Ints, Ints]:
+    """Rows by (key, time, id, arrival, content): one order, whatever the order they came in; and the places in it
+    whose key and time are those of the place before.
 
-    Key, as many leading bits of the time as fit, and the row are sorted as one 64-bit number, which is much faster
-    than sorting rows by it; only runs of equal key and leading bits pay for a lexsort.
+    Only runs of equal (key, time) pay for a lexsort of all that follows.
     """
-    n = len(b)
-    if n < 2:
-        return np.arange(n)
-    row_bits = n.bit_length()
-    free = 63 - row_bits - len(b.keys).bit_length()
-    since = b.time - b.time.min()
-    shift = max(int(since.max()).bit_length() - free, 0)
-    coarse = (b.key.astype(np.int64) << free) | (since >> shift)
-    both = np.sort(coarse << row_bits | np.arange(n))
-    rows, both = both & ((1 << row_bits) - 1), both >> row_bits
-    same = both[1:] == both[:-1]
+    rows = _by_key_and_time(b)
+    key, time = b.key[rows], b.time[rows]
+    same = (key[1:] == key[:-1]) & (time[1:] == time[:-1])
     if same.any():
         tied = np.concatenate(([False], same)) | np.concatenate((same, [False]))
         run = np.cumsum(np.concatenate(([True], ~same)))[tied]
         r = rows[tied]
         arrival = [] if b.arrival is None else [b.arrival[r]]
         content = [*(x[r] for x in b.hashes), *(x[r] for x in b.values), *(x[r] for x in b.codes)]
-        rows[tied] = r[np.lexsort([*content, *arrival, b.id[r], b.time[r], run])]
-    return rows
+        rows[tied] = r[np.lexsort([*content, *arrival, b.id[r], run])]
+    return rows, np.flatnonzero(same) + 1
+
+
+def _by_key_and_time(b: EventBlock) -> Ints:
+    """Files are nearly in order of time: rows grouped by key (16 bits: a radix sort) are nearly sorted already, which
+    the stable sort of (key, time) as one number makes use of. Three times faster than sorting that number at once."""
+    if not len(b):
+        return np.arange(0)
+    start = b.time.min()
+    bits = int(b.time.max() - start).bit_length()
+    if bits + len(b.keys).bit_length() > 63:
+        return np.lexsort((b.time, b.key))
+    rows = np.argsort(b.key.astype(np.uint16) if len(b.keys) <= 1 << 16 else b.key, kind="stable")
+    both = (b.key[rows].astype(np.int64) << bits) | (b.time[rows] - start)
+    return rows[np.argsort(both, kind="stable")]
 
 
 def tidy(b: EventBlock, identity: bool) -> tuple[EventBlock, int]:
     """In canonical order; with identity each event once, the copy that arrived first -> (block, copies dropped)."""
-    rows = order(b)
-    dropped = 0
-    if identity and len(b):
-        k, t, i = b.key[rows], b.time[rows], b.id[rows]
-        keep = np.concatenate(([True], (k[1:] != k[:-1]) | (t[1:] != t[:-1]) | (i[1:] != i[:-1])))
-        dropped = len(rows) - int(keep.sum())
-        rows = rows[keep] if dropped else rows
-    return b.take(rows), dropped
+    rows, tied = order(b)
+    copies = tied[b.id[rows[tied]] == b.id[rows[tied - 1]]] if identity else tied[:0]
+    return b.take(np.delete(rows, copies)), len(copies)
 
 
 def split(b: EventBlock, shards: int) -> Iterator[tuple[int, EventBlock]]:
@@ -189,7 +190,7 @@ def hash64(strings: pa.Array) -> Hashes:
     for at in range(0, shared, 8):  # words that every string fills: no index needed
         h = mix64((h ^ words[start + at]) * GOLDEN)
     for row in np.flatnonzero(length > LONG):  # such as a whole line: not word by word
-        text = padded[start[row] : start[row] + length[row]]
+        text = padded[start[row] : start[row] + length[row]].tobytes()
         h[row] = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
     rows, at = np.flatnonzero((length > shared) & (length <= LONG)), shared
     while len(rows):

@@ -36,7 +36,7 @@ EXTENSIONS = {".parquet": "parquet", ".pq": "parquet", ".avro": "avro"} | {
 }
 EPOCHS: tuple[Literal["s", "ms", "us", "ns"], ...] = ("s", "ms", "us", "ns")
 SAMPLE = 100  # rows that are looked at before a run
-BLOCK = 1 << 20  # events that are split and packed at once: many small blocks are slow downstream
+BLOCK = 1 << 17  # events that are split and packed at once: many small blocks are slow downstream
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.errors import UserError
-from pipelines.models.engine import ALIGNMENT, DeviceName, Engine, EngineName, Floats, OutOfMemory, load_engine
+from pipelines.models.engine import ALIGNMENT, DeviceName, Engine, EngineName, Floats, OutOfMemory
+from pipelines.models.loading import load_engine
 from pipelines.task import format_time
 from pipelines.transforms.ledger import DeadLetter, Ledger
 from pipelines.transforms.sequences import SequenceBatch
@@ -107,7 +108,7 @@ class Infer(beam.PTransform):
 
     def __post_init__(self) -> None:
         if self.batch_size < ALIGNMENT or self.batch_size % ALIGNMENT:
-            raise UserError(f"--batch-size {self.batch_size}: must be a multiple of {ALIGNMENT}, such as 256")
+            raise UserError(f"--batch-size {self.batch_size}: must be a multiple of {ALIGNMENT}, such as 512")
 
     def device_in_use(self) -> str:
         """The device of this process, in words. Loads the model.

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.models.engine import ALIGNMENT, Engine, EngineName, OutOfMemory, load_engine
+from pipelines.models.engine import ALIGNMENT, Engine, EngineName, OutOfMemory
+from pipelines.models.loading import load_engine
 from tests.toy import CHURN, PATH, export_toy, tensor
 
 ENGINES: tuple[EngineName, ...] = ("tensorflow", "openvino", "openvino-bf16")

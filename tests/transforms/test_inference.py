@@ -13,7 +13,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that
 
 from pipelines.errors import UserError
-from pipelines.models.engine import OutOfMemory, load_engine
+from pipelines.models.engine import OutOfMemory
+from pipelines.models.loading import load_engine
 from pipelines.transforms.inference import Infer, ScoreBlock, guarded, joined, without
 from pipelines.transforms.ledger import DeadLetter, Ledger, total
 from pipelines.transforms.sequences import SequenceBatch

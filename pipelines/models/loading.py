@@ -1,0 +1,48 @@
+"""Choosing an engine and importing its framework, which takes seconds, only then."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+from pipelines.errors import Exit, UserError
+from pipelines.models.engine import DeviceName, Engine, EngineName
+
+
+def load_engine(model_dir: Path | str, engine: EngineName, device: DeviceName) -> Engine:
+    """Loads the SavedModel of an exported model.
+
+    Raises:
+      UserError: no such engine or device, the engine is not installed, or the model cannot be read.
+    """
+    path = Path(model_dir) / "saved_model"
+    if engine not in get_args(EngineName):
+        raise UserError(f"--engine {engine}: there are {', '.join(get_args(EngineName))}")
+    if device not in get_args(DeviceName):
+        raise UserError(f"--device {device}: there are {', '.join(get_args(DeviceName))}")
+    if not (path / "saved_model.pb").is_file():
+        raise UserError(f"{model_dir} holds no saved_model: give the folder that foretide train wrote", Exit.MODEL)
+    if engine == "tensorflow":
+        with silent_stderr():
+            from pipelines.models.tensorflow_engine import TensorFlowEngine
+
+        return TensorFlowEngine(path, device)
+    from pipelines.models.openvino_engine import OpenVINOEngine
+
+    return OpenVINOEngine(path, device, "bf16" if engine == "openvino-bf16" else "f32")
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """For importing TensorFlow, whose C++ part writes to standard error before any setting can stop it."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
