@@ -20,7 +20,7 @@ from benchmarks import workload as w
 from benchmarks.measure import Check, Meter, Tensor
 
 Event = dict[str, Any]
-Identity = tuple[str, datetime | str, str]  # user, time, event id
+Identity = tuple[str, str, str]  # user, time, event id
 TYPE = {name: i for i, name in enumerate(w.TYPES)}
 CHECK = Check()  # the pipeline runs in this process
 
@@ -37,7 +37,7 @@ def inside(event: Event) -> bool:
 
 
 def identity(event: Event) -> tuple[Identity, Event]:
-    return (event["user_id"], event["timestamp"], event["event_id"]), event
+    return (event["user_id"], str(event["timestamp"]), event["event_id"]), event
 
 
 def first(same: tuple[Identity, Iterable[Event]]) -> Event:
