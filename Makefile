@@ -12,8 +12,10 @@ demo: $(VENV)/.demo
 	  --test-as-of 2017-12-04 --train-every 1w --output demo/model
 	$(BIN)/foretide score --task templates/tasks/churn_grocery.yaml --input demo/events \
 	  --as-of 2018-01-01 --model demo/model --output demo/scores
+	@echo "The ten most likely to leave, of the households that came in the last four weeks:"
 	$(BIN)/foretide query --output demo/scores \
-	  "SELECT entity_id AS household, round(churn, 3) AS churn, n_events, last_event_time FROM scores ORDER BY churn DESC, household LIMIT 10"
+	  "SELECT entity_id AS household, round(churn, 3) AS churn, n_events, last_event_time FROM scores \
+	   WHERE last_event_time >= as_of - INTERVAL 28 DAY ORDER BY scores.churn DESC, household LIMIT 10"
 
 test: lint types unit
 
