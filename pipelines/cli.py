@@ -25,16 +25,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if args.debug else "3")
     logging.basicConfig(level=logging.INFO if args.debug else logging.CRITICAL)
     try:
-        return int(args.run(args, tuple(rest)))
+        code = int(args.run(args, tuple(rest)))
+        sys.stdout.flush()  # here, where a reader who has gone is no surprise
+        return code
     except UserError as error:
         print(f"foretide {args.command}: {error}", file=sys.stderr)
         return int(error.code)
     except KeyboardInterrupt:
         print(f"foretide {args.command}: interrupted; nothing was published", file=sys.stderr)
         return int(Exit.INTERRUPTED)
-    except BrokenPipeError:
+    except BrokenPipeError:  # as `| head` does: an answer cut short is fine, a run cut short is not
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(Exit.OK)
+        return int(Exit.OK if args.command == "query" else Exit.FAILED)
     except Exception as error:
         if args.debug:
             traceback.print_exc()
@@ -80,7 +82,7 @@ def _train(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     task = _task(args)
     changed = {k: v for k in ("epochs", "seed") if (v := getattr(args, k)) is not None}
     task = task.model_copy(update={"model": ModelSpec(**{**task.model.model_dump(), **changed})})
-    test = parse_as_ofs(task, args.test_as_of)
+    test = parse_as_ofs(task, args.test_as_of, "--test-as-of")
     if len(test) != 1:
         raise UserError(f"--test-as-of {args.test_as_of}: one as-of, not a range")
     every = floor(task, task.sequence.origin + _duration("--train-every", args.train_every)) - task.sequence.origin
@@ -163,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--train-every", metavar="DURATION", help="time between them (the label's horizon)")
     train.add_argument("--output", required=True, metavar="FOLDER", help="where the exported model goes")
     train.add_argument("--epochs", type=_positive, metavar="N", help="instead of the task's model.epochs")
-    train.add_argument("--seed", type=int, metavar="N", help="instead of the task's model.seed")
+    train.add_argument("--seed", type=_seed, metavar="N", help="instead of the task's model.seed")
 
     query = _command(commands, "query", _query, "run SQL on scores, dead_letters and ledger")
     query.add_argument("sql", metavar="SQL", help='such as "SELECT * FROM scores ORDER BY churn DESC LIMIT 10"')
@@ -210,8 +212,14 @@ def _pipeline_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {(1 << 32) - 1}")
     return int(text)
 
 

@@ -86,30 +86,30 @@ def floor(task: Task, time: int) -> int:
     return time - (time - task.sequence.origin) % task.sequence.step
 
 
-def parse_as_ofs(task: Task, text: str) -> tuple[int, ...]:
+def parse_as_ofs(task: Task, text: str, flag: str = "--as-of") -> tuple[int, ...]:
     """`2024-01-01`, or `2024-01-01..2024-03-01` for every as-of that is due between the two, both included.
 
     Raises:
       UserError: not a time, not a step boundary (with the nearest ones), or an empty range.
     """
     first, dots, last = text.partition("..")
-    bounds = [_as_of(task, t) for t in ((first, last) if dots else (first,))]
+    bounds = [_as_of(task, t, flag) for t in ((first, last) if dots else (first,))]
     as_ofs = tuple(range(bounds[0], bounds[-1] + 1, task.score.every))
     if not as_ofs:
-        raise UserError(f"--as-of {text}: the range ends before it starts")
+        raise UserError(f"{flag} {text}: the range ends before it starts")
     return as_ofs
 
 
-def _as_of(task: Task, text: str) -> int:
+def _as_of(task: Task, text: str, flag: str) -> int:
     try:
         time = parse_time(text)
     except ValueError as error:
-        raise UserError(f"--as-of {text}: {error}") from None
+        raise UserError(f"{flag} {text}: {error}") from None
     if not task.boundary(time):
         before, step = floor(task, time), task.sequence.step
         near = f"{format_time(before)} and {format_time(before + step)}"
         raise UserError(
-            f"--as-of {text} is not a step boundary of task {task.task} (steps of {format_duration(step)} "
+            f"{flag} {text} is not a step boundary of task {task.task} (steps of {format_duration(step)} "
             f"from {format_time(task.sequence.origin)}); the nearest are {near}"
         )
     return time

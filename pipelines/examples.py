@@ -56,10 +56,10 @@ def make_examples(config: ExamplesConfig) -> Summary:
       UserError: too many bad rows, sums that do not match, or what `find` and `run` raise.
     """
     source = find(config.task, config.input, config.execution)
-    target = Path(config.output).resolve()
+    target = replaceable(config.output, SUMMARY, "folder of examples")
     folder = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
-        (folder / "progress").mkdir(parents=True)
+        _make(folder / "progress")
         with watch(folder / "progress", {"reading": source.size, "scoring": source.shards}):
             execution.run(config.execution, lambda p: build(p, config, source, folder))
         shutil.rmtree(folder / "progress")
@@ -87,11 +87,26 @@ def build(p: beam.Pipeline, config: ExamplesConfig, source: Source, folder: Path
 def plan(config: ExamplesConfig) -> int:
     """Checks all that a run checks, and prints what it would do."""
     source = find(config.task, config.input, config.execution)
+    replaceable(config.output, SUMMARY, "folder of examples")
     print(describe(config.task))
     print(f"as of       {describe_as_ofs(config.as_ofs)}")
     print(describe_input(source, config.input))
     print(f"output      {config.output}\ndry run: nothing was written")
     return Exit.OK
+
+
+def replaceable(output: str, mark: str, what: str) -> Path:
+    """The folder that a command writes whole: new, empty, or with the file `mark` of an earlier run of it.
+
+    Raises:
+      UserError: it is not local, or holds something else, which would be lost.
+    """
+    if "://" in output:
+        raise UserError(f"--output {output}: the output must be a local folder")
+    target = Path(output).resolve()
+    if target.exists() and not (target / mark).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"--output: {target} is there and is no {what}: name another folder, or empty it")
+    return target
 
 
 def read_summary(folder: Path) -> Summary:
@@ -116,6 +131,15 @@ def replace_folder(new: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder.parent.parent}: {error.strerror or error}. Choose another --output"
+        ) from error
 
 
 def _check(config: ExamplesConfig, summary: Summary) -> None:

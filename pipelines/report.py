@@ -12,6 +12,8 @@ from pipelines.store import Outcome
 from pipelines.task import ChurnLabel, Task, format_time
 from pipelines.transforms.ledger import NEVER, Ledger
 
+REASONS = 10  # that are shown one by one
+
 
 def score_report(
     config: ScoreConfig,
@@ -28,7 +30,7 @@ def score_report(
         "",
         f"task        {config.task.task} as of {describe_as_ofs(config.as_ofs)}",
         describe_input(source, config.input),
-        *ledger_lines(ledger),
+        *ledger_lines(ledger, "see dead_letters"),
         f"scored      {ledger.scored:,} of {ledger.sequences:,} sequences, {ledger.failed:,} failed",
         f"model       {manifest.version}, {config.engine} on {device}",
         f"time        {duration(seconds)}, {rate} events/s",
@@ -37,19 +39,22 @@ def score_report(
     return "\n".join(lines)
 
 
-def ledger_lines(ledger: Ledger) -> list[str]:
-    """What became of every event that was read."""
+def ledger_lines(ledger: Ledger, refused: str = "") -> list[str]:
+    """What became of every event that was read; `refused` says where the rejected rows are."""
     counts = [
         ("accepted", ledger.accepted, ""),
-        ("rejected", ledger.rejected, "see dead_letters"),
+        ("rejected", ledger.rejected, refused),
         ("duplicate", ledger.duplicates, ""),
-        ("outside", ledger.outside, "no score of this run could use them"),
+        ("outside", ledger.outside, "no as-of of this run could use them"),
         ("filtered", ledger.filtered, "left out by events.where"),
     ]
     period = "" if ledger.first_time == NEVER else f", from {_time(ledger.first_time)} to {_time(ledger.last_time)}"
     lines = [f"read        {ledger.read:,} events{period}"]
     lines += [f"  {name:<9} {n:>12,}{f'  {note}' if n and note else ''}" for name, n, note in counts]
-    lines += [f"    {n:>12,}  {reason}" for reason, n in sorted(ledger.reasons, key=lambda r: -r[1])[:10]]
+    reasons = sorted(ledger.reasons, key=lambda r: -r[1])
+    lines += [f"    {n:>12,}  {reason}" for reason, n in reasons[:REASONS]]
+    if len(reasons) > REASONS:
+        lines.append(f"    {sum(n for _, n in reasons[REASONS:]):>12,}  for {len(reasons) - REASONS} other reasons")
     return lines
 
 
@@ -75,6 +80,9 @@ def _ending(config: ScoreConfig, ledger: Ledger, outcome: Outcome, run_id: str) 
         ]
     if outcome.status == "unbalanced":
         return [f"UNBALANCED  {'; '.join(ledger.differences)}: no score was published"]
+    if ledger.failed and not ledger.scored:
+        failed = f"the model gave no finite score for any of {ledger.sequences:,} sequences"
+        return [f"NO SCORES   {failed}", f'next        {ask} dead_letters LIMIT 20"']
     if not ledger.scored:
         hint = "no event falls in the history of an as-of: compare --as-of with the times above, and events.time.unit"
         return [f"NO SCORES   {hint}"]
@@ -87,7 +95,11 @@ def _ending(config: ScoreConfig, ledger: Ledger, outcome: Outcome, run_id: str) 
 
 
 def _time(micros: int) -> str:
-    return format_time(micros // 1_000_000 * 1_000_000)
+    """Also of times that no calendar has: one row in another unit must not cost the report of a run."""
+    try:
+        return format_time(micros // 1_000_000 * 1_000_000)
+    except OverflowError:
+        return "after the year 9999" if micros > 0 else "before the year 1"
 
 
 def metric_lines(task: Task, manifest: Manifest) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
 from pipelines.config import Execution, Input
 from pipelines.task import Task
 from pipelines.transforms.files import find as find_files
@@ -31,6 +34,7 @@ class Source:
 
 def find(task: Task, input: Input, execution: Execution) -> Source:
     """Raises UserError when there are no files, or when they do not have the fields of the task."""
+    FileSystems.set_options(PipelineOptions(list(execution.beam_args)))  # credentials, endpoints
     files = find_files(input.patterns, input.format)
     preflight(task, files)
     size = sum(f.size for f in files)

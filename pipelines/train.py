@@ -5,9 +5,9 @@ from __future__ import annotations
 from pipelines import examples
 from pipelines.config import ExamplesConfig, TrainConfig
 from pipelines.errors import Exit
-from pipelines.models.examples import Examples, load_examples
+from pipelines.models.examples import Examples, check_rows, load_examples
 from pipelines.models.loading import silent_stderr
-from pipelines.models.manifest import Manifest
+from pipelines.models.manifest import FILE, Manifest
 from pipelines.report import describe_as_ofs, describe_input, ledger_lines, metric_lines
 from pipelines.source import find
 from pipelines.taskfile import describe
@@ -20,6 +20,7 @@ def train(config: TrainConfig) -> int:
     Raises:
       UserError: what `make_examples` raises, or there is nothing to learn from.
     """
+    examples.replaceable(config.output, FILE, "model")
     summary = examples.make_examples(_examples_config(config))
     print("\n".join([f"task        {config.task.task}", *ledger_lines(summary.ledger)]))
     data = load_examples(config.task, examples.example_files(_examples_folder(config)))
@@ -33,6 +34,7 @@ def train(config: TrainConfig) -> int:
 def plan(config: TrainConfig) -> int:
     """Checks all that a run checks, and prints what it would do."""
     source = find(config.task, config.input, config.execution)
+    examples.replaceable(config.output, FILE, "model")
     print(describe(config.task))
     print(describe_input(source, config.input))
     print(f"training    {describe_as_ofs(config.train)}")
@@ -54,6 +56,7 @@ def _fit(config: TrainConfig, data: Examples) -> Manifest:
     print(f"examples    {len(learn):,} to learn from, {len(check):,} to validate with, {len(test):,} to test with")
     print(f"as-ofs      {describe_as_ofs(config.train)}; {describe_as_ofs((config.validation,))}; ", end="")
     print(describe_as_ofs((config.test,)), flush=True)
+    check_rows(task, data, "test", test)
     model = fit(task, data, learn, check, lambda line: print(line, flush=True))
     metrics = evaluate(task, data, learn, test, predict(task, model, data, test))
     return export(model, task, Origin(config.train, config.validation, config.test, metrics, now()), config.output)

@@ -16,10 +16,11 @@ from pipelines.config import parse_as_ofs
 from pipelines.progress import Progress
 from pipelines.task import Task, TimeField
 from pipelines.taskfile import load_task
-from pipelines.transforms.decode import Span, micros
+from pipelines.transforms.decode import Span
 from pipelines.transforms.files import ReadEvents, find, plan
 from pipelines.transforms.ledger import total
 from pipelines.transforms.sequences import SequenceBatch, Sequences
+from pipelines.transforms.times import micros
 from tests.oracle import Event, oracle
 
 OUT: list[SequenceBatch] = []

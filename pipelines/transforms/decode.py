@@ -1,4 +1,6 @@
-"""From the columns of an Arrow table to an EventBlock: types, units, validity. Pure functions, all vectorised.
+"""From the columns of an Arrow table to an EventBlock: which rows are events, and why others are not. Vectorised.
+
+How a column converts is in `columns` and `times`; everything here and there is a pure function on arrays.
 
 A column that does not convert as a whole is halved until the values that do not convert stand alone: so one bad row
 costs one row, and means nothing for the others.
@@ -6,7 +8,6 @@ costs one row, and means nothing for the others.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -16,23 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.task import UNITS, Task, TimeField
+from pipelines.task import Task, TimeField
 from pipelines.transforms.block import GOLDEN, EventBlock, Hashes, Ints, Mask, hash64, mix64
-
-UNIT = {"d": UNITS["d"], "s": UNITS["s"], "ms": UNITS["ms"], "us": 1}
-FARTHEST = 1 << 61  # us; 73,000 years: sums and differences of times stay inside 64 bits
-NAIVE, ZONED = [[pa.timestamp(unit, zone) for unit in ("us", "ns")] for zone in (None, "UTC")]
-STAMPS = {False: (*NAIVE, *ZONED), True: (*ZONED, *NAIVE)}
-EXACT = 1 << 53  # whole numbers from here on are not exact as 64-bit floats
-MISSING = ("", "NA", "N/A", "n/a", "NULL", "null", "None", "-")  # text that stands for no number
-
-
-class DecodeError(ValueError):
-    """A column that does not convert; the message names the field."""
-
-
-class WrongType(DecodeError):
-    """A column of a type that has no value that would convert."""
+from pipelines.transforms.columns import DecodeError, WrongType, codes, is_text, is_utf8, numbers, plain, text
+from pipelines.transforms.times import micros
 
 
 @dataclass(frozen=True)
@@ -107,7 +95,7 @@ def decode(task: Task, table: pa.Table, span: Span, lines: pa.Array | None = Non
     checks.append((id_ok, "every field of the identity is missing"))
 
     codes_ = [codes(_text(column[name], name, bad), ev.categories[name]) for name in task.categorical]
-    hashes = [hash64(_plain(_text(column[name], name, bad))) for name in task.hashed]
+    hashes = [hash64(plain(_text(column[name], name, bad))) for name in task.hashed]
     refused = _refusals(wanted, checks, bad)
     ok = wanted.copy()
     ok[list(refused)] = False
@@ -120,65 +108,6 @@ def decode(task: Task, table: pa.Table, span: Span, lines: pa.Array | None = Non
     )
     first, last = (int(times.min()), int(times.max())) if len(times) else (None, None)
     return Decoded(block if ok.all() else block.take(ok), refused, filtered, outside, first, last)
-
-
-def text(column: pa.Array, name: str) -> pa.Array:
-    """Text form of a column (n): strings as they are, 5 and 5.0 as '5', true as 'true'; null and NaN stay null.
-
-    Raises:
-      DecodeError: bytes that are not UTF-8, whole numbers too large for the float they are in, or a nested type.
-    """
-    kind = column.type
-    if kind == pa.string():
-        return column
-    if pa.types.is_dictionary(kind):
-        return text(column.dictionary, name).take(column.indices)
-    if pa.types.is_floating(kind):
-        return _float_text(column.cast(pa.float64()), name)
-    if pa.types.is_decimal(kind):
-        return _float_text(_convert(column, pa.float64(), name, "a number"), name)
-    if pa.types.is_timestamp(kind):
-        column = column.cast(pa.timestamp(kind.unit))  # without the zone: its text would need a table of zones
-    return _convert(column, pa.string(), name, "text")
-
-
-def _float_text(column: pa.Array, name: str) -> pa.Array:
-    cells = column.to_numpy(zero_copy_only=False)
-    with np.errstate(invalid="ignore"):
-        whole = np.floor(cells) == cells
-        if (np.abs(cells[whole]) >= EXACT).any():
-            raise DecodeError(f"{name} is a number too large to be an exact one")
-    null = pa.array(np.isnan(cells))
-    if whole.all() or (whole | np.isnan(cells)).all():
-        as_whole = pa.array(np.where(whole, cells, 0).astype(np.int64)).cast(pa.string())
-        return pc.if_else(null, None, as_whole)
-    as_whole = pa.array(np.where(whole, cells, 0).astype(np.int64)).cast(pa.string())
-    return pc.if_else(null, None, pc.if_else(pa.array(whole), as_whole, pa.array(cells).cast(pa.string())))
-
-
-def numbers(column: pa.Array, name: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """f4 (n) of a numeric, boolean or text column; null, NaN and empty text are NaN. Always through 64 bits.
-
-    Raises:
-      DecodeError: text that is not a number, or another type.
-    """
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary.take(column.indices)
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.int8())
-    if _is_text(column.type):
-        column = _words(column, name)
-    column = _convert(column, pa.float64(), name, "a number")
-    with np.errstate(over="ignore"):
-        return np.asarray(column.to_numpy(zero_copy_only=False), np.float64).astype(np.float32)
-
-
-def codes(column: pa.Array, values: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
-    """u2 (n) of text or dictionary-encoded text: index into `values`; their number for null and for any other value."""
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    lut = pc.fill_null(pc.index_in(encoded.dictionary, pa.array(values, pa.string())), len(values))
-    lut = np.append(lut.to_numpy(zero_copy_only=False), len(values)).astype(np.uint16)
-    return np.asarray(lut[encoded.indices.fill_null(len(lut) - 1).to_numpy(zero_copy_only=False)])
 
 
 def entities(column: pa.Array, name: str, bad: dict[int, Refused]) -> tuple[pa.DictionaryArray, Mask]:
@@ -209,7 +138,7 @@ def identity(
         return hash64(lines), np.ones(n, bool)
     out, known = np.zeros(n, np.uint64), np.zeros(n, bool)
     for name in sorted(column) if fields == "all" else fields:
-        strings = _any_text(column[name]) if fields == "all" else _plain(_text(column[name], name, bad))
+        strings = _any_text(column[name]) if fields == "all" else plain(_text(column[name], name, bad))
         out = mix64((out ^ hash64(strings)) + GOLDEN)
         known |= strings.is_valid().to_numpy(zero_copy_only=False)
     return out, known
@@ -256,102 +185,10 @@ def _piecewise(
         if len(column) == 1:
             bad.setdefault(first, Refused(str(error), _shown(column)))
             return [convert(pa.nulls(1, pa.string()), name)]
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary.take(column.indices)
+    column = plain(column)
     half = len(column) // 2
     left = _piecewise(column[:half], name, convert, bad, first)
     return left + _piecewise(column[half:], name, convert, bad, first + half)
-
-
-def micros(column: pa.Array, spec: TimeField) -> tuple[Ints, Mask]:
-    """Times in us (n), and whether each is there and in range.
-
-    Raises:
-      DecodeError: a column of another type than the unit or format says, or text that is not a time.
-    """
-    kind, name = column.type, spec.field
-    if pa.types.is_null(kind):
-        return np.zeros(len(column), np.int64), np.zeros(len(column), bool)
-    if pa.types.is_dictionary(kind):
-        return micros(column.dictionary.take(column.indices), spec)
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        if spec.unit != "iso":
-            raise WrongType(f"{name} is {kind} already: its unit is iso, not {spec.unit or spec.format}")
-        return _stamps(column)
-    if spec.format is not None:
-        stamps = pc.strptime(_filled(text(column, name)), spec.format, "us", error_is_null=True)
-        if stamps.null_count > _filled(text(column, name)).null_count:
-            raise DecodeError(f"{name} does not match the format {spec.format}")
-        return _stamps(stamps)
-    if spec.unit == "iso":
-        if not _is_text(kind):
-            raise WrongType(f"{name} is {kind}, not ISO 8601 text: give its unit (s, ms, us or ns)")
-        return _stamps(_iso(_filled(_convert(column, pa.string(), name, "text")), name))
-    if pa.types.is_boolean(kind):
-        raise WrongType(f"{name} is not a number of {spec.unit}")
-    if _is_text(kind):
-        column = _number_text(_filled(_convert(column, pa.string(), name, "text")), name)
-    if pa.types.is_decimal(column.type) or pa.types.is_floating(column.type):
-        return _float_micros(_convert(column, pa.float64(), name, "a number"), spec.unit or "us")
-    whole = _convert(column, pa.int64(), name, f"a whole number of {spec.unit}")
-    times, ok = _scaled(whole.fill_null(0).to_numpy(zero_copy_only=False), spec.unit or "us")
-    return times, ok & whole.is_valid().to_numpy(zero_copy_only=False)
-
-
-def _filled(column: pa.Array) -> pa.Array:
-    """Empty text is null."""
-    return pc.if_else(pc.equal(column, ""), None, column)
-
-
-def _number_text(column: pa.Array, name: str) -> pa.Array:
-    """Text of numbers as whole numbers, or as floats: in one column, either all or none have a point."""
-    try:
-        return column.cast(pa.int64())
-    except pa.ArrowException:
-        if len(column) > 1 and not pc.all(pc.match_substring(column, ".")).as_py():
-            raise DecodeError(f"{name} is not a number") from None
-        return _convert(column, pa.float64(), name, "a number")
-
-
-def _iso(column: pa.Array, name: str) -> pa.Array:
-    first = column.drop_null()[:1].cast(pa.binary()).to_pylist()
-    zoned = bool(first) and re.search(rb"[:T ][0-9]+.*(Z|[+-][0-9:]+)$", first[0]) is not None
-    for stamp in STAMPS[zoned]:  # a cast that fails costs as much as one that does not: the likely one first
-        try:
-            return column.cast(stamp)
-        except pa.ArrowInvalid:
-            continue
-    raise DecodeError(f"{name} is not an ISO 8601 time")
-
-
-def _stamps(column: pa.Array) -> tuple[Ints, Mask]:
-    """A timestamp or date column in us; finer units are rounded down."""
-    kind = column.type
-    unit = "d" if pa.types.is_date32(kind) else "ms" if pa.types.is_date(kind) else kind.unit
-    whole = column.cast(pa.int32()).cast(pa.int64()) if unit == "d" else column.cast(pa.int64())
-    times, ok = _scaled(whole.fill_null(0).to_numpy(zero_copy_only=False), unit)
-    return times, ok & column.is_valid().to_numpy(zero_copy_only=False)
-
-
-def _scaled(raw: Ints, unit: str) -> tuple[Ints, Mask]:
-    """Whole numbers of a unit in us, and whether each is in range; where it is not, the time is 0."""
-    if unit == "ns":
-        return raw // 1_000, np.ones(len(raw), bool)
-    far = FARTHEST // UNIT[unit]
-    ok = (raw <= far) & (raw >= -far)
-    return np.where(ok, raw, 0) * UNIT[unit], ok
-
-
-def _float_micros(column: pa.Array, unit: str) -> tuple[Ints, Mask]:
-    """Floats of a unit in us, to the nearest; the whole part as exact as a whole number would be."""
-    cells = column.to_numpy(zero_copy_only=False)
-    with np.errstate(invalid="ignore"):
-        ok = np.abs(cells) <= FARTHEST // UNIT.get(unit, 1)
-    whole = np.floor(np.where(ok, cells, 0))
-    if unit == "ns":
-        return whole.astype(np.int64) // 1_000, ok
-    rest = np.rint((np.where(ok, cells, 0) - whole) * UNIT[unit]).astype(np.int64)
-    return whole.astype(np.int64) * UNIT[unit] + rest, ok
 
 
 def _matches(
@@ -361,7 +198,7 @@ def _matches(
     out = np.ones(n, bool)
     for name, value in where.items():
         want = str(value).lower() if isinstance(value, bool) else str(value)
-        same = pc.equal(_plain(_text(column[name], name, bad)), want)
+        same = pc.equal(plain(_text(column[name], name, bad)), want)
         out &= same.fill_null(False).to_numpy(zero_copy_only=False)
     out[list(bad)] = True
     return out
@@ -384,11 +221,7 @@ def _distinct(column: pa.Array) -> pa.DictionaryArray:
     values = column.dictionary
     if values.null_count == 0 and len(values.unique()) == len(values):
         return pa.DictionaryArray.from_arrays(column.indices.cast(pa.int32()), values)
-    return _plain(column).dictionary_encode()
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    return column.dictionary.take(column.indices) if pa.types.is_dictionary(column.type) else column
+    return plain(column).dictionary_encode()
 
 
 def _not_utf8(strings: pa.Array) -> list[int]:
@@ -396,32 +229,7 @@ def _not_utf8(strings: pa.Array) -> list[int]:
         strings.validate(full=True)
         return []
     except pa.ArrowInvalid:
-        return [i for i, s in enumerate(strings.cast(pa.binary()).to_pylist()) if s and not _decodes(s)]
-
-
-def _decodes(raw: bytes) -> bool:
-    try:
-        str(raw, "utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _words(column: pa.Array, name: str) -> pa.Array:
-    """Text of numbers, with null for the words that stand for no number."""
-    column = _convert(column, pa.string(), name, "text")
-    try:
-        return column.cast(pa.float64())
-    except pa.ArrowException:
-        column = pc.utf8_trim_whitespace(column)
-        return pc.if_else(pc.is_in(column, pa.array(MISSING)), None, column)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return any(
-        is_a(kind)
-        for is_a in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary)
-    )
+        return [i for i, s in enumerate(strings.cast(pa.binary()).to_pylist()) if s and not is_utf8(s)]
 
 
 def _any_text(column: pa.Array) -> pa.Array:
@@ -431,24 +239,12 @@ def _any_text(column: pa.Array) -> pa.Array:
         return pa.array([None if v is None else repr(v) for v in column.to_pylist()], pa.string())
     if pa.types.is_dictionary(kind):
         return _any_text(column.dictionary).take(column.indices)
-    if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        return column
-    if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind) or pa.types.is_string_view(kind):
+    if is_text(kind) or pa.types.is_large_binary(kind):
         return column.cast(pa.binary())
     try:
         return text(column, "")
     except DecodeError:
         return column.cast(pa.string())
-
-
-def _convert(column: pa.Array, kind: pa.DataType, name: str, what: str) -> pa.Array:
-    try:
-        return column.cast(kind)
-    except pa.ArrowException as error:
-        if pa.types.is_integer(column.type) and kind == pa.float64():
-            return column.cast(kind, safe=False)  # whole numbers above 2**53 lose their last digits
-        wrong = WrongType if isinstance(error, pa.ArrowNotImplementedError) else DecodeError
-        raise wrong(f"{name} is not {what}") from error
 
 
 def _shown(column: pa.Array) -> str:
@@ -459,10 +255,8 @@ def _shown(column: pa.Array) -> str:
         return ""
 
 
-def _combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    if isinstance(column, pa.ChunkedArray):
-        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    return column
+def _combined(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # one chunk is not copied
 
 
 D = TypeVar("D", bound=np.generic)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -23,10 +24,12 @@ from pipelines.errors import UserError
 from pipelines.progress import Progress
 from pipelines.task import Task, TimeField, parse_time
 from pipelines.transforms.block import EventBlock, concat, split
-from pipelines.transforms.decode import Decoded, DecodeError, Span, decode, micros
+from pipelines.transforms.columns import DecodeError
+from pipelines.transforms.decode import Decoded, Span, decode
 from pipelines.transforms.formats import avro, csv, jsonl, parquet
-from pipelines.transforms.formats.base import Format, Piece, Refusal, Rows, Unreadable, explain
+from pipelines.transforms.formats.base import Format, Piece, Refusal, Rows, Unreadable, explain, shorten
 from pipelines.transforms.ledger import NEVER, DeadLetter, Ledger
+from pipelines.transforms.times import micros
 
 FORMATS: dict[str, Format] = {"parquet": parquet, "jsonl": jsonl, "csv": csv, "avro": avro}
 EXTENSIONS = {".parquet": "parquet", ".pq": "parquet", ".avro": "avro"} | {
@@ -66,10 +69,14 @@ def find(patterns: Sequence[str], format: str | None = None) -> list[File]:
 
 def _match(pattern: str) -> list[tuple[str, int]]:
     """(path, size) of a file, of the files of a glob, and of those with a known extension in a folder."""
-    found = [(pattern, 0)] if pattern.endswith("/") else _listed(pattern)
+    if pattern.endswith("/") or re.fullmatch(r"\w+://[^/]+", pattern):  # a bucket is a folder, and cannot be matched
+        found = [(pattern.rstrip("/") + "/", 0)]
+    else:
+        found = _listed(pattern)
     files = [(path, size) for path, size in found if not _is_folder(path)]
     folders = [path for path, _ in found if _is_folder(path)] if found else [pattern]
     for folder in (f.rstrip("/\\") + "/" for f in folders):
+        _check_access(folder)
         below = [(path, size) for path, size in _listed(folder + "**") if not _is_folder(path)]
         files += [(path, size) for path, size in below if _extension(path) and not _hidden(path[len(folder) :])]
     return files
@@ -79,7 +86,21 @@ def _listed(pattern: str) -> list[tuple[str, int]]:
     try:
         return [(m.path, m.size_in_bytes) for m in FileSystems.match([pattern])[0].metadata_list]
     except (BeamIOError, ValueError) as error:
-        raise UserError(f"{pattern}: cannot be listed: {explain(error)}") from error
+        cause: Exception = error
+        while isinstance(cause, BeamIOError) and cause.exception_details:
+            cause = next(iter(cause.exception_details.values()))
+        raise UserError(f"{pattern.removesuffix('/**')}: cannot be listed: {explain(cause)}") from error
+
+
+def _check_access(folder: str) -> None:
+    """A local folder below that cannot be listed must not look like one without files, as it does to Beam."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be listed: {explain(error)}")
+
+    if os.path.isdir(folder):
+        for _, below, _ in os.walk(folder, onerror=refuse):
+            below[:] = [name for name in below if not _hidden(name)]
 
 
 def _is_folder(path: str) -> bool:
@@ -115,17 +136,21 @@ def preflight(task: Task, files: Sequence[File]) -> None:
     """Holds the task against the first readable file, before anything is computed.
 
     Raises:
-      UserError: a field of the task is not there, or none of the first rows can be an event.
+      UserError: no file can be read, a field of the task is not there, or none of the first rows can be an event.
     """
+    problem = ""
     for file in files:
         try:
             found = FORMATS[file.format].fields(file.path) if file.size else {}
-        except (Unreadable, OSError):
+        except (Unreadable, OSError) as error:
+            problem = problem or f"{file.path}: not a readable {file.format} file: {explain(error)}"
             continue
         if found:
             _check_fields(task, file, found)
             _check_rows(task, file)
             return
+    if problem:
+        raise UserError(problem if len(files) == 1 else f"none of the {len(files)} files can be read; {problem}")
 
 
 def _check_fields(task: Task, file: File, found: dict[str, str]) -> None:
@@ -134,8 +159,9 @@ def _check_fields(task: Task, file: File, found: dict[str, str]) -> None:
     for name in always if file.format == "jsonl" else task.columns:
         if name not in found:
             near = difflib.get_close_matches(name, found, 1)
-            hint = f", did you mean {near[0]}?" if near else ""
-            there = ", ".join(f"{field} ({kind})" for field, kind in found.items())
+            hint = f", did you mean {near[0]}?" if near else "."
+            shown = [f"{f if f.isprintable() else ascii(f)} ({kind})" for f, kind in found.items()]
+            there = shorten(", ".join(shown), 1_000)
             raise UserError(f"{file.path}: the task needs the field {name}, which is not there{hint} Fields: {there}")
 
 

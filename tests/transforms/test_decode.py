@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.task import Task, TimeField, parse_time
-from pipelines.transforms.decode import Decoded, DecodeError, Span, codes, decode, micros, numbers, text
+from pipelines.task import Task, parse_time
+from pipelines.transforms.decode import Decoded, Span, decode
 from tests.transforms.formats.writers import DAY, SPAN, START, task
 
 T0 = START * 1_000_000
@@ -30,12 +29,6 @@ def table(**columns: object) -> pa.Table:
 
 def reasons(decoded: Decoded) -> dict[int, str]:
     return {row: refused.reason for row, refused in decoded.refused.items()}
-
-
-def times(column: pa.Array, unit: str | None = "iso", format: str | None = None) -> list[int | None]:
-    spec = TimeField.model_validate({"field": "ts", "unit": unit, "format": format})
-    values, ok = micros(column, spec)
-    return [int(v) if good else None for v, good in zip(values, ok, strict=True)]
 
 
 def test_good_rows() -> None:
@@ -142,18 +135,6 @@ def test_a_type_that_cannot_be_refuses_all_rows_at_once() -> None:
     assert not len(decode(task(), table().slice(0, 0), SPAN).block)
 
 
-def test_times_in_every_unit() -> None:
-    for unit, scale in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)):
-        for kind in (pa.int64(), pa.uint64(), pa.float64(), pa.string(), pa.decimal128(30, 2)):
-            assert times(pa.array([START * scale, None]).cast(kind, safe=False), unit) == [T0, None], (unit, kind)
-    assert times(pa.array([-1, 0, 100], pa.int16()), "s") == [-1_000_000, 0, 100_000_000]
-    assert times(pa.array([-1, 999, 1_000]), "ns") == [-1, 0, 1]
-    assert times(pa.array([START + 0.25, -0.5, None]), "s") == [T0 + 250_000, -500_000, None]
-    assert times(pa.array([str(START), f"{START}.25"])[1:], "s") == [T0 + 250_000]
-    year_9999 = parse_time("9999-12-31T23:59:59")
-    assert times(pa.array([year_9999 // 10**6]), "s") == times(pa.array([year_9999 / 10**6]), "s") == [year_9999]
-
-
 def test_whole_and_broken_times_do_not_change_each_other() -> None:
     mixed = pa.array([str(START), f"{START}.5", "x", str(2**60)])
     decoded = decode(
@@ -163,42 +144,12 @@ def test_whole_and_broken_times_do_not_change_each_other() -> None:
     assert list(decoded.refused) == [2, 3]
 
 
-def test_iso_times() -> None:
-    noon = parse_time("2024-01-02T12:00")
-    same = [
-        "2024-01-02T12:00:00",
-        "2024-01-02 12:00:00",
-        "2024-01-02T12:00:00Z",
-        "2024-01-02T14:00:00+02:00",
-        "2024-01-02T12:00:00.000000000",
-    ]
-    for value in same:
-        assert times(pa.array([value, None])) == [noon, None], value
-    assert times(pa.array(["2024-01-02", "2024-01-02T00:00:00.123456"])) == [noon - DAY // 2, noon - DAY // 2 + 123_456]
-    assert times(pa.array(["1969-12-31T23:59:59.9999999"])) == [-1]
-    assert times(pa.array([noon * 1_000 + 1]).cast(pa.timestamp("ns", "Europe/Berlin"))) == [noon]
-    assert times(pa.array([noon]).cast(pa.timestamp("us")).cast(pa.timestamp("s"))) == [noon]
-    assert times(pa.array([date(2024, 1, 2)])) == times(pa.array([date(2024, 1, 2)], pa.date64())) == [noon - DAY // 2]
-    assert times(pa.array([datetime(9999, 12, 31, tzinfo=UTC)])) == [parse_time("9999-12-31")]
-    for wrong in ("yesterday", "2024-13-01", "2024-01-02T25:00:00", "02/01/2024"):
-        with pytest.raises(DecodeError, match="not an ISO 8601 time"):
-            times(pa.array([wrong]))
-
-
 def test_iso_times_with_and_without_zone_in_one_column() -> None:
     spec = task(time={"field": "ts", "unit": "iso"})
     mixed = ["2024-01-02T12:00:00+02:00", "2024-01-02", "2024-01-02T12:00:00.1234567Z"]
     assert decode(spec, table(ts=mixed), SPAN).block.time.tolist() == [
         parse_time("2024-01-02T10:00"), parse_time("2024-01-02"), parse_time("2024-01-02T12:00:00.123456")
     ]  # fmt: skip
-
-
-def test_times_in_a_format() -> None:
-    assert times(pa.array(["02/01/2024", None, ""]), None, "%d/%m/%Y") == [parse_time("2024-01-02"), None, None]
-    assert times(pa.array(["2024-01-02 12:00 +0200"]), None, "%Y-%m-%d %H:%M %z") == [parse_time("2024-01-02T10:00")]
-    assert times(pa.array([20240102]), None, "%Y%m%d") == [parse_time("2024-01-02")]
-    with pytest.raises(DecodeError, match="does not match the format"):
-        times(pa.array(["2024-01-02"]), None, "%d/%m/%Y")
 
 
 def test_arrival_and_skew() -> None:
@@ -252,34 +203,6 @@ def test_identity() -> None:
         same = {"user": ["a"] * 3, "ts": [START] * 3, "kind": ["buy"] * 3, "amount": [1.0] * 3, "id": ["x"] * 3}
         first, second, third = ids(task(identity="all"), **same, extra=column)
         assert first == second != third
-
-
-def test_text_of_numbers() -> None:
-    assert text(pa.array([5.0, 5.25, -0.0, float("nan"), None]), "x").to_pylist() == ["5", "5.25", "0", None, None]
-    assert text(pa.array([True, None]), "x").to_pylist() == ["true", None]
-    assert text(pa.array([T0]).cast(pa.timestamp("us", "Asia/Tokyo")), "x").to_pylist() == [
-        "2024-01-01 00:00:00.000000"
-    ]
-
-
-def test_numbers() -> None:
-    np.testing.assert_array_equal(numbers(pa.array([True, False, None]), "x"), np.array([1, 0, np.nan], np.float32))
-    np.testing.assert_array_equal(
-        numbers(pa.array(["1.5", "", " 2 ", "NA"]), "x"), np.array([1.5, np.nan, 2, np.nan], np.float32)
-    )
-    assert numbers(pa.array([2**63 - 1, 2**53 + 1]), "x").tolist() == [2.0**63, 2.0**53]
-    assert numbers(pa.array([2**64 - 1], pa.uint64()), "x").tolist() == [2.0**64]
-    assert numbers(pa.array([Decimal("1.25")]), "x").tolist() == [1.25]
-    assert numbers(pa.array([1.5], pa.float16()), "x").tolist() == [1.5]
-    with pytest.raises(DecodeError, match="x is not a number"):
-        numbers(pa.array([T0]).cast(pa.timestamp("us")), "x")
-
-
-def test_codes() -> None:
-    column = pa.array(["b", "a", None, "c", "b"])
-    assert (
-        codes(column, ("a", "b")).tolist() == codes(column.dictionary_encode(), ("a", "b")).tolist() == [1, 0, 2, 2, 1]
-    )
 
 
 @given(st.lists(st.sampled_from(["1", "2.5", "x", "", "1e39", "-7", None, "9" * 30]), min_size=1, max_size=40))

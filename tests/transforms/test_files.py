@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import gzip
+import io
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
@@ -16,6 +23,8 @@ from pipelines.progress import read as progress_of
 from pipelines.transforms import files
 from pipelines.transforms.block import EventBlock, hash64, unpack
 from pipelines.transforms.files import File, ReadEvents, find, plan, preflight, read_piece
+from pipelines.transforms.formats import avro, lines, parquet
+from pipelines.transforms.formats.base import Piece
 from pipelines.transforms.ledger import DeadLetter, Ledger, total
 from tests.transforms.formats import writers
 from tests.transforms.formats.writers import SPAN, START, task, written
@@ -110,10 +119,48 @@ def test_preflight_sees_a_wrong_kind_of_time(tmp_path: Path) -> None:
 def test_preflight_skips_what_cannot_be_read(tmp_path: Path) -> None:
     for name in ("a.avro", "a.csv.gz", "a.parquet", "a.jsonl"):
         written(tmp_path / name, b"nonsense" if name != "a.jsonl" else b"")
-    check(task(), tmp_path)
+    with pytest.raises(UserError, match=r"none of the 4 files can be read; .*a.avro: not a readable avro file"):
+        check(task(), tmp_path)
     written(tmp_path / "z.csv", b"a,b\n1,2\n")
     with pytest.raises(UserError, match=r"z.csv"):
         check(task(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.csv", writers.parquet(ROWS), "it holds Parquet, not lines"),
+        ("a.jsonl", writers.avro(ROWS), "it holds Avro, not lines"),
+        ("a.csv", gzip.compress(writers.comma(ROWS)), "it holds gzip data, not lines"),
+        ("a.csv", writers.comma(ROWS).decode().encode("utf-16"), "it holds UTF-16, not lines"),
+        ("a.csv.gz", writers.comma(ROWS), "no gzip data"),
+        ("a.json", json.dumps(ROWS).encode(), "it does not hold one JSON object a line"),
+        ("a.json", json.dumps(ROWS, indent=1).encode(), "it does not hold one JSON object a line"),
+        ("a.avro", writers.parquet(ROWS), "it does not begin as Avro does"),
+        ("a.parquet", writers.comma(ROWS), "Parquet magic bytes not found"),
+    ],
+)
+def test_preflight_of_a_file_that_is_something_else(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}: not a readable \w+ file: {reason}"):
+        check(task(), written(tmp_path / name, content))
+
+
+def test_what_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "a.jsonl", writers.jsonl(ROWS))
+    for name in ("sub", ".hidden"):
+        (tmp_path / name).mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:  # root may list everything
+        if Path(path).name in ("sub", ".hidden"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"/sub: cannot be listed: Permission denied$"):
+        find([str(tmp_path)])
+    with pytest.raises(UserError, match=r"nowhere://a/b: cannot be listed: Unable to get filesystem"):
+        find(["nowhere://a/b"])
 
 
 def test_plan_counts_each_file_once(folder: Path) -> None:
@@ -135,6 +182,97 @@ def test_a_file_that_vanished_is_a_dead_letter() -> None:
         assert letter.position == "file"
         assert isinstance(ledger, Ledger)
         assert (ledger.bad_files, ledger.read, ledger.rejected) == (1, 1, 1)
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Files of mem://, which no way leads to but Beam's FileSystems."""
+    monkeypatch.setattr(Memory, "content", content := dict[str, bytes]())
+    return content
+
+
+class Memory(FileSystem):
+    """As little of a remote file system as reading needs; a missing file is told as HTTP clients do."""
+
+    content: ClassVar[dict[str, bytes]] = {}
+
+    @classmethod
+    def scheme(cls) -> str:
+        return "mem"
+
+    def join(self, basepath: str, *paths: str) -> str:
+        return "/".join([basepath.rstrip("/"), *paths])
+
+    def split(self, path: str) -> tuple[str, str]:
+        return tuple(path.rsplit("/", 1))  # type: ignore[return-value]
+
+    def has_dirs(self) -> bool:
+        return False
+
+    def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
+        for path, content in self.content.items():
+            if path.startswith(dir_or_prefix):
+                yield FileMetadata(path, len(content))
+
+    def open(self, path: str, mime_type: str = "", compression_type: str = CompressionTypes.AUTO) -> io.BytesIO:
+        assert compression_type == CompressionTypes.UNCOMPRESSED
+        if path not in self.content:
+            raise Gone
+        return io.BytesIO(self.content[path])
+
+    def _refuse(self, *args: object, **kwargs: object) -> None:
+        raise AssertionError("reading does not need this")
+
+    mkdirs = create = copy = rename = size = last_updated = checksum = metadata = delete = _refuse
+
+    def exists(self, path: str) -> bool:
+        return path in self.content
+
+
+class Gone(Exception):
+    code = 404
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 4_099])
+def test_every_file_system_of_beam(
+    folder: Path, memory: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    """What is read from mem:// is what is read from local files, to the bytes of the blocks."""
+    for module in (lines, avro, parquet):
+        monkeypatch.setattr(module, "PIECE", piece)
+    written(folder / "f.jsonl.gz", writers.WRITERS["data.jsonl.gz"](ROWS))
+    written(folder / "g.csv", writers.comma(ROWS))
+    memory.update({f"mem://b/day/{p.relative_to(folder)}": p.read_bytes() for p in folder.rglob("*") if p.is_file()})
+    local = find([str(folder)])
+    globs = ["mem://b/day/?.*", "mem://b/da*/sub/*.csv.gz", "mem://b/day/**.avro"]
+    for patterns in (["mem://b/day"], ["mem://b/day/"], ["mem://b"], globs):
+        remote = find(patterns)
+        assert [f.path.removeprefix("mem://b/day/") for f in remote] == names(local, folder)
+        assert [(f.size, f.format) for f in remote] == [(f.size, f.format) for f in local]
+        preflight(task(), remote)
+        pieces = plan(remote)
+        assert len(pieces) == 6 if piece == 1 << 20 else len(pieces) > 20
+        assert [everything(p) for p in pieces] == [everything(p) for p in plan(local)]
+    with pytest.raises(UserError, match="the task needs the field users"):
+        preflight(task(entity="users"), find(["mem://b"]))
+    with pytest.raises(UserError, match="no such file"):
+        find(["mem://b/none"])
+
+
+def everything(piece: Piece) -> list[bytes | DeadLetter | Ledger]:
+    return [p.pack() if isinstance(p, EventBlock) else p for p in read_piece(task(), SPAN, piece)]
+
+
+def test_a_remote_file_that_vanished_is_a_dead_letter(memory: dict[str, bytes]) -> None:
+    for name, format in (("x.jsonl", "jsonl"), ("x.csv.gz", "csv"), ("x.avro", "avro"), ("x.parquet", "parquet")):
+        gone = File(f"mem://b/{name}", 9, format)
+        with pytest.raises(UserError, match=f"mem://b/{name}: .*: No such file"):
+            preflight(task(), [gone])
+        letter, ledger = (part for piece in plan([gone]) for part in everything(piece))
+        assert isinstance(letter, DeadLetter)
+        assert letter.reason.endswith(": No such file, folder or bucket")
+        assert isinstance(ledger, Ledger)
+        assert ledger.bad_files == 1
 
 
 def test_blocks_are_big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,25 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, NamedTuple
 
 import fastavro
 
 from pipelines.task import Task
 from pipelines.transforms.formats import records
-from pipelines.transforms.formats.base import Piece, Refusal, Rows, Unreadable, explain, opened, readable, without
+from pipelines.transforms.formats.base import (
+    Ints,
+    Piece,
+    Refusal,
+    Rows,
+    Unreadable,
+    explain,
+    opened,
+    ranges,
+    readable,
+    without,
+)
 
 PIECE = 16 << 20  # bytes
 LARGEST = 256 << 20  # bytes of a block
@@ -50,8 +62,7 @@ class Block(NamedTuple):
 
 def pieces(path: str, size: int) -> list[Piece]:
     """Byte ranges of `PIECE`."""
-    starts = range(0, size, PIECE)
-    return [Piece(path, "avro", s, min(s + PIECE, size), min(PIECE, size - s), s == 0) for s in starts]
+    return ranges(path, "avro", size, PIECE)
 
 
 def fields(path: str) -> dict[str, str]:
@@ -70,7 +81,7 @@ def header(file: BinaryIO) -> Header:
     raw = file.read(HEADER)
     try:
         if raw[:4] != b"Obj\x01":
-            raise Unreadable("no Avro file: it does not begin with Obj")
+            raise Unreadable("it does not begin as Avro does")
         metadata, at = _metadata(raw, 4)
         schema = json.loads(metadata["avro.schema"])
         if not isinstance(schema, dict) or schema.get("type") != "record" or len(raw) < at + SYNC:
@@ -175,7 +186,11 @@ def _rows(task: Task, first: int, held: list[records.Record]) -> Iterator[Rows |
     for row, (reason, value) in bad.items():
         yield Refusal(place.format(row), reason, value, _raw(held[row]))
     for table, rows in good:
-        yield Rows(table, rows, place, lambda row, rows=rows: _raw(held[rows[row]]))  # type: ignore[misc]
+        yield Rows(table, rows, place, partial(_content, held, rows))
+
+
+def _content(held: list[records.Record], rows: Ints, row: int) -> str:
+    return _raw(held[rows[row]])
 
 
 def _raw(record: records.Record) -> str:

@@ -18,6 +18,7 @@ from apache_beam.io.filesystems import FileSystems
 from pipelines.task import Task
 
 RAW = 1 << 20  # bytes of a refused row that are kept
+REFUSED = {403: "Permission denied", 404: "No such file, folder or bucket"}  # HTTP answers
 
 Ints = npt.NDArray[np.int64]
 
@@ -83,6 +84,12 @@ class Unreadable(Exception):
     """A file that is damaged, cut off, or not of its format."""
 
 
+def ranges(path: str, name: str, size: int, step: int) -> list[Piece]:
+    """A file of `size` bytes in byte ranges of at most `step`."""
+    starts = range(0, size, step)
+    return [Piece(path, name, s, min(s + step, size), min(step, size - s), s == 0) for s in starts]
+
+
 def without(column: str, there: list[str], rows: int) -> Refusal:
     """All rows of a piece of a file that lacks a column of the task, or has it twice."""
     reason = f"column {column} is missing" if column not in there else f"column {column} stands twice"
@@ -90,8 +97,18 @@ def without(column: str, there: list[str], rows: int) -> Refusal:
 
 
 def opened(path: str) -> BinaryIO:
-    """The bytes of a file as they are, local or remote, seekable."""
-    return cast(BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+    """The bytes of a file as they are, local or remote, seekable.
+
+    Raises:
+      OSError: the file is not there, or may not be read. Other failures of a remote file system stay what they are:
+        they say nothing about the file, and the runner tries again.
+    """
+    try:
+        return cast(BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+    except Exception as error:
+        if getattr(error, "code", None) in REFUSED:
+            raise OSError(explain(error)) from error
+        raise
 
 
 def readable(raw: bytes) -> str:
@@ -100,18 +117,11 @@ def readable(raw: bytes) -> str:
     return text if len(raw) <= RAW else f"{text} ... ({len(raw)} bytes in all)"
 
 
-def is_utf8(raw: bytes) -> bool:
-    try:
-        str(raw, "utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def shorten(text: str, size: int = 80) -> str:
     return text if len(text) <= size else text[: size - 3] + "..."
 
 
 def explain(error: Exception) -> str:
     """The first sentence of a library's error, for people."""
-    return shorten(str(error).strip().split("\n")[0] or type(error).__name__, 200)
+    known = error.strerror if isinstance(error, OSError) else REFUSED.get(getattr(error, "code", 0))
+    return shorten(known or str(error).strip().split("\n")[0] or type(error).__name__, 200)

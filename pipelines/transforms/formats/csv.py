@@ -15,7 +15,7 @@ import pyarrow.csv as pc
 
 from pipelines.task import Task
 from pipelines.transforms.formats import lines
-from pipelines.transforms.formats.base import Ints, Piece, Refusal, Rows, Unreadable, explain, shorten, without
+from pipelines.transforms.formats.base import Ints, Piece, Refusal, Rows, Unreadable, explain, without
 from pipelines.transforms.formats.lines import Lines
 
 OPEN = "a quote that does not close, or a line end inside quotes"
@@ -52,7 +52,7 @@ def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
     try:
         names, separator = header(piece.path)
     except (Unreadable, OSError) as error:
-        yield Refusal("file", "a file that cannot be read", shorten(str(error)), "", 1, True)
+        yield Refusal("file", "a file that cannot be read", explain(error), "", 1, True)
         return
     lacking = next((c for c in task.columns if names.count(c) != 1), None)
     parser, heading, lost = Parser(task, names, separator), piece.start == 0, 0
@@ -82,11 +82,11 @@ class Parser:
     def rows(self, chunk: Lines) -> Iterator[Rows | Refusal]:
         """Lines that the parser might take for one row with the next, or for two, are refused beforehand."""
         chunk, other = lines.unicode(chunk)
-        yield from _refused(other, "a line that is not UTF-8")
+        yield from other.refused("a line that is not UTF-8")
         split = _marks(chunk, b"\r") > 0
-        yield from _refused(chunk.take(np.flatnonzero(split)), "a carriage return inside a row")
+        yield from chunk.take(np.flatnonzero(split)).refused("a carriage return inside a row")
         odd = ~split & (_marks(chunk, b'"') % 2 == 1)
-        yield from _refused(chunk.take(np.flatnonzero(odd)), OPEN)
+        yield from chunk.take(np.flatnonzero(odd)).refused(OPEN)
         good = ~(odd | split)
         if good.any():
             yield from self._parse(chunk if good.all() else chunk.take(np.flatnonzero(good)))
@@ -104,7 +104,7 @@ class Parser:
             if len(good):
                 yield Rows(table, good.at, "byte {}", good.raw, array)
         elif len(chunk) == 1:
-            yield from _refused(chunk, OPEN)
+            yield from chunk.refused(OPEN)
         else:
             half = len(chunk) // 2
             yield from self._parse(chunk.take(slice(0, half)))
@@ -125,11 +125,6 @@ class Parser:
         except pa.ArrowInvalid:
             return None
         return table[: len(table) - spare] if len(table) + len(skipped) == len(chunk) + spare else None
-
-
-def _refused(chunk: Lines, reason: str) -> Iterator[Refusal]:
-    for row in range(len(chunk)):
-        yield Refusal(f"byte {chunk.at[row]}", reason, "", chunk.raw(row))
 
 
 def _marks(chunk: Lines, mark: bytes) -> Ints:

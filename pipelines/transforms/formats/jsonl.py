@@ -11,7 +11,7 @@ import pyarrow.json as pj
 
 from pipelines.task import Kind, Task
 from pipelines.transforms.formats import lines, records, regular
-from pipelines.transforms.formats.base import Piece, Refusal, Rows, shorten
+from pipelines.transforms.formats.base import Piece, Refusal, Rows, Unreadable, shorten
 from pipelines.transforms.formats.lines import Lines
 
 SAMPLE = 64  # lines of a chunk that decide on the types it is parsed with
@@ -25,12 +25,18 @@ def pieces(path: str, size: int) -> list[Piece]:
 
 
 def fields(path: str) -> dict[str, str]:
-    """Fields of the first 100 lines, and the JSON types that they have."""
+    """Fields of the first 100 lines, and the JSON types that they have.
+
+    Raises:
+      Unreadable, OSError: the file cannot be opened or read, or none of these lines is an object.
+    """
     out: dict[str, set[str]] = {}
-    for line in lines.head(path).splitlines()[:100]:
-        record = _parsed(line)
+    first = [line for line in lines.head(path).removeprefix(lines.BOM).splitlines() if line.strip()][:100]
+    for record in map(_parsed, first):
         for name, value in record.items() if isinstance(record, dict) else ():
             out.setdefault(name, set()).add(_named(value))
+    if first and not out:
+        raise Unreadable("it does not hold one JSON object a line (but a list, or objects of many lines?)")
     return {name: " or ".join(sorted(kinds)) for name, kinds in out.items()}
 
 
@@ -41,8 +47,7 @@ def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
             yield chunk
         elif len(chunk):
             chunk, bad = lines.unicode(chunk)
-            for i in range(len(bad)):
-                yield Refusal(f"byte {bad.at[i]}", "a line that is not UTF-8", "", bad.raw(i))
+            yield from bad.refused("a line that is not UTF-8")
             yield from parse(task, chunk)
 
 

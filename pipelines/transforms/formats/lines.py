@@ -10,12 +10,14 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from pipelines.transforms.formats.base import RAW, Ints, Piece, Refusal, Unreadable, explain, is_utf8, opened, readable
+from pipelines.transforms.columns import is_utf8
+from pipelines.transforms.formats.base import RAW, Ints, Piece, Refusal, Unreadable, explain, opened, ranges, readable
 
 PIECE = 32 << 20  # bytes of a file that one piece holds
 CHUNK = 4 << 20  # bytes of lines in memory, beside one long line
 LONGEST = 64 << 20  # bytes of a line
 BOM = b"\xef\xbb\xbf"
+OTHER = {b"PAR1": "Parquet", b"Obj\1": "Avro", b"\x1f\x8b": "gzip data", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,29 @@ class Lines:
         return pa.py_buffer(b"\n".join(parts))
 
     def array(self) -> pa.Array:
-        """(n) binary. Lines and what is between them are both values; every second one is a line."""
-        if not len(self):
-            return pa.array([], pa.binary())
-        edges = np.empty(2 * len(self), np.int32)
-        edges[0::2], edges[1::2] = self.start, self.end
-        both = pa.Array.from_buffers(
-            pa.binary(), len(edges) - 1, [None, pa.py_buffer(edges), pa.py_buffer(self.data)], null_count=0
-        )
-        return both.take(pa.array(np.arange(0, len(edges) - 1, 2)))
+        """(n) binary."""
+        return cut(self.data, self.start, self.end, pa.binary()) if len(self) else pa.array([], pa.binary())
+
+    def refused(self, reason: str) -> Iterator[Refusal]:
+        """Each line as one that cannot be a row."""
+        for row in range(len(self)):
+            yield Refusal(f"byte {self.at[row]}", reason, "", self.raw(row))
+
+
+def cut(data: bytes, start: Ints, end: Ints, kind: pa.DataType) -> pa.Array:
+    """(n > 0) text or binary: what stands at ascending places. What is between them is a value too, for Arrow; every
+    second one is taken."""
+    edges = np.empty(2 * len(start), np.int32)
+    edges[0::2], edges[1::2] = start, end
+    both = pa.Array.from_buffers(kind, len(edges) - 1, [None, pa.py_buffer(edges), pa.py_buffer(data)], null_count=0)
+    return both.take(pa.array(np.arange(0, len(edges) - 1, 2)))
 
 
 def pieces(path: str, name: str, size: int) -> list[Piece]:
     """Byte ranges of `PIECE`; a compressed file is one."""
     if path.endswith(".gz"):
         return [Piece(path, name, 0, size, size, True)]
-    starts = range(0, size, PIECE)
-    return [Piece(path, name, s, min(s + PIECE, size), min(PIECE, size - s), s == 0) for s in starts]
+    return ranges(path, name, size, PIECE)
 
 
 def read(piece: Piece) -> Iterator[Lines | Refusal]:
@@ -149,9 +157,17 @@ def unicode(chunk: Lines) -> tuple[Lines, Lines]:
 
 
 def head(path: str, size: int = 1 << 20) -> bytes:
-    """The first bytes of a file, decompressed."""
+    """The first bytes of a text file, decompressed.
+
+    Raises:
+      Unreadable, OSError: the file cannot be opened or read, or holds no text.
+    """
     with opened(path) as file:
-        return next(inflate(file), b"")[:size] if path.endswith(".gz") else file.read(size)
+        data = next(inflate(file), b"")[:size] if path.endswith(".gz") else file.read(size)
+    for mark, what in OTHER.items():
+        if data.startswith(mark):
+            raise Unreadable(f"it holds {what}, not lines of UTF-8 text")
+    return data
 
 
 def inflate(file: BinaryIO) -> Iterator[bytes]:
@@ -166,7 +182,7 @@ def inflate(file: BinaryIO) -> Iterator[bytes]:
             try:
                 data = engine.decompress(raw, CHUNK)
             except zlib.error as error:
-                raise Unreadable(f"damaged gzip data: {error}") from None
+                raise Unreadable("no gzip data, or damaged") from error
             fresh = False
             if data:
                 yield data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -62,10 +63,8 @@ def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
     """Row groups [start, end). A row group that breaks off is refused from where it breaks."""
     try:
         with _open(piece.path) as file:
-            schema, groups = (
-                file.schema_arrow,
-                [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)],
-            )
+            schema = file.schema_arrow
+            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     except BROKEN as error:
         yield Refusal("file", "not a readable Parquet file", explain(error), "", 1, True)
         return
@@ -87,7 +86,7 @@ def _group(file: pq.ParquetFile, group: int, columns: list[str], first: int, row
     try:
         for batch in file.iter_batches(BATCH, [group], columns=columns, use_threads=False):
             table = pa.table(_sound(batch))
-            yield Rows(table, np.arange(first + done, first + done + len(table)), "row {}", _Raw(table))
+            yield Rows(table, np.arange(first + done, first + done + len(table)), "row {}", partial(_raw, table))
             done += len(table)
     except BROKEN as error:
         reason = "a row group that cannot be read"
@@ -117,15 +116,10 @@ def _dictionaries(task: Task, schema: pa.Schema) -> list[str]:
     ]
 
 
-class _Raw:
+def _raw(table: pa.Table, row: int) -> str:
     """A row of a table as JSON; bytes that are not UTF-8 as \\xNN."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-
-    def __call__(self, row: int) -> str:
-        cells = {name: shown(self.table[name][row]) for name in self.table.column_names}
-        return readable(json.dumps(cells, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+    cells = {name: shown(table[name][row]) for name in table.column_names}
+    return readable(json.dumps(cells, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace"))
 
 
 def shown(cell: pa.Scalar) -> object:

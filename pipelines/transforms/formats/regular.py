@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pipelines.task import Kind, Task
 from pipelines.transforms.formats.base import Ints
-from pipelines.transforms.formats.lines import Lines
+from pipelines.transforms.formats.lines import Lines, cut
 
 QUOTE = b'"'
 FIELD = re.compile(rb'\s*[{,]\s*"([^"]*)"\s*:\s*("[^"]*"|[^",}\s]+)')
@@ -40,14 +40,14 @@ class Form:
 def columns(task: Task, chunk: Lines) -> pa.Table | None:
     """The task's fields of UTF-8 lines (n); None if the lines are not regular."""
     form = None if b"\\" in chunk.data else form_of(chunk.line(0))
-    cut = None if form is None else _cut(form, chunk)
-    if form is None or cut is None:
+    places = None if form is None else _places(form, chunk)
+    if form is None or places is None:
         return None
     table: dict[str, pa.Array] = {}
     for i, name in enumerate(form.names):
         wanted = name in task.columns
         if wanted or not form.quoted[i]:
-            cells = _cells(chunk, *cut[i])
+            cells = cut(chunk.data, *places[i], pa.string())
             column = cells if form.quoted[i] else _scalars(cells, task.columns.get(name))
             if column is None:
                 return None
@@ -75,7 +75,7 @@ def form_of(line: bytes) -> Form | None:
     return Form(names, quoted, [*fixed, line[at - quoted[-1] :]])
 
 
-def _cut(form: Form, chunk: Lines) -> list[tuple[Ints, Ints]] | None:
+def _places(form: Form, chunk: Lines) -> list[tuple[Ints, Ints]] | None:
     """Start and end (n) of each value in chunk.data; None unless all lines have the form."""
     first, last = int(chunk.start[0]), int(chunk.end[-1])
     content = np.frombuffer(chunk.data, np.uint8)
@@ -111,15 +111,6 @@ def _same(content: Bytes, at: Ints, part: bytes, end: Ints) -> bool:
     words = np.lib.stride_tricks.as_strided(content[:width].view(f"<u{width}"), (len(content) - width + 1,), (1,))
     offsets = [*range(0, len(part) - width, width), len(part) - width]
     return all(bool((words[at + o] == int.from_bytes(part[o : o + width], "little")).all()) for o in offsets)
-
-
-def _cells(chunk: Lines, start: Ints, end: Ints) -> pa.Array:
-    """(n) strings. Values and what is between them are both cut out; every second one is a value."""
-    edges = np.empty(2 * len(start), np.int32)
-    edges[0::2], edges[1::2] = start, end
-    buffers = [None, pa.py_buffer(edges), pa.py_buffer(chunk.data)]
-    both = pa.Array.from_buffers(pa.string(), len(edges) - 1, buffers, null_count=0)
-    return both.take(pa.array(np.arange(0, len(edges) - 1, 2)))
 
 
 def _scalars(cells: pa.Array, kind: Kind | None) -> pa.Array | None:

@@ -1,0 +1,109 @@
+"""Columns of times as int64 microseconds since 1970 UTC: numbers of a unit, ISO 8601, formats, Arrow timestamps."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.task import UNITS, TimeField
+from pipelines.transforms.block import Ints, Mask
+from pipelines.transforms.columns import DecodeError, WrongType, convert, is_text, plain, text
+
+UNIT = {"d": UNITS["d"], "s": UNITS["s"], "ms": UNITS["ms"], "us": 1}
+FARTHEST = 1 << 61  # us; 73,000 years: sums and differences of times stay inside 64 bits
+NAIVE, ZONED = [[pa.timestamp(unit, zone) for unit in ("us", "ns")] for zone in (None, "UTC")]
+STAMPS = {False: (*NAIVE, *ZONED), True: (*ZONED, *NAIVE)}
+
+
+def micros(column: pa.Array, spec: TimeField) -> tuple[Ints, Mask]:
+    """Times in us (n), and whether each is there and in range.
+
+    Raises:
+      DecodeError: a column of another type than the unit or format says, or text that is not a time.
+    """
+    column = plain(column)
+    kind, name = column.type, spec.field
+    if pa.types.is_null(kind):
+        return np.zeros(len(column), np.int64), np.zeros(len(column), bool)
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        if spec.unit != "iso":
+            raise WrongType(f"{name} is {kind} already: its unit is iso, not {spec.unit or spec.format}")
+        return _stamps(column)
+    if spec.format is not None:
+        column = _filled(text(column, name))
+        stamps = pc.strptime(column, spec.format, "us", error_is_null=True)
+        if stamps.null_count > column.null_count:
+            raise DecodeError(f"{name} does not match the format {spec.format}")
+        return _stamps(stamps)
+    if spec.unit == "iso":
+        if not is_text(kind):
+            raise WrongType(f"{name} is {kind}, not ISO 8601 text: give its unit (s, ms, us or ns)")
+        return _stamps(_iso(_filled(convert(column, pa.string(), name, "text")), name))
+    if pa.types.is_boolean(kind):
+        raise WrongType(f"{name} is not a number of {spec.unit}")
+    if is_text(kind):
+        column = _number_text(_filled(convert(column, pa.string(), name, "text")), name)
+    if pa.types.is_decimal(column.type) or pa.types.is_floating(column.type):
+        return _float_micros(convert(column, pa.float64(), name, "a number"), spec.unit or "us")
+    whole = convert(column, pa.int64(), name, f"a whole number of {spec.unit}")
+    times, ok = _scaled(whole.fill_null(0).to_numpy(zero_copy_only=False), spec.unit or "us")
+    return times, ok & whole.is_valid().to_numpy(zero_copy_only=False)
+
+
+def _filled(column: pa.Array) -> pa.Array:
+    """Empty text is null."""
+    return pc.if_else(pc.equal(column, ""), None, column)
+
+
+def _number_text(column: pa.Array, name: str) -> pa.Array:
+    """Text of numbers as whole numbers, or as floats: in one column, either all or none have a point."""
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowException:
+        if len(column) > 1 and not pc.all(pc.match_substring(column, ".")).as_py():
+            raise DecodeError(f"{name} is not a number") from None
+        return convert(column, pa.float64(), name, "a number")
+
+
+def _iso(column: pa.Array, name: str) -> pa.Array:
+    first = column.drop_null()[:1].cast(pa.binary()).to_pylist()
+    zoned = bool(first) and re.search(rb"[:T ][0-9]+.*(Z|[+-][0-9:]+)$", first[0]) is not None
+    for stamp in STAMPS[zoned]:  # a cast that fails costs as much as one that does not: the likely one first
+        try:
+            return column.cast(stamp)
+        except pa.ArrowInvalid:
+            continue
+    raise DecodeError(f"{name} is not an ISO 8601 time")
+
+
+def _stamps(column: pa.Array) -> tuple[Ints, Mask]:
+    """A timestamp or date column in us; finer units are rounded down."""
+    kind = column.type
+    unit = "d" if pa.types.is_date32(kind) else "ms" if pa.types.is_date(kind) else kind.unit
+    whole = column.cast(pa.int32()).cast(pa.int64()) if unit == "d" else column.cast(pa.int64())
+    times, ok = _scaled(whole.fill_null(0).to_numpy(zero_copy_only=False), unit)
+    return times, ok & column.is_valid().to_numpy(zero_copy_only=False)
+
+
+def _scaled(raw: Ints, unit: str) -> tuple[Ints, Mask]:
+    """Whole numbers of a unit in us, and whether each is in range; where it is not, the time is 0."""
+    if unit == "ns":
+        return raw // 1_000, np.ones(len(raw), bool)
+    far = FARTHEST // UNIT[unit]
+    ok = (raw <= far) & (raw >= -far)
+    return np.where(ok, raw, 0) * UNIT[unit], ok
+
+
+def _float_micros(column: pa.Array, unit: str) -> tuple[Ints, Mask]:
+    """Floats of a unit in us, to the nearest; the whole part as exact as a whole number would be."""
+    cells = column.to_numpy(zero_copy_only=False)
+    with np.errstate(invalid="ignore"):
+        ok = np.abs(cells) <= FARTHEST // UNIT.get(unit, 1)
+    whole = np.floor(np.where(ok, cells, 0))
+    if unit == "ns":
+        return whole.astype(np.int64) // 1_000, ok
+    rest = np.rint((np.where(ok, cells, 0) - whole) * UNIT[unit]).astype(np.int64)
+    return whole.astype(np.int64) * UNIT[unit] + rest, ok

@@ -1,0 +1,167 @@
+"""The last screen of a run: what it says at each end, and that its numbers add up."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from pipelines.config import Execution, Input, ScoreConfig
+from pipelines.models.manifest import Manifest, signature
+from pipelines.report import describe_as_ofs, ledger_lines, metric_lines, score_report
+from pipelines.source import Source
+from pipelines.store import Outcome
+from pipelines.task import Task, parse_time
+from pipelines.transforms.formats.base import Piece
+from pipelines.transforms.ledger import Ledger
+from tests import toy
+from tests.small import TASK
+
+CHURN = Task.model_validate_json(json.dumps(yaml.safe_load(TASK)))
+GOOD = Ledger(
+    read=1_000,
+    accepted=900,
+    rejected=30,
+    duplicates=40,
+    outside=20,
+    filtered=10,
+    files=2,
+    sequences=150,
+    scored=149,
+    failed=1,
+    first_time=parse_time("2024-01-01") + 1,
+    last_time=parse_time("2024-05-01T06:30"),
+    reasons=(("at is missing", 10), ("price is infinite", 20)),
+)
+CONFIG = ScoreConfig(
+    task=CHURN,
+    input=Input(("/data/events",), None, 0.05),
+    as_ofs=(parse_time("2024-05-06"),),
+    model="m",
+    engine="tensorflow",
+    device="auto",
+    batch_size=256,
+    output="out",
+    execution=Execution(1, None, (), False),
+)
+SOURCE = Source((Piece("a.parquet", "parquet", 0, 1, 1_500, True), Piece("a.parquet", "parquet", 1, 2, 500, False)), 8)
+
+
+def manifest(task: Task, **metrics: float) -> Manifest:
+    return Manifest(
+        **signature(task),
+        task_digest=task.digest,
+        version="20240401-1a2b3c4d",
+        train=(0,),
+        validation=0,
+        test=parse_time("2024-05-01"),
+        metrics=metrics,
+        libraries={},
+        seed=7,
+        created=0,
+    )
+
+
+def screen(ledger: Ledger, outcome: Outcome) -> str:
+    return score_report(CONFIG, manifest(CHURN), SOURCE, ledger, outcome, "CPU", 2.0)
+
+
+def test_a_published_run() -> None:
+    text = screen(GOOD, Outcome("published", True, "out/generations/x"))
+    assert "task        small_shop as of 2024-05-06\n" in text
+    assert "input       2.0 kB in 1 file(s) of /data/events\n" in text
+    assert "read        1,000 events, from 2024-01-01 to 2024-05-01T06:30:00\n" in text
+    assert "scored      149 of 150 sequences, 1 failed\n" in text
+    assert "model       20240401-1a2b3c4d, tensorflow on CPU\n" in text
+    assert "time        2 s, 500 events/s\n" in text
+    assert f"written     out (run {CONFIG.run_id('20240401-1a2b3c4d')})\n" in text
+    assert text.endswith('foretide query --output out "SELECT * FROM scores ORDER BY churn DESC LIMIT 10"')
+    assert "nothing was changed" not in text
+
+
+def test_a_run_that_changed_nothing() -> None:
+    text = screen(GOOD, Outcome("published", False, "out/generations/x"))
+    assert "the same bytes as before: nothing was changed" in text
+
+
+def test_a_refused_run_says_the_share_the_limit_and_where_to_look() -> None:
+    bad = replace(GOOD, rejected=330, accepted=600, reasons=(("at is missing", 330),), sequences=0, scored=0, failed=0)
+    text = screen(bad, Outcome("refused", True, "x"))
+    assert "REFUSED     33.0 % of the rows or files are bad, --max-bad-share is 5.0 %: no score was published" in text
+    assert text.endswith('"SELECT * FROM dead_letters LIMIT 20"')
+    assert "written" not in text
+
+
+def test_an_unbalanced_run_says_which_sums_differ() -> None:
+    text = screen(replace(GOOD, accepted=899), Outcome("unbalanced", True, "x"))
+    assert text.endswith("UNBALANCED  1000 events read, 999 accounted for: no score was published")
+
+
+def test_no_scores_because_no_event_is_in_range() -> None:
+    text = screen(Ledger(read=5, outside=5, files=1), Outcome("published", True, "x"))
+    assert "NO SCORES   no event falls in the history of an as-of" in text
+    assert "read        5 events\n" in text  # no times are known
+
+
+def test_no_scores_because_the_model_failed_on_all() -> None:
+    text = screen(replace(GOOD, scored=0, failed=150), Outcome("published", True, "x"))
+    assert "NO SCORES   the model gave no finite score for any of 150 sequences" in text
+    assert "no event falls" not in text
+    assert text.endswith('"SELECT * FROM dead_letters LIMIT 20"')
+
+
+def numbers(lines: list[str], indent: str) -> list[int]:
+    """The counts of the lines of one level."""
+    found = [re.fullmatch(rf"{indent}(?=\S| *[0-9])(?:[a-z]+ )? *([0-9,]+)(  .*)?", line) for line in lines]
+    return [int(m[1].replace(",", "")) for m in found if m]
+
+
+@pytest.mark.parametrize("kinds", [0, 1, 10, 11, 40])
+def test_the_numbers_add_up_however_many_reasons_there_are(kinds: int) -> None:
+    reasons = tuple((f"reason {i}", 1_000 * i + 1) for i in range(kinds))
+    rejected = sum(n for _, n in reasons)
+    lines = ledger_lines(replace(GOOD, read=970 + rejected, rejected=rejected, reasons=reasons))
+    outcomes = [line for line in lines if re.match(r"  [a-z]", line)]
+    causes = [line for line in lines if line.startswith("    ")]
+    assert sum(numbers(outcomes, "  ")) == 970 + rejected
+    assert sum(numbers(causes, "    ")) == rejected
+    assert len(causes) <= 11
+    assert numbers(causes[:10], "    ") == sorted((n for _, n in reasons), reverse=True)[:10]
+
+
+def test_dead_letters_are_named_only_where_there_are_some() -> None:
+    assert "dead_letters" not in "\n".join(ledger_lines(GOOD))
+    assert "  rejected            30  see dead_letters" in screen(GOOD, Outcome("published", True, "x"))
+
+
+def test_times_that_no_calendar_has_do_not_cost_the_report() -> None:
+    far = replace(GOOD, first_time=-(1 << 61), last_time=1 << 61)
+    assert ledger_lines(far)[0] == "read        1,000 events, from before the year 1 to after the year 9999"
+
+
+def test_as_ofs() -> None:
+    days = [parse_time(f"2024-05-0{d}") for d in (6, 7, 8)]
+    assert describe_as_ofs(days[:1]) == "2024-05-06"
+    assert describe_as_ofs(days) == "2024-05-06 to 2024-05-08 (3 as-ofs)"
+
+
+def test_metrics_of_churn_stand_beside_the_simplest_rules() -> None:
+    values = {"auc": 0.81234, "auc_low": 0.75, "auc_high": 0.85, "auc_recency": 0.7, "auc_logistic": 0.8}
+    text = metric_lines(CHURN, manifest(CHURN, test_entities=1_234, test_share=0.257, **values))
+    assert text.startswith("1,234 entities as of 2024-05-01, 25.7 % of them churned\n")
+    assert "0.8123  network (0.7500 to 0.8500, 95 %)" in text
+    assert "0.7000  recency alone" in text
+
+
+def test_metrics_of_a_path_stand_beside_the_last_level() -> None:
+    task = toy.task(toy.PATH)
+    values = {"error_step_1": 1.5, "error_step_3": 2.5, "error_naive_step_1": 1.25, "error_naive_step_3": 3.0}
+    lines = metric_lines(task, manifest(task, test_entities=10, **values)).splitlines()
+    assert lines[0] == "10 entities as of 2024-05-01, mean absolute error of the level in %"
+    assert lines[1:] == [
+        "  step 1    1.500  network, 1.250 the last level repeated",
+        "  step 3    2.500  network, 3.000 the last level repeated",
+    ]
