@@ -14,13 +14,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from benchmarks import workload as w
 from benchmarks.measure import Check, Meter
+from pipelines.ledger import total
 from pipelines.models.engine import EngineName
 from pipelines.progress import Progress
 from pipelines.taskfile import load_task
 from pipelines.transforms.decode import Span
 from pipelines.transforms.files import ReadEvents, find, plan
 from pipelines.transforms.inference import Infer, ScoreBlock
-from pipelines.transforms.ledger import total
 from pipelines.transforms.sequences import SequenceBatch, Sequences
 
 SHARDS = 16

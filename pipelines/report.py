@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.config import Input, ScoreConfig
+from pipelines.ledger import NEVER, Ledger
 from pipelines.models.manifest import Manifest
 from pipelines.progress import duration, quantity
 from pipelines.source import Source
 from pipelines.store import Outcome
 from pipelines.task import ChurnLabel, Task, format_time
-from pipelines.transforms.ledger import NEVER, Ledger
 
 REASONS = 10  # that are shown one by one
 

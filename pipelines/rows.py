@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.ledger import NEVER, Ledger
 from pipelines.store import Attempt, Status
-from pipelines.transforms.ledger import NEVER, Ledger
 
 TIME = pa.timestamp("us", "UTC")
 COUNTS = tuple(f.name for f in fields(Ledger) if f.name not in ("first_time", "last_time", "reasons"))

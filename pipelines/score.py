@@ -10,6 +10,7 @@ import apache_beam as beam
 from pipelines import execution
 from pipelines.config import ScoreConfig
 from pipelines.errors import Exit
+from pipelines.ledger import total
 from pipelines.models.manifest import Manifest, check, load_manifest
 from pipelines.progress import Progress, watch
 from pipelines.report import describe_as_ofs, describe_input, score_report
@@ -20,7 +21,6 @@ from pipelines.taskfile import describe
 from pipelines.transforms.decode import Span
 from pipelines.transforms.files import ReadEvents
 from pipelines.transforms.inference import Infer
-from pipelines.transforms.ledger import total
 from pipelines.transforms.sequences import Sequences
 from pipelines.transforms.sink import WriteRun, now
 

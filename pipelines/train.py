@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines import examples
 from pipelines.config import ExamplesConfig, TrainConfig
 from pipelines.errors import Exit
+from pipelines.folders import replaceable
 from pipelines.models.examples import Examples, check_rows, load_examples
 from pipelines.models.loading import silent_stderr
 from pipelines.models.manifest import FILE, Manifest
@@ -20,7 +21,7 @@ def train(config: TrainConfig) -> int:
     Raises:
       UserError: what `make_examples` raises, or there is nothing to learn from.
     """
-    examples.replaceable(config.output, FILE, "model")
+    replaceable(config.output, FILE, "model")
     summary = examples.make_examples(_examples_config(config))
     print("\n".join([f"task        {config.task.task}", *ledger_lines(summary.ledger)]))
     data = load_examples(config.task, examples.example_files(_examples_folder(config)))
@@ -34,7 +35,7 @@ def train(config: TrainConfig) -> int:
 def plan(config: TrainConfig) -> int:
     """Checks all that a run checks, and prints what it would do."""
     source = find(config.task, config.input, config.execution)
-    examples.replaceable(config.output, FILE, "model")
+    replaceable(config.output, FILE, "model")
     print(describe(config.task))
     print(describe_input(source, config.input))
     print(f"training    {describe_as_ofs(config.train)}")

@@ -13,12 +13,12 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 
 from pipelines.config import parse_as_ofs
+from pipelines.ledger import total
 from pipelines.progress import Progress
 from pipelines.task import Task, TimeField
 from pipelines.taskfile import load_task
 from pipelines.transforms.decode import Span
 from pipelines.transforms.files import ReadEvents, find, plan
-from pipelines.transforms.ledger import total
 from pipelines.transforms.sequences import SequenceBatch, Sequences
 from pipelines.transforms.times import micros
 from tests.oracle import Event, oracle

@@ -17,9 +17,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.ledger import Ledger
 from pipelines.rows import DEAD_LETTERS, RunTarget, ledger_table, score_schema
 from pipelines.store import LEDGER, Attempt, Status, begin, publish
-from pipelines.transforms.ledger import Ledger
 
 RUN = "churn-1"
 SCORES, LETTERS = "scores/part-00000.parquet", "dead_letters/part-00000.parquet"

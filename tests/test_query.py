@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import UserError
+from pipelines.ledger import Ledger
 from pipelines.query import Format, connect, query, select
 from pipelines.rows import RunTarget, ledger_table, score_schema
 from pipelines.store import LEDGER, Status, begin, publish
-from pipelines.transforms.ledger import Ledger
 from tests.publisher import PARTS, SCORES, write_values
 
 BASE = ["score_id", "task", "entity_id", "as_of", "revision"]

@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from pipelines.config import Execution, Input, ScoreConfig
+from pipelines.ledger import Ledger
 from pipelines.models.manifest import Manifest, signature
 from pipelines.report import describe_as_ofs, ledger_lines, metric_lines, score_report
 from pipelines.source import Source
 from pipelines.store import Outcome
 from pipelines.task import Task, parse_time
 from pipelines.transforms.formats.base import Piece
-from pipelines.transforms.ledger import Ledger
 from tests import toy
 from tests.small import TASK
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.ledger import Ledger
 from pipelines.rows import LEDGER, RunTarget, ledger_table, read_ledger, score_schema
 from pipelines.store import Attempt
-from pipelines.transforms.ledger import Ledger
 
 TARGET = RunTarget(Attempt(Path("out"), "churn-1", "a"), "churn", ("churn",), "m1", ("in/*.csv",), 5)
 FULL = Ledger(read=9, accepted=7, rejected=2, files=1, first_time=-3, last_time=8, reasons=(("bad", 1), ("worse", 1)))

@@ -1,4 +1,4 @@
-"""Training examples in Arrow IPC files: written batch by batch, read through memory maps, so that any number fits."""
+"""Training examples in Arrow IPC files: their columns, and reading them through memory maps: any number fits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from pipelines.errors import UserError
 from pipelines.models.engine import Floats
 from pipelines.task import PathLabel, Task
-from pipelines.transforms.sequences import SequenceBatch
 
 Ints = npt.NDArray[np.int64]
 TIME = pa.timestamp("us", tz="UTC")
@@ -32,22 +31,6 @@ def schema(outputs: int, width: int) -> pa.Schema:
             ("tensor", pa.list_(pa.float32(), width)),
         ]
     )
-
-
-def record_batch(batch: SequenceBatch) -> pa.RecordBatch:
-    """The rows of a labelled batch, with `schema`."""
-    if batch.label is None:
-        raise ValueError("the batch has no labels")
-    n, outputs, width = len(batch.entities), batch.label.shape[1], batch.tensor[0].size
-    arrays = [
-        pa.array(batch.entities, pa.string()),
-        pa.array(np.full(n, batch.as_of, np.int64), TIME),
-        pa.array(batch.n_events, pa.int64()),
-        pa.array(batch.last_event_time, TIME),
-        pa.FixedSizeListArray.from_arrays(np.ascontiguousarray(batch.label, np.float32).ravel(), outputs),
-        pa.FixedSizeListArray.from_arrays(np.ascontiguousarray(batch.tensor, np.float32).ravel(), width),
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema(outputs, width))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipelines.errors import UserError
+from pipelines.folders import replaceable, replacing
 from pipelines.models.gru import gru
 from pipelines.models.manifest import FILE, Manifest, signature
 from pipelines.models.network import scores
@@ -42,23 +39,13 @@ def export(model: keras.Model, task: Task, origin: Origin, directory: Path | str
     Raises:
       UserError: the folder is there, and holds something else.
     """
-    target = Path(directory)
-    if target.exists() and not (target / FILE).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} is there and is no model: name another folder, or empty it")
-    target.parent.mkdir(parents=True, exist_ok=True)
     manifest = _manifest(model, task, origin)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        module = tf.Module()
-        module.serve = serving(model, task)
-        module.weights = [w.value for w in model.weights]  # kept, and without the optimizer's
-        tf.saved_model.save(module, str(staging / "new" / "saved_model"), signatures={"serving_default": module.serve})
-        manifest.write(staging / "new")
-        if target.exists():
-            os.rename(target, staging / "old")
-        os.rename(staging / "new", target)
-    finally:
-        shutil.rmtree(staging)
+    module = tf.Module()
+    module.serve = serving(model, task)
+    module.weights = [w.value for w in model.weights]  # kept, and without the optimizer's
+    with replacing(replaceable(directory, FILE, "model")) as folder:
+        tf.saved_model.save(module, str(folder / "saved_model"), signatures={"serving_default": module.serve})
+        manifest.write(folder)
     return manifest
 
 

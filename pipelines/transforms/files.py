@@ -21,6 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import TaggedOutput
 
 from pipelines.errors import UserError
+from pipelines.ledger import NEVER, DeadLetter, Ledger
 from pipelines.progress import Progress
 from pipelines.task import Task, TimeField, parse_time
 from pipelines.transforms.block import EventBlock, concat, split
@@ -28,7 +29,6 @@ from pipelines.transforms.columns import DecodeError
 from pipelines.transforms.decode import Decoded, Span, decode
 from pipelines.transforms.formats import avro, csv, jsonl, parquet
 from pipelines.transforms.formats.base import Format, Piece, Refusal, Rows, Unreadable, explain, shorten
-from pipelines.transforms.ledger import NEVER, DeadLetter, Ledger
 from pipelines.transforms.times import micros
 
 FORMATS: dict[str, Format] = {"parquet": parquet, "jsonl": jsonl, "csv": csv, "avro": avro}

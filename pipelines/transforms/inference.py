@@ -17,10 +17,10 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.errors import UserError
+from pipelines.ledger import DeadLetter, Ledger
 from pipelines.models.engine import ALIGNMENT, DeviceName, Engine, EngineName, Floats, OutOfMemory
 from pipelines.models.loading import load_engine
 from pipelines.task import format_time
-from pipelines.transforms.ledger import DeadLetter, Ledger
 from pipelines.transforms.sequences import SequenceBatch
 
 Predict = Callable[[Floats], Floats]

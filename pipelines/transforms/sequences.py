@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
+from pipelines.ledger import Ledger
 from pipelines.progress import Progress
 from pipelines.task import Aggregation, ChurnLabel, PathLabel, Task
 from pipelines.transforms.block import EventBlock, Floats, Ints, Mask, concat, tidy, unpack
 from pipelines.transforms.decode import Span
-from pipelines.transforms.ledger import Ledger
 
 BATCH = 256  # entities in a SequenceBatch, at most
 DENSE = 1 << 24  # cells (f4) of a dense step table, at most: 64 MB

@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.ledger import DeadLetter, Ledger, total
 from pipelines.rows import DEAD_LETTERS, RunTarget, ledger_table, score_schema
 from pipelines.store import LEDGER, Outcome, Status, publish, read_outcome, write_file
 from pipelines.transforms.inference import ScoreBlock
-from pipelines.transforms.ledger import DeadLetter, Ledger, total
 
 Inputs = tuple[beam.PCollection[ScoreBlock], beam.PCollection[DeadLetter], beam.PCollection[Ledger]]
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.models.examples import load_examples, record_batch
+from pipelines.examples import record_batch
+from pipelines.models.examples import load_examples
 from pipelines.transforms.sequences import SequenceBatch
 from tests.toy import DAY, STEPS, task, tensor
 

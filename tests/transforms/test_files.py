@@ -18,6 +18,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipelines.errors import UserError
+from pipelines.ledger import DeadLetter, Ledger, total
 from pipelines.progress import Progress
 from pipelines.progress import read as progress_of
 from pipelines.transforms import files
@@ -25,7 +26,6 @@ from pipelines.transforms.block import EventBlock, hash64, unpack
 from pipelines.transforms.files import File, ReadEvents, find, plan, preflight, read_piece
 from pipelines.transforms.formats import avro, lines, parquet
 from pipelines.transforms.formats.base import Piece
-from pipelines.transforms.ledger import DeadLetter, Ledger, total
 from tests.transforms.formats import writers
 from tests.transforms.formats.writers import SPAN, START, task, written
 

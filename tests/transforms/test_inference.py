@@ -13,10 +13,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that
 
 from pipelines.errors import UserError
+from pipelines.ledger import DeadLetter, Ledger, total
 from pipelines.models.engine import OutOfMemory
 from pipelines.models.loading import load_engine
 from pipelines.transforms.inference import Infer, ScoreBlock, guarded, joined, without
-from pipelines.transforms.ledger import DeadLetter, Ledger, total
 from pipelines.transforms.sequences import SequenceBatch
 from tests.toy import DAY, export_toy, tensor
 

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipelines.ledger import DeadLetter, Ledger
 from pipelines.query import connect
 from pipelines.rows import DEAD_LETTERS, RunTarget, read_ledger, score_schema
 from pipelines.store import LEDGER, Attempt, Outcome, begin, read_outcome
 from pipelines.transforms.inference import ScoreBlock
-from pipelines.transforms.ledger import DeadLetter, Ledger
 from pipelines.transforms.sink import (
     WriteRun,
     block_table,

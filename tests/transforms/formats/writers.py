@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.ledger import DeadLetter, Ledger, total
 from pipelines.task import Task
 from pipelines.transforms.block import EventBlock, concat
 from pipelines.transforms.decode import Span
 from pipelines.transforms.files import FORMATS, File, plan, read_piece
-from pipelines.transforms.ledger import DeadLetter, Ledger, total
 
 Record = Mapping[str, object]
 DAY = 86_400_000_000

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.transforms.ledger import NEVER, Ledger, total
+from pipelines.ledger import NEVER, Ledger, total
 
 GOOD = Ledger(read=10, accepted=4, rejected=1, duplicates=2, outside=2, filtered=1, reasons=(("bad", 1),))
 counts = st.builds(Ledger, *[st.integers(0, 9)] * 8, reasons=st.sampled_from([(), (("a", 1),), (("a", 2), ("b", 1))]))
