@@ -34,10 +34,7 @@ def replacing(target: Path) -> Iterator[Path]:
       UserError: no folder can be made there.
     """
     partial, old = (target.with_name(f".{target.name}.{state}") for state in ("partial", "old"))
-    if old.exists() and not target.exists():
-        old.rename(target)
-    for left in (partial, old):
-        shutil.rmtree(left, ignore_errors=True)
+    _clear(target, partial, old)
     try:
         partial.mkdir(parents=True)
     except OSError as error:
@@ -48,5 +45,11 @@ def replacing(target: Path) -> Iterator[Path]:
             target.rename(old)
         partial.rename(target)
     finally:
-        for left in (partial, old):
-            shutil.rmtree(left, ignore_errors=True)
+        _clear(target, partial, old)
+
+
+def _clear(target: Path, partial: Path, old: Path) -> None:
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
