@@ -30,7 +30,7 @@ FIRST_DAY = START // DAY
 END = START + STEPS * DAY
 
 UNITS = 512
-BATCH = 512
+BATCH = 256
 # A multiply-add counts as 2: two GRU layers (three gates; input and recurrent kernels), one dense layer of two classes.
 FLOP = 2 * 3 * UNITS * (FEATURES + UNITS) * STEPS + 2 * 3 * UNITS * 2 * UNITS * STEPS + 2 * UNITS * 2
 

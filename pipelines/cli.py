@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--engine", choices=("tensorflow", "openvino", "openvino-bf16"), default="tensorflow")
     score.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     score.add_argument(
-        "--batch-size", type=_positive, default=512, metavar="N", help="rows of a call of the model (512)"
+        "--batch-size", type=_positive, default=256, metavar="N", help="rows of a call of the model (256)"
     )
 
     examples = _command(commands, "examples", _examples, "write labelled sequences to train on")
@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         "--test-as-of", required=True, metavar="TIME", help="the model is judged here, and sees nothing later"
     )
     train.add_argument("--train-as-ofs", type=_positive, default=24, metavar="N", help="how many earlier as-ofs (24)")
-    train.add_argument("--train-every", metavar="DURATION", help="time between them (the label's horizon)")
+    train.add_argument("--train-every", metavar="DURATION", help="time between them, in whole steps (the horizon)")
     train.add_argument("--output", required=True, metavar="FOLDER", help="where the exported model goes")
     train.add_argument("--epochs", type=_positive, metavar="N", help="instead of the task's model.epochs")
     train.add_argument("--seed", type=_seed, metavar="N", help="instead of the task's model.seed")

@@ -83,6 +83,8 @@ def _ending(config: ScoreConfig, ledger: Ledger, outcome: Outcome, run_id: str) 
     if ledger.failed and not ledger.scored:
         failed = f"the model gave no finite score for any of {ledger.sequences:,} sequences"
         return [f"NO SCORES   {failed}", f'next        {ask} dead_letters LIMIT 20"']
+    if not ledger.read:
+        return ["NO SCORES   the files hold no events"]
     if not ledger.scored:
         hint = "no event falls in the history of an as-of: compare --as-of with the times above, and events.time.unit"
         return [f"NO SCORES   {hint}"]

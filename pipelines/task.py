@@ -204,7 +204,7 @@ class ModelSpec(Spec):
     epochs: Annotated[int, Field(ge=1)] = 30
     patience: Annotated[int, Field(ge=1)] = 5
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    seed: int = 7
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 7
 
 
 @dataclass(frozen=True)

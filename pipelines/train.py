@@ -27,7 +27,7 @@ def train(config: TrainConfig) -> int:
     data = load_examples(config.task, examples.example_files(_examples_folder(config)))
     manifest = _fit(config, data)
     print(f"\ntest        {metric_lines(config.task, manifest)}")
-    print(f"written     {config.output} (version {manifest.version})")
+    print(f"written     {config.output} (version {manifest.version}); the examples are in {_examples_folder(config)}")
     print(f"next        foretide score --model {config.output} --as-of ... --output ... (same --task and --input)")
     return Exit.OK
 

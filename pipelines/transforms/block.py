@@ -35,7 +35,7 @@ class EventBlock:
     """n events of k entities."""
 
     keys: pa.StringArray  # (k) distinct entities
-    key: npt.NDArray[np.int32]  # (n) index into keys
+    key: npt.NDArray[np.int32 | np.uint16]  # (n) index into keys
     time: Ints  # (n) event time, us
     id: Hashes  # (n) hash of the identity fields, 0 without identity
     codes: npt.NDArray[np.uint16]  # (C, n) categories: index into the task's values, their number for any other
@@ -64,7 +64,7 @@ class EventBlock:
         offsets, data = _buffers(self.keys)
         wide = [self.time, self.id, self.hashes] + ([] if self.arrival is None else [self.arrival])
         sizes = (len(self.codes), len(self.values), len(self.hashes), len(self), len(self.keys), len(data))
-        columns = [*wide, self.key, self.values, offsets, self.codes]
+        columns = [*wide, self.values, offsets, self.key.astype(_key_type(len(self.keys))), self.codes]
         head = HEADER.pack(VERSION, self.arrival is not None, *sizes)
         return b"".join([head, *(np.ascontiguousarray(c).tobytes() for c in columns), data])
 
@@ -84,10 +84,15 @@ def unpack(raw: bytes) -> EventBlock:
 
     time, id_, hashes = column("<i8", n), column("<u8", n), column("<u8", h * n).reshape(h, n)
     arrival = column("<i8", n) if has_arrival else None
-    key, values, offsets = column("<i4", n), column("<f4", v * n).reshape(v, n), column("<i4", k + 1)
-    codes = column("<u2", c * n).reshape(c, n)
+    values, offsets = column("<f4", v * n).reshape(v, n), column("<i4", k + 1)
+    key, codes = column(_key_type(k), n), column("<u2", c * n).reshape(c, n)
     keys = pa.StringArray.from_buffers(k, pa.py_buffer(offsets), pa.py_buffer(raw[at : at + size]))
     return EventBlock(keys, key, time, id_, codes, values, hashes, arrival)  # type: ignore[arg-type]
+
+
+def _key_type(keys: int) -> str:
+    """Narrow where it can be: every byte of an event is copied many times on its way through a shuffle."""
+    return "<u2" if keys <= 1 << 16 else "<i4"
 
 
 def concat(blocks: Sequence[EventBlock]) -> EventBlock:

@@ -108,7 +108,7 @@ class Infer(beam.PTransform):
 
     def __post_init__(self) -> None:
         if self.batch_size < ALIGNMENT or self.batch_size % ALIGNMENT:
-            raise UserError(f"--batch-size {self.batch_size}: must be a multiple of {ALIGNMENT}, such as 512")
+            raise UserError(f"--batch-size {self.batch_size}: must be a multiple of {ALIGNMENT}, such as 256")
 
     def device_in_use(self) -> str:
         """The device of this process, in words. Loads the model.
