@@ -162,7 +162,8 @@ def intro(results: Results) -> str:
         f"steps of {w.FEATURES} features; the model has two GRU layers of {w.UNITS}. CPU is user + system time; the "
         "first two columns leave out the start of the interpreter and its imports. Both polars scripts are the fastest "
         "of several: `arrays` finishes in numpy, `frame` has polars expressions only; ratios take the faster. Of "
-        "three runs of what takes seconds, the one with the least CPU counts. Rates of inference and of sgemm are per CPU second, which a busy neighbour disturbs least."
+        "three runs of what takes seconds, the one with the least CPU counts. Rates of inference and of sgemm are per "
+        "CPU second, which a busy neighbour disturbs least."
     )
 
 
