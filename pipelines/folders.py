@@ -17,7 +17,7 @@ def replaceable(output: Path | str, mark: str, what: str) -> Path:
       UserError: it is not local, or holds something else, which would be lost.
     """
     if "://" in str(output):
-        raise UserError(f"{output}: the output must be a local folder")
+        raise UserError(f"--output {output}: the output must be a local folder")
     target = Path(output).resolve()
     if target.exists() and not (target / mark).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is there and is no {what}: name another folder, or empty it")
@@ -38,7 +38,7 @@ def replacing(target: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror or error}; name another folder") from error
+        raise UserError(f"cannot write to {target}: {error.strerror or error}; name another folder") from error
     try:
         yield partial
         if target.exists():

@@ -59,7 +59,7 @@ def test_score_without_options(monkeypatch: pytest.MonkeyPatch, task: Path) -> N
     as_ofs = (parse_time("2024-03-01"),)
     files, here = Input(("/data/a",), None, 0.05), Execution(1, None, (), False)
     assert configs == [
-        ScoreConfig(load_task(str(task)), files, as_ofs, "m", "tensorflow", "auto", 512, "out", here),
+        ScoreConfig(load_task(str(task)), files, as_ofs, "m", "tensorflow", "auto", 256, "out", here),
     ]
 
 
