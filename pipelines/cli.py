@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"foretide {args.command}: {error}", file=sys.stderr)
         return int(error.code)
     except KeyboardInterrupt:
-        print(f"foretide {args.command}: interrupted; nothing was published", file=sys.stderr)
+        print(f"foretide {args.command}: interrupted; the same command starts it anew", file=sys.stderr)
         return int(Exit.INTERRUPTED)
     except BrokenPipeError:  # as `| head` does: an answer cut short is fine, a run cut short is not
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -208,7 +208,7 @@ def _pipeline_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes on this machine (1)")
     command.add_argument("--shards", type=_positive, metavar="N", help="groups of entities (by the size of the input)")
     command.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
-    command.epilog = f"other options go to Beam, such as --runner=FlinkRunner\n{EXIT_CODES}"
+    command.epilog = f"other options go to Beam, such as --runner=FlinkRunner; {EXIT_CODES}"
 
 
 def _positive(text: str) -> int:

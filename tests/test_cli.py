@@ -198,7 +198,7 @@ def raising(error: BaseException) -> Callable[..., int]:
     [
         (UserError("no"), 2, "foretide score: no\n"),
         (UserError("no", Exit.MODEL), 5, "foretide score: no\n"),
-        (KeyboardInterrupt(), 130, "foretide score: interrupted; nothing was published\n"),
+        (KeyboardInterrupt(), 130, "foretide score: interrupted; the same command starts it anew\n"),
         (ZeroDivisionError("by 0"), 1, "foretide score: ZeroDivisionError: by 0 (--debug shows the trace)\n"),
     ],
 )

@@ -84,11 +84,7 @@ def test_the_command_says_what_it_did(
 
 
 def test_the_real_data_fits_the_task() -> None:
-    try:
-        folder = demo.package_data()
-    except UserError as e:
-        pytest.skip(str(e))
-    task, events = load_task(TASK), demo.read_events(folder)
+    task, events = load_task(TASK), demo.read_events(demo.package_data())
     assert set(task.columns) <= set(events.column_names)
     assert set(task.events.categories["department"]) <= set(events["department"].unique().to_pylist())
     identity = ["household_id", "transaction_timestamp", *task.events.identity]

@@ -56,5 +56,5 @@ def test_only_its_own_kind_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must be a local folder"):
         replaceable("gs://b/x", "mark", "model")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to .*: Not a directory"):
+    with pytest.raises(UserError, match=r"cannot write to .*: Not a directory"):
         write(tmp_path / "file" / "x", "")
