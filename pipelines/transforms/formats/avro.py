@@ -34,7 +34,6 @@ PIECE = 16 << 20  # bytes
 LARGEST = 256 << 20  # bytes of a block
 HEADER = 4 << 20  # bytes of a file's header, at most
 SYNC = 16
-DENSEST = 1 << 11  # records in a byte, compressed
 ROWS = 1 << 15  # in memory at once
 DAMAGED = "an Avro block that cannot be read"
 
