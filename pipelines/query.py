@@ -1,4 +1,4 @@
-"""SQL over the output folder: DuckDB views of scores, dead letters and ledger, and how results are printed.
+"""SQL over the output folder: DuckDB views of scores, forecasts, dead letters and ledger, and how results are printed.
 
 A connection reads the generations that were current when it was made, so a query sees whole runs, whatever is published
 meanwhile. It is in memory: nothing that a statement creates is kept.
@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ Format = Literal["table", "csv", "json"]
 Row = tuple[object, ...]
 T = TypeVar("T")
 
-VIEWS = ("scores", "dead_letters", "ledger")
+VIEWS = ("scores", "forecasts", "dead_letters", "ledger")
 FETCH = 10_000  # rows at a time
 TRIES = 20  # when what a statement reads is replaced twice meanwhile, and so removed
 TABLE_ROWS = 100
@@ -72,9 +73,10 @@ class Result:
 
 
 def connect(out: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
-    """An in-memory connection, in UTC, with the views `scores`, `dead_letters` and `ledger` of the folder `out`.
+    """An in-memory connection, in UTC, with the views `scores`, `forecasts`, `dead_letters` and `ledger` of `out`.
 
     scores: one row of each score_id: the highest revision, of the run that finished last, at scored_at.
+    forecasts: the paths among them, one row of each step ahead (1 is the first), with its quantiles p10, p50, ...
     dead_letters, ledger: the rows of all runs, with the status of the run.
     A folder without runs has empty views. The files stay until a run has been published twice more.
     Raises UserError if there is no such folder.
@@ -160,8 +162,10 @@ def _on_current(out: str | os.PathLike[str], use: Callable[[duckdb.DuckDBPyConne
 def _connect(files: Snapshot) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")
-    for name, sql in zip(VIEWS, (_scores(con, files), _dead_letters(con, files), _ledger(con, files)), strict=True):
-        con.execute(f"CREATE VIEW {name} AS {sql}")
+    con.execute(f"CREATE VIEW scores AS {_scores(con, files)}")
+    con.execute(f"CREATE VIEW forecasts AS {_forecasts(con)}")
+    con.execute(f"CREATE VIEW dead_letters AS {_dead_letters(con, files)}")
+    con.execute(f"CREATE VIEW ledger AS {_ledger(con, files)}")
     return con
 
 
@@ -178,6 +182,25 @@ def _scores(con: duckdb.DuckDBPyConnection, files: Snapshot) -> str:
         QUALIFY row_number() OVER (
             PARTITION BY s.task, s.entity_id, s.as_of ORDER BY s.revision DESC, l.finished_at DESC, s.run_id
         ) = 1"""
+
+
+def _forecasts(con: duckdb.DuckDBPyConnection) -> str:
+    """The columns step_<k> (the median) and step_<k>_p<q> of `scores` as rows."""
+    columns = [row[0] for row in con.execute("DESCRIBE scores").fetchall()]
+    found = [(m, c) for c in columns if (m := re.fullmatch(r"step_([0-9]+)(?:_(p[0-9_]+))?", c))]
+    quantiles = sorted({m[2] or "p50" for m, _ in found}, key=lambda q: float(q[1:].replace("_", "."))) or ["p50"]
+    column = {(int(m[1]), m[2] or "p50"): c for m, c in found}
+    steps = [
+        ", ".join(
+            [f"'step': {k}", *(f"'{q}': {_quoted(column[k, q]) if (k, q) in column else 'NULL'}" for q in quantiles)]
+        )
+        for k in sorted({k for k, _ in column})
+    ]
+    key = "score_id, task, entity_id, as_of, revision, model_version"
+    if not steps:
+        return f"SELECT {key}, NULL::INTEGER AS step, NULL::FLOAT AS p50 FROM scores WHERE false"
+    rows = f"SELECT {key}, unnest([{', '.join('{' + s + '}' for s in steps)}], recursive := true) FROM scores"
+    return f"SELECT * FROM ({rows}) WHERE p50 IS NOT NULL"
 
 
 def _dead_letters(con: duckdb.DuckDBPyConnection, files: Snapshot) -> str:

@@ -10,7 +10,7 @@ from pipelines.models.manifest import Manifest
 from pipelines.progress import duration, quantity
 from pipelines.source import Source
 from pipelines.store import Outcome
-from pipelines.task import ChurnLabel, Task, format_time
+from pipelines.task import format_time
 
 REASONS = 10  # that are shown one by one
 
@@ -102,26 +102,3 @@ def _time(micros: int) -> str:
         return format_time(micros // 1_000_000 * 1_000_000)
     except OverflowError:
         return "after the year 9999" if micros > 0 else "before the year 1"
-
-
-def metric_lines(task: Task, manifest: Manifest) -> str:
-    """How good the model was at its test as-of, beside the simplest rules on the same entities."""
-    m, entities = manifest.metrics, int(manifest.metrics["test_entities"])
-    if isinstance(task.label, ChurnLabel):
-        churned = f"{100 * m['test_share']:.1f} % of them churned"
-        return "\n".join(
-            [
-                f"{entities:,} entities as of {format_time(manifest.test)}, {churned}",
-                f"  AUC       {m['auc']:.4f}  network ({m['auc_low']:.4f} to {m['auc_high']:.4f}, 95 %)",
-                f"            {m['auc_recency']:.4f}  recency alone",
-                f"            {m['auc_logistic']:.4f}  logistic regression on recency, tenure and counts",
-            ]
-        )
-    errors = [name for name in m if name.startswith("error_step_")]
-    rows = [f"{entities:,} entities as of {format_time(manifest.test)}, mean absolute error of the level in %"]
-    for name in errors:
-        step = name.removeprefix("error_step_")
-        rows.append(
-            f"  step {step:<4} {m[name]:.3f}  network, {m[f'error_naive_step_{step}']:.3f} the last level repeated"
-        )
-    return "\n".join(rows)

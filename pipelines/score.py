@@ -7,7 +7,7 @@ import uuid
 
 import apache_beam as beam
 
-from pipelines import execution
+from pipelines import execution, registry
 from pipelines.config import ScoreConfig
 from pipelines.errors import Exit
 from pipelines.ledger import total
@@ -83,7 +83,8 @@ def plan(config: ScoreConfig) -> int:
 
 
 def _prepare(config: ScoreConfig) -> tuple[Manifest, Source, Infer]:
-    manifest = load_manifest(config.model)
+    folder = registry.resolve(config.model)
+    manifest = load_manifest(folder)
     check(manifest, config.task)
-    infer = Infer(config.model, manifest.version, config.engine, config.device, config.batch_size)
+    infer = Infer(str(folder), manifest.version, config.engine, config.device, config.batch_size)
     return manifest, find(config.task, config.input, config.execution), infer

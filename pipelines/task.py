@@ -7,6 +7,8 @@ All times and durations are integers of microseconds, in UTC.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
-Aggregation = Literal["count", "sum", "mean", "min", "max", "std", "first", "last", "distinct"]
+Aggregation = Literal["count", "sum", "mean", "min", "max", "std", "first", "last", "distinct", "recency"]
 Fill = Literal["zero", "forward"]
 Scale = Literal["log", "relative", "none"]
 Kind = Literal["text", "number", "epoch"]
@@ -135,11 +137,18 @@ class FeatureSpec(Spec):
     values: tuple[Name, ...] | None = Field(None, description="with by: only these values")
     fill: Fill = Field("zero", description="a step without events: 0, or the value of the last step that has some")
     scale: Scale = Field("log", description="how the model sees it: sign(x) log(1+|x|), log(x / last x), or as it is")
+    vocabulary: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None, description="first or last of a text field: the model learns this many of its most frequent values"
+    )
 
     @model_validator(mode="after")
     def _shape(self) -> FeatureSpec:
-        if (self.field is None) != (self.agg == "count"):
-            raise ValueError("count takes no field" if self.agg == "count" else f"{self.agg} needs a field")
+        if (self.field is None) != (self.agg in ("count", "recency")):
+            raise ValueError(f"{self.agg} takes no field" if self.field else f"{self.agg} needs a field")
+        if self.vocabulary is not None and self.agg not in ("first", "last"):
+            raise ValueError("vocabulary goes with first or last of a text field")
+        if self.agg == "recency" and self.by is not None:
+            raise ValueError("recency takes no by: it is the time since the last event of any kind")
         if self.values is not None and self.by is None:
             raise ValueError("values goes with by: name the category field")
         if self.values == ():
@@ -192,19 +201,49 @@ class PathLabel(Spec):
     kind: Literal["path"]
     field: Name
     steps: Annotated[int, Field(ge=1, le=1_000)]
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.1, 0.9), description="what is predicted of each step beside the median"
+    )
+
+    @model_validator(mode="after")
+    def _ascending(self) -> PathLabel:
+        if list(self.quantiles) != sorted(set(self.quantiles)) or 0.5 in self.quantiles:
+            raise ValueError("quantiles: in ascending order, each once, without 0.5, which is always there")
+        return self
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The quantiles of a step, ascending, with the median."""
+        return tuple(sorted((*self.quantiles, 0.5)))
 
 
 class ModelSpec(Spec):
     """The network and how it is trained."""
 
-    network: Literal["gru"] = "gru"
-    units: Annotated[int, Field(ge=1, le=8192)] = 64
+    network: Literal["mlp", "gru", "lstm", "linear"] = Field(
+        "mlp", description="mlp: on a summary of the sequence; the others see all its steps"
+    )
+    units: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=1)] = Field(
+        (64, 64), description="of each layer"
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    members: Annotated[int, Field(ge=1, le=16)] = Field(
+        1, description="networks of other seeds; the score is their mean"
+    )
+    class_weights: Literal["none", "balanced"] = "none"
+    calibration: Literal["none", "platt", "isotonic"] = Field(
+        "platt", description="of churn, on the validation examples: how scores become probabilities"
+    )
     batch_size: Annotated[int, Field(ge=1)] = 256
     epochs: Annotated[int, Field(ge=1)] = 30
     patience: Annotated[int, Field(ge=1)] = 5
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 7
+
+    def with_values(self, values: Mapping[str, Any]) -> ModelSpec:
+        """The same but for some keys. Raises ValidationError where a value is not allowed."""
+        return ModelSpec.model_validate_json(json.dumps({**self.model_dump(mode="json"), **values}))
 
 
 @dataclass(frozen=True)
@@ -217,6 +256,7 @@ class Feature:
     value: str | None
     fill: Fill
     scale: Scale
+    vocabulary: int | None = None  # the tensor holds codes of text values, see `sequences`
 
     @property
     def name(self) -> str:
@@ -234,6 +274,9 @@ class Task(Spec):
     score: Score
     label: Annotated[ChurnLabel | PathLabel, Field(discriminator="kind")]
     model: ModelSpec = ModelSpec()
+    tune: Mapping[Name, tuple[Any, ...]] = Field(
+        {}, description="what foretide tune tries: keys of model, and the values of each"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
@@ -251,6 +294,7 @@ class Task(Spec):
             raise ValueError(f"sequence.features: {twice} stands twice")
         self._due()
         self._labelled(names)
+        self._tuned()
         return self
 
     def _due(self) -> None:
@@ -271,11 +315,29 @@ class Task(Spec):
                 raise ValueError(f"label.active_within: must fit in the history (step x steps, {history})")
             return
         field = self.label.field
-        if f"last({field})" not in names:
+        if not any(f.name == f"last({field})" and f.vocabulary is None for f in self.features):
             level = f"{{agg: last, field: {field}, fill: forward}}"
             raise ValueError(f"label.field: add the feature {level}, the level that the path starts from")
         if self.horizon > LONGEST:
             raise ValueError("label.steps: the horizon (sequence.step x steps) must be at most 100 years")
+
+    def _tuned(self) -> None:
+        for key, values in self.tune.items():
+            if key not in ModelSpec.model_fields:
+                raise ValueError(f"tune.{key}: not a key of model; there are {', '.join(ModelSpec.model_fields)}")
+            if not values:
+                raise ValueError(f"tune.{key}: name at least one value")
+            for value in values:
+                try:
+                    self.model.with_values({key: value})
+                except ValidationError as error:
+                    raise ValueError(f"tune.{key}: {value!r}: {error.errors()[0]['msg']}") from None
+
+    @cached_property
+    def trials(self) -> tuple[ModelSpec, ...]:
+        """Every combination of the values to try; the model as it is where there are none."""
+        chosen = itertools.product(*self.tune.values())
+        return tuple(self.model.with_values(dict(zip(self.tune, values, strict=True))) for values in chosen)
 
     @cached_property
     def features(self) -> tuple[Feature, ...]:
@@ -283,7 +345,7 @@ class Task(Spec):
         out: list[Feature] = []
         for f in self.sequence.features:
             values = (None,) if f.by is None else f.values or self.events.categories[f.by]
-            out += [Feature(f.agg, f.field, f.by, v, f.fill, f.scale) for v in values]
+            out += [Feature(f.agg, f.field, f.by, v, f.fill, f.scale, f.vocabulary) for v in values]
         return tuple(out)
 
     @property
@@ -297,15 +359,22 @@ class Task(Spec):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the score columns: the probability of churn, or one level a step ahead."""
+        """Names of the score columns: the probability of churn; or the median level of each step ahead, then the
+        other quantiles, such as step_1_p10."""
         if isinstance(self.label, ChurnLabel):
             return ("churn",)
-        return tuple(f"step_{i + 1}" for i in range(self.label.steps))
+        steps = [f"step_{i + 1}" for i in range(self.label.steps)]
+        return (*steps, *(f"{s}_p{100 * q:g}".replace(".", "_") for s in steps for q in self.label.quantiles))
+
+    @property
+    def label_width(self) -> int:
+        """Numbers in the label of an example: 1, or the steps of the path."""
+        return 1 if isinstance(self.label, ChurnLabel) else self.label.steps
 
     @cached_property
     def numeric(self) -> tuple[str, ...]:
         """Fields whose values are aggregated, in the order of `EventBlock.values`."""
-        fields = [f.field for f in self.features if f.agg not in ("count", "distinct") and f.field is not None]
+        fields = [f.field for f in self.features if f.field is not None and not _hashed(f)]
         label = [self.label.field] if isinstance(self.label, PathLabel) else []
         return tuple(dict.fromkeys(fields + label))
 
@@ -316,8 +385,8 @@ class Task(Spec):
 
     @cached_property
     def hashed(self) -> tuple[str, ...]:
-        """Fields whose distinct values are counted, in the order of `EventBlock.hashes`."""
-        return tuple(dict.fromkeys(f.field for f in self.features if f.agg == "distinct" and f.field is not None))
+        """Fields whose values are told apart by hash, in the order of `EventBlock.hashes`."""
+        return tuple(dict.fromkeys(f.field for f in self.features if f.field is not None and _hashed(f)))
 
     @cached_property
     def columns(self) -> dict[str, Kind]:
@@ -333,11 +402,19 @@ class Task(Spec):
     @cached_property
     def digest(self) -> str:
         """12 hex digits that change when anything but the description changes."""
-        return hashlib.sha256(self.model_dump_json(exclude={"description"}).encode()).hexdigest()[:12]
+        return hashlib.sha256(self.model_dump_json(exclude={"description", "tune"}).encode()).hexdigest()[:12]
+
+    def with_model(self, model: ModelSpec) -> Task:
+        """The same with another model section. (A copy would keep what was derived from the old one.)"""
+        return Task.model_construct(**{**{name: getattr(self, name) for name in Task.model_fields}, "model": model})
 
     def boundary(self, micros: int) -> bool:
         """Whether a time is a step boundary, and so may be an as-of."""
         return (micros - self.sequence.origin) % self.sequence.step == 0
+
+
+def _hashed(f: Feature) -> bool:
+    return f.agg == "distinct" or f.vocabulary is not None
 
 
 def _known(names: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.errors import UserError
-from pipelines.task import ChurnLabel, Task, TimeField, format_duration, format_time
+from pipelines.task import ChurnLabel, ModelSpec, Task, TimeField, format_duration, format_time
 from pipelines.taskerrors import allowed_keys, one_of, problems
 from pipelines.yamllines import Problem, YamlError, read_yaml
 
@@ -71,8 +71,8 @@ def describe(task: Task) -> str:
         ("features", f"{len(task.features)} a step: {', '.join(_shown_features(task))}"),
         ("as-of", f"every {format_duration(task.score.every)}, {_lateness(task)}"),
         ("label", _label(task)),
-        ("outputs", _span(task.outputs)),
-        ("model", f"{task.model.network} of {task.model.units} units, seed {task.model.seed}"),
+        ("outputs", _outputs(task)),
+        ("model", _model(task.model)),
     ]
     return "\n".join(f"{name:<11} {text}" for name, text in lines if text)
 
@@ -91,8 +91,12 @@ def _shown_features(task: Task) -> list[str]:
     return names if len(names) <= 12 else [*names[:11], f"and {len(names) - 11} more"]
 
 
-def _span(names: tuple[str, ...]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]}"
+def _outputs(task: Task) -> str:
+    if isinstance(task.label, ChurnLabel):
+        return task.outputs[0]
+    steps = task.label.steps
+    around = " and ".join(name.removeprefix("step_1_") for name in task.outputs if name.startswith("step_1_"))
+    return f"step_1 to step_{steps}" + (f", and each as {around}" if around else "")
 
 
 def _label(task: Task) -> str:
@@ -101,6 +105,11 @@ def _label(task: Task) -> str:
         active, silent = format_duration(label.active_within), format_duration(label.horizon)
         return f"churn: silent for {silent} after the as-of, among those active in the {active} before it"
     return f"path: the last {label.field} in each of the next {label.steps} steps"
+
+
+def _model(spec: ModelSpec) -> str:
+    units = "" if spec.network == "linear" else f" of {', '.join(map(str, spec.units))} units"
+    return f"{spec.network}{units}, {spec.members} member(s), seed {spec.seed}"
 
 
 def _read(file: FilePath) -> str:

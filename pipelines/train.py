@@ -1,72 +1,193 @@
-"""From event files to an exported model: examples, training, judgement, export. Each step is a module of its own."""
+"""From event files to a model in the registry: examples, preprocessing, training, calibration, judgement, export.
+
+Each step is a module of its own. What a killed training leaves, and `--resume` goes on with, lies in
+
+    <models>/<task>/.training-<key>/    transform/, member-<k>/checkpoint.npz, logs/
+"""
 
 from __future__ import annotations
 
-from pipelines import examples
-from pipelines.config import ExamplesConfig, TrainConfig
-from pipelines.errors import Exit
-from pipelines.folders import replaceable
-from pipelines.models.examples import Examples, check_rows, load_examples
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines import registry
+from pipelines.config import TrainConfig
+from pipelines.errors import Exit, UserError
+from pipelines.examples import make_examples, plan_lines, stored_lines
+from pipelines.folders import replacing
+from pipelines.layers import Stored
+from pipelines.models.examples import Examples, Ints, check_rows, load_examples
 from pipelines.models.loading import silent_stderr
-from pipelines.models.manifest import FILE, Manifest
-from pipelines.report import describe_as_ofs, describe_input, ledger_lines, metric_lines
-from pipelines.source import find
-from pipelines.taskfile import describe
+from pipelines.models.manifest import Manifest
+from pipelines.report import describe_as_ofs, ledger_lines
 from pipelines.transforms.sink import now
+
+if TYPE_CHECKING:
+    from pipelines.models.network import Transform
 
 
 def train(config: TrainConfig) -> int:
-    """Trains, prints how good the model is beside the simplest rules, and returns the exit code.
+    """Trains, prints how good the model is beside the baselines, and returns the exit code.
 
     Raises:
       UserError: what `make_examples` raises, or there is nothing to learn from.
     """
-    replaceable(config.output, FILE, "model")
-    summary = examples.make_examples(_examples_config(config))
-    print("\n".join([f"task        {config.task.task}", *ledger_lines(summary.ledger)]))
-    data = load_examples(config.task, examples.example_files(_examples_folder(config)))
-    manifest = _fit(config, data)
-    print(f"\ntest        {metric_lines(config.task, manifest)}")
-    print(f"written     {config.output} (version {manifest.version}); the examples are in {_examples_folder(config)}")
-    print(f"next        foretide score --model {config.output} --as-of ... --output ... (same --task and --input)")
+    data, stored = prepare(config, *config.train, *config.validation, *config.test)
+    learn, check, test = (data.at(*as_ofs) for as_ofs in (config.train, config.validation, config.test))
+    print("\n".join(_splits(config, data)), flush=True)
+    for name, rows in (("test", test), ("training", learn), ("validation", check)):
+        check_rows(config.task, data, name, rows)
+    work = config.folder / f".training-{training_key(config, stored)}"
+    with alone(work):
+        _begin(work, config.resume)
+        manifest, lines = _fit(config, data, (learn, check, test), work)
+        shutil.rmtree(work)
+    folder = config.folder / manifest.version
+    print("\n".join(["", *(f"{'test' if i == 0 else '':<12}{line}" for i, line in enumerate(lines))]))
+    print(f"written     {folder}\nreport      {folder / 'report.html'}")
+    _serve(config, manifest.version)
     return Exit.OK
+
+
+def prepare(config: TrainConfig, *as_ofs: int) -> tuple[Examples, Stored]:
+    """The examples of the as-ofs: what the store lacks is computed."""
+    _check(config)
+    stored = make_examples(config.example_config(*as_ofs))
+    lines = [f"task        {config.task.task}", *ledger_lines(stored.ledger), *stored_lines(config.task, stored)]
+    print("\n".join(lines))
+    return load_examples(config.task, stored), stored
 
 
 def plan(config: TrainConfig) -> int:
     """Checks all that a run checks, and prints what it would do."""
-    source = find(config.task, config.input, config.execution)
-    replaceable(config.output, FILE, "model")
-    print(describe(config.task))
-    print(describe_input(source, config.input))
-    print(f"training    {describe_as_ofs(config.train)}")
-    print(f"validation  {describe_as_ofs((config.validation,))}")
-    print(f"test        {describe_as_ofs((config.test,))}")
-    print(f"output      {config.output}\ndry run: nothing was trained or written")
+    _check(config)
+    print("\n".join(plan_lines(config.example_config(*config.train, *config.validation, *config.test))))
+    print("\n".join(_splits(config)))
+    print(f"models      {config.folder}\ndry run: nothing was trained or written")
     return Exit.OK
 
 
-def _fit(config: TrainConfig, data: Examples) -> Manifest:
-    """Imports the framework late: it takes seconds, and a mistake in the input is told before."""
+def _splits(config: TrainConfig, data: Examples | None = None) -> list[str]:
+    """The as-ofs of each set, and how many examples they have."""
+    sets = {"training": config.train, "validation": config.validation, "test": config.test}
+    counts = {name: f": {len(data.at(*as_ofs)):,} examples" if data else "" for name, as_ofs in sets.items()}
+    return [f"{name:<11} {describe_as_ofs(as_ofs)}{counts[name]}" for name, as_ofs in sets.items()]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """The folder, made where it is not there, for this process only.
+
+    Raises:
+      UserError: another process is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process trains the same, in {folder}: wait for it") from None
+        yield
+
+
+def _begin(folder: Path, resume: bool) -> None:
+    """Keeps what an interrupted training left there if it is to be resumed."""
+    left = any(folder.glob("member-*/checkpoint.npz"))
+    if resume and not left:
+        print("resume      there is no checkpoint of this training: starting anew")
+    elif left and not resume:
+        print("anew        an interrupted training is thrown away; --resume would have gone on with it")
+    if not resume:
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+
+
+def _fit(config: TrainConfig, data: Examples, rows: tuple[Ints, Ints, Ints], work: Path) -> tuple[Manifest, list[str]]:
+    """Imports the frameworks late: it takes seconds, and a mistake in the input is told before."""
     with silent_stderr():
-        from pipelines.models.evaluation import evaluate
-        from pipelines.models.export import Origin, export
-        from pipelines.models.training import fit, predict
+        from pipelines.models.evaluation import Splits, evaluate, headline, lines
+        from pipelines.models.export import Origin, export, version_of
+        from pipelines.models.page import page
+        from pipelines.models.predictor import Predictor
+        from pipelines.models.training import Data, fit
 
-    task = config.task
-    learn, check, test = data.at(*config.train), data.at(config.validation), data.at(config.test)
-    print(f"examples    {len(learn):,} to learn from, {len(check):,} to validate with, {len(test):,} to test with")
-    print(f"as-ofs      {describe_as_ofs(config.train)}; {describe_as_ofs((config.validation,))}; ", end="")
-    print(describe_as_ofs((config.test,)), flush=True)
-    check_rows(task, data, "test", test)
-    model = fit(task, data, learn, check, lambda line: print(line, flush=True))
-    metrics = evaluate(task, data, learn, test, predict(task, model, data, test))
-    return export(model, task, Origin(config.train, config.validation, config.test, metrics, now()), config.output)
+    task, (learn, check, test) = config.task, rows
+    transform = preprocessing(config, data, learn, work)
+    members, _ = fit(Data(task, data, learn, check, transform), work, lambda line: print(line, flush=True))
+    predictor = Predictor.calibrated(task, transform, members, data, check)
+    created = now()
+    print("judging     beside the baselines", flush=True)
+    evaluation = evaluate(
+        task,
+        data,
+        Splits(learn, check, test),
+        predictor.score,
+        predictor.uncalibrated,
+        version=version_of(predictor, config.train, config.test),
+        method=predictor.calibration.method,
+        created=created,
+    )
+    origin = Origin(config.train, config.validation, config.test, headline(evaluation), created)
+    beside: dict[str, Path | str] = {
+        "evaluation.json": json.dumps(evaluation, indent=1) + "\n",
+        "report.html": page(evaluation),
+        "logs": work / "logs",
+        "transform": work / "transform",
+    }
+    return export(predictor, origin, config.folder, beside), lines(evaluation)
 
 
-def _examples_folder(config: TrainConfig) -> str:
-    return f"{config.output.rstrip('/')}.examples"
+def preprocessing(config: TrainConfig, data: Examples, rows: Ints, work: Path) -> Transform:
+    """What TensorFlow Transform makes of the training rows, or has made of them before an interruption."""
+    with silent_stderr():
+        from pipelines.models.preprocessing import analyze, load_transform
+
+    if not (work / "transform").exists():
+        with replacing(work / "transform") as folder:
+            analyze(config.task, data, rows, folder)
+    return load_transform(work / "transform")
 
 
-def _examples_config(config: TrainConfig) -> ExamplesConfig:
-    as_ofs = tuple(sorted({*config.train, config.validation, config.test}))
-    return ExamplesConfig(config.task, config.input, as_ofs, _examples_folder(config), config.execution)
+def _serve(config: TrainConfig, version: str) -> None:
+    """The first version of a task serves at once; another when it is asked for."""
+    if config.promote or registry.serving(config.folder) is None:
+        registry.promote(config.folder, version)
+    pointer = registry.serving(config.folder)
+    if pointer is not None and pointer.version == version:
+        print(f"serving     {config.folder} serves this version")
+        print(f"next        foretide score --model {config.folder} --as-of ... --output ... (same --task and --input)")
+    else:
+        print(f"serving     {config.folder} serves {pointer.version if pointer else 'none'}")
+        print(f"next        foretide models promote {config.folder / version}")
+
+
+def training_key(config: TrainConfig, stored: Stored) -> str:
+    """Of all that decides what is learnt."""
+    facts = [config.task.digest, config.train, config.validation, str(stored.folder)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]
+
+
+def _check(config: TrainConfig) -> None:
+    """
+    Raises:
+      UserError: the features say too little, no model can be written, or it cannot be told which one serves.
+    """
+    if all(f.agg == "recency" or f.vocabulary is not None for f in config.task.features):
+        raise UserError(f"task {config.task.task}: add a feature that counts or measures, such as {{agg: count}}")
+    if "://" in config.models:
+        raise UserError(f"--models {config.models}: the models must be in a local folder")
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {config.folder}: {error.strerror or error}; name another folder") from error
+    if not os.access(config.folder, os.W_OK):
+        raise UserError(f"cannot write to {config.folder}: no permission; name another folder")
+    registry.serving(config.folder)

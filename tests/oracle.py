@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.task import ChurnLabel, Feature, Task
+from pipelines.task import Aggregation, ChurnLabel, Feature, Task
 from pipelines.transforms.block import hash64
 
 Event = Mapping[str, Any]
+Copies = Sequence[Event]  # of one event, with one time and arrival; they may contradict one another
 F4 = np.float32
 
 
@@ -34,13 +35,14 @@ def oracle(
     unique = once(task, [e for e in events if is_event(task, e)])
     out = {}
     for as_of in as_ofs:
-        histories: dict[str, list[Event]] = {}
-        for e in unique:
+        histories: dict[str, list[Copies]] = {}
+        for copies in unique:
+            e = copies[0]
             arrived = task.events.arrival is None or e[task.events.arrival.field] < as_of + open_for
             if arrived and as_of - task.history <= e[task.events.time.field] < as_of:
-                histories.setdefault(e[task.events.entity], []).append(e)
+                histories.setdefault(e[task.events.entity], []).append(copies)
         for entity, history in histories.items():
-            times = [e[task.events.time.field] for e in history]
+            times = [time(task, c) for c in history]
             out[entity, as_of] = Expected(
                 tensor(task, history, as_of), len(history), max(times), revision(task, history, as_of)
             )
@@ -55,15 +57,17 @@ def is_event(task: Task, e: Event) -> bool:
     return arrival is None or e[task.events.time.field] - e[arrival.field] <= task.events.max_skew
 
 
-def once(task: Task, events: Sequence[Event]) -> list[Event]:
-    """In canonical order; of the copies of an event, the one that arrived first."""
-    seen, out = set(), []
-    for e in sorted(events, key=lambda e: canonical(task, e)):
+def once(task: Task, events: Sequence[Event]) -> list[Copies]:
+    """Each event once, in canonical order: of its copies those that arrived first."""
+    if task.events.identity == "none":
+        return [[e] for e in sorted(events, key=lambda e: place(task, e))]
+    out: dict[tuple[Any, ...], list[Event]] = {}
+    for e in sorted(events, key=lambda e: place(task, e)):
         identity = (e[task.events.entity], e[task.events.time.field], *(e[f] for f in identity_fields(task, e)))
-        if task.events.identity == "none" or identity not in seen:
-            seen.add(identity)
-            out.append(e)
-    return out
+        copies = out.setdefault(identity, [])
+        if not copies or place(task, e) == place(task, copies[0]):
+            copies.append(e)
+    return list(out.values())
 
 
 def identity_fields(task: Task, e: Event) -> tuple[str, ...]:
@@ -76,11 +80,10 @@ def text_hash(value: object) -> int:
     return 0 if value is None else int(hash64(pa.array([str(value)]))[0])
 
 
-def canonical(task: Task, e: Event) -> tuple[Any, ...]:
-    """(time, identity, arrival, content): hashes decide only between events of one entity and time."""
-    identity = [text_hash(e[f]) for f in identity_fields(task, e)]
+def place(task: Task, e: Event) -> tuple[int, ...]:
+    """(time, identity, arrival): hashes decide only between events of one entity and time."""
     arrival = 0 if task.events.arrival is None else e[task.events.arrival.field]
-    return (e[task.events.time.field], mixed(identity), arrival, *content(task, e))
+    return (e[task.events.time.field], mixed([text_hash(e[f]) for f in identity_fields(task, e)]), arrival)
 
 
 def mixed(hashes: Sequence[int]) -> int:
@@ -94,65 +97,86 @@ def mixed(hashes: Sequence[int]) -> int:
     return out
 
 
-def content(task: Task, e: Event) -> list[Any]:
-    """Least significant field first, as the block's sort has it; null sorts last."""
-    codes = [
-        len(task.events.categories[f])
-        if e[f] not in task.events.categories[f]
-        else task.events.categories[f].index(e[f])
-        for f in task.categorical
-    ]
-    values = [(e[f] is None, 0 if e[f] is None else float(F4(e[f]))) for f in task.numeric]
-    hashes = [text_hash(e[f]) for f in task.hashed]
-    return [*codes[::-1], *values[::-1], *hashes[::-1]]
+def time(task: Task, copies: Copies) -> int:
+    return int(copies[0][task.events.time.field])
 
 
-def tensor(task: Task, history: Sequence[Event], as_of: int) -> npt.NDArray[np.float32]:
+def number(copies: Copies, field: str) -> np.float32 | None:
+    """The smallest value of copies that contradict one another; -0.0 is 0.0."""
+    return min((F4(c[field]) + F4(0) for c in copies if c[field] is not None), default=None)
+
+
+def text(copies: Copies, field: str) -> int:
+    """The smallest hash of copies that contradict one another, 0 for none."""
+    return min((text_hash(c[field]) for c in copies if c[field] is not None), default=0)
+
+
+def category(copies: Copies, field: str) -> object:
+    """None where copies contradict one another."""
+    values = {c[field] for c in copies}
+    return values.pop() if len(values) == 1 else None
+
+
+def tensor(task: Task, history: Sequence[Copies], as_of: int) -> npt.NDArray[np.float32]:
     out = np.zeros((task.sequence.steps, len(task.features)), F4)
     start = as_of - task.history
-    steps: list[list[Event]] = [[] for _ in range(task.sequence.steps)]
-    for e in history:
-        steps[(e[task.events.time.field] - start) // task.sequence.step].append(e)
+    steps: list[list[Copies]] = [[] for _ in range(task.sequence.steps)]
+    for copies in history:
+        steps[(time(task, copies) - start) // task.sequence.step].append(copies)
     for column, f in enumerate(task.features):
         last = F4(0)
         for row, events in enumerate(steps):
+            if f.agg == "recency":
+                out[row, column] = since(task, [c for events in steps[: row + 1] for c in events], start, row)
+                continue
             if events or f.fill == "zero":
-                last = cell(f, events)
+                last = cell(task, f, events)
             out[row, column] = last
     return out
 
 
-def cell(f: Feature, events: Sequence[Event]) -> np.float32:
-    chosen = [e for e in events if f.by is None or e[f.by] == f.value]
-    if f.agg == "count":
+def since(task: Task, events: Sequence[Copies], start: int, row: int) -> np.float32:
+    """Steps from the last of the events, or from the start of the window, to the end of a step."""
+    end = start + (row + 1) * task.sequence.step
+    return F4((end - max([start, *(time(task, c) for c in events)])) / task.sequence.step)
+
+
+def cell(task: Task, f: Feature, events: Sequence[Copies]) -> np.float32:
+    chosen = [c for c in events if f.by is None or category(c, f.by) == f.value]
+    if f.field is None:
         return F4(len(chosen))
-    known = [e[f.field] for e in chosen if e[f.field] is not None] if f.field else []
     if f.agg == "distinct":
-        return F4(len(set(known)))
-    if not known:
-        return F4(0)
-    values = [F4(v) for v in known]
-    if f.agg == "sum":
+        return F4(len({text(c, f.field) for c in chosen} - {0}))
+    if f.vocabulary is not None:
+        hashes = [(place(task, c[0]), text(c, f.field)) for c in chosen if text(c, f.field)]
+        picked = sorted(hashes)[0 if f.agg == "first" else -1][1] if hashes else None
+        return F4(0 if picked is None else 1 + (picked >> 41))
+    known = [(place(task, c[0]), v) for c in chosen if (v := number(c, f.field)) is not None]
+    return reduced(f.agg, [v for _, v in sorted(known)]) if known else F4(0)
+
+
+def reduced(agg: Aggregation, values: Sequence[np.float32]) -> np.float32:
+    if agg == "sum":
         total = F4(0)
         for v in values:
             total = F4(total + v)
         return total
-    if f.agg in ("mean", "std"):
+    if agg in ("mean", "std"):
         mean = sum(float(v) for v in values) / len(values)
-        if f.agg == "mean":
+        if agg == "mean":
             return F4(mean)
         return F4(np.sqrt(sum((float(v) - mean) ** 2 for v in values) / len(values)))
-    if f.agg in ("min", "max"):
-        return min(values) if f.agg == "min" else max(values)
-    return values[0] if f.agg == "first" else values[-1]
+    if agg in ("min", "max"):
+        return min(values) if agg == "min" else max(values)
+    return values[0] if agg == "first" else values[-1]
 
 
-def revision(task: Task, history: Sequence[Event], as_of: int) -> int:
+def revision(task: Task, history: Sequence[Copies], as_of: int) -> int:
     """Boundaries after the as-of by which the last event of the history had arrived."""
     if task.events.arrival is None:
         return 0
     boundary, count = as_of, 0
-    while any(e[task.events.arrival.field] >= boundary for e in history):
+    while any(c[0][task.events.arrival.field] >= boundary for c in history):
         boundary, count = boundary + task.score.every, count + 1
     return count
 

@@ -24,12 +24,13 @@ sequence:
   step: 1d
   steps: 28
   features:
+    - {agg: recency}
     - {agg: count, by: kind}
     - {agg: sum, field: price}
 score:
   every: 7d
 label: {kind: churn, horizon: 14d, active_within: 14d}
-model: {units: 8, epochs: 3, batch_size: 64}
+model: {units: [8], epochs: 3, batch_size: 64}
 """
 
 

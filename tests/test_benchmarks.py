@@ -70,7 +70,7 @@ def test_the_task_file_describes_the_workload() -> None:
     task = load_task(w.TASK)
     assert len(task.features) == w.FEATURES
     assert task.history == w.END - w.START
-    assert task.model.units == w.UNITS
+    assert task.model.units == (w.UNITS, w.UNITS)
 
 
 def test_a_report_without_all_contestants_says_what_is_missing() -> None:

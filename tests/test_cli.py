@@ -36,7 +36,8 @@ def arguments(command: str, task: Path, /, **changes: str | None) -> list[str]:
         "examples": {"as_of": "2024-03-01"},
         "train": {"test_as_of": "2024-05-01"},
     }
-    flags = {"task": str(task), "input": "/data/a", "output": "out", **needed[command], **changes}
+    output = {} if command == "train" else {"output": "out"}
+    flags = {"task": str(task), "input": "/data/a", **output, **needed[command], **changes}
     return [command, *(f"--{k.replace('_', '-')}={v}" for k, v in flags.items() if v is not None)]
 
 
@@ -84,15 +85,13 @@ def test_examples(monkeypatch: pytest.MonkeyPatch, task: Path) -> None:
     assert configs == [ExamplesConfig(load_task(str(task)), files, (parse_time("2024-03-01"),), "out", where)]
 
 
-@pytest.mark.parametrize(
-    ("asked", "every"), [(None, 14 * DAY), ("7d", 7 * DAY), ("36h", DAY), ("1w", 7 * DAY), ("30d", 30 * DAY)]
-)
+@pytest.mark.parametrize(("asked", "every"), [(None, 14 * DAY), ("7d", 7 * DAY), ("1w", 7 * DAY), ("30d", 30 * DAY)])
 def test_train(monkeypatch: pytest.MonkeyPatch, task: Path, asked: str | None, every: int) -> None:
     configs = caught(monkeypatch, "pipelines.train.train", TrainConfig)
     command = arguments("train", task, train_every=asked, epochs="9", seed="0", train_as_ofs="4")
     assert main(command) == 0
     [config] = configs
-    assert (config.test, config.train_as_ofs, config.train_every) == (parse_time("2024-05-01"), 4, every)
+    assert (config.test, config.train_as_ofs, config.train_every) == ((parse_time("2024-05-01"),), 4, every)
     plain = load_task(str(task))
     assert config.task.model == plain.model.model_copy(update={"epochs": 9, "seed": 0})
     assert config.task.digest != plain.digest
@@ -102,7 +101,26 @@ def test_train_keeps_what_the_task_says(monkeypatch: pytest.MonkeyPatch, task: P
     configs = caught(monkeypatch, "pipelines.train.train", TrainConfig)
     assert main(arguments("train", task)) == 0
     assert configs[0].task == load_task(str(task))
-    assert configs[0].train_as_ofs == 24
+    assert (configs[0].train_as_ofs, configs[0].validation_as_ofs) == (24, 1)
+    assert (configs[0].models, configs[0].examples) == ("models", "examples")
+    assert (configs[0].resume, configs[0].promote) == (False, False)
+
+
+def test_every_flag_of_train_reaches_its_field(monkeypatch: pytest.MonkeyPatch, task: Path) -> None:
+    configs = caught(monkeypatch, "pipelines.train.train", TrainConfig)
+    command = arguments("train", task, test_as_of="2024-04-01..2024-05-01", test_every="10d", validation_as_ofs="2")
+    command += ["--models", "m", "--examples", "e", "--batch-size", "32", "--resume", "--promote"]
+    assert main(command) == 0
+    [config] = configs
+    assert config.test == tuple(parse_time(t) for t in ("2024-04-01", "2024-04-11", "2024-04-21", "2024-05-01"))
+    assert (config.validation_as_ofs, config.models, config.examples) == (2, "m", "e")
+    assert (config.resume, config.promote, config.task.model.batch_size) == (True, True, 32)
+
+
+def test_tune_takes_what_train_takes(monkeypatch: pytest.MonkeyPatch, task: Path) -> None:
+    configs = caught(monkeypatch, "pipelines.tune.tune", TrainConfig)
+    assert main(["tune", *arguments("train", task)[1:]]) == 0
+    assert configs[0].task == load_task(str(task))
 
 
 @pytest.mark.parametrize("command", ["score", "examples", "train"])
@@ -150,12 +168,10 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         ("score", "worker", "2", "unknown option --worker=2: neither foretide nor Beam has it"),
         ("score", "direct_running_mode", "multi_threading", "loses data in Beam"),
         ("score", "task", "nowhere.yaml", "nowhere.yaml"),
-        (
-            "train",
-            "test-as-of",
-            "2024-05-01..2024-05-20",
-            "--test-as-of 2024-05-01..2024-05-20: one as-of, not a range",
-        ),
+        ("train", "test-as-of", "2024-05-20..2024-05-01", "the range ends before it starts"),
+        ("train", "test-every", "36h", "--test-every 36h: must be a multiple of sequence.step (1d)"),
+        ("train", "train-every", "36h", "--train-every 36h: must be a multiple of sequence.step (1d)"),
+        ("train", "train-as-ofs", "1000000", "--train-as-ofs 1000000: the first of them would lie before the year 1"),
         ("train", "test-as-of", "2024-05-01T01:00", "--test-as-of 2024-05-01T01:00 is not a step boundary"),
         ("train", "train-every", "weekly", "--train-every weekly: a duration is a whole number and a unit"),
         ("train", "train-as-ofs", "0", "--train-as-ofs: '0' is not a whole number above 0"),
@@ -237,24 +253,17 @@ def test_a_reader_who_leaves_ends_a_query_well_and_a_training_badly(command: str
     assert (done.returncode, done.stderr) == (code, b"")
 
 
-@pytest.mark.parametrize("command", ["examples", "train"])
-@pytest.mark.parametrize(
-    ("output", "told"),
-    [
-        ("gs://bucket/x", "--output gs://bucket/x: the output must be a local folder"),
-        ("mine", "mine is there and is no"),
-        ("file/x", "cannot write to"),
-    ],
-)
-def test_an_output_that_cannot_be_is_told_before_the_work(
-    capsys: pytest.CaptureFixture[str], task: Path, command: str, output: str, told: str
+@pytest.mark.parametrize(("command", "flag"), [("examples", "output"), ("train", "models"), ("train", "examples")])
+def test_a_place_that_cannot_be_is_told_before_the_work(
+    capsys: pytest.CaptureFixture[str], task: Path, command: str, flag: str
 ) -> None:
     from tests import small
 
     _, events = small.write(task.parent / "shop")
     (task.parent / "file").write_text("")
-    (task.parent / "mine").mkdir()
-    (task.parent / "mine" / "photo").write_text("dear")
-    where = output if "://" in output else str(task.parent / output)
-    assert told in refused(capsys, arguments(command, task, input=str(events), output=where))
-    assert (task.parent / "mine" / "photo").read_text() == "dear"
+    places = {"models": str(task.parent / "models"), "examples": str(task.parent / "examples")}
+    rest = {} if command == "examples" else places
+    flags = [command, *arguments("examples" if command == "examples" else "train", task, input=str(events), **rest)[1:]]
+    for place, told in (("gs://bucket/x", "local folder"), (str(task.parent / "file" / "x"), "cannot write to")):
+        assert told in refused(capsys, [*flags, f"--{flag}={place}"])
+    assert (task.parent / "file").read_text() == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import yaml
 
@@ -56,10 +58,12 @@ def test_as_ofs_that_cannot_be(task: Task, text: str, message: str) -> None:
 
 def test_labels_of_training_are_known_before_validation_and_those_before_test(task: Task) -> None:
     test = parse_time("2024-05-01")
-    train = TrainConfig(task, Input(("a",), None, 0.05), test, 3, 7 * DAY, "m", Execution(1, None, (), False))
-    assert train.validation + task.horizon <= test
-    assert max(train.train) + task.horizon <= train.validation
-    assert [b - a for a, b in zip(train.train, train.train[1:], strict=False)] == [7 * DAY, 7 * DAY]
+    here = Execution(1, None, (), False)
+    train = TrainConfig(task, Input(("a",), None, 0.05), (test,), 3, 7 * DAY, 2, "m", "e", False, False, here)
+    assert max(train.validation) + task.horizon <= test
+    assert max(train.train) + task.horizon <= min(train.validation)
+    assert [b - a for a, b in pairwise(train.train)] == [7 * DAY, 7 * DAY]
+    assert [b - a for a, b in pairwise(train.validation)] == [7 * DAY]
 
 
 def test_the_same_question_is_the_same_run(task: Task) -> None:

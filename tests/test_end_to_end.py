@@ -64,9 +64,10 @@ def foretide(*arguments: str, expect: int = Exit.OK) -> str:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     folder = tmp_path_factory.mktemp("shop")
     task, events = small.write(folder)
-    shop = Shop(folder, task, events, folder / "model", folder / "out")
+    shop = Shop(folder, task, events, folder / "models" / "small_shop", folder / "out")
     arguments = ["--task", str(task), "--input", str(events), "--test-as-of", "2024-05-06", "--train-every", "7d"]
-    told = foretide("train", *arguments, "--train-as-ofs", "6", "--output", str(shop.model))
+    stores = ["--models", str(folder / "models"), "--examples", str(folder / "examples")]
+    told = foretide("train", *arguments, "--train-as-ofs", "6", *stores)
     assert "AUC" in told
     shop.score(shop.out)
     return shop

@@ -224,3 +224,26 @@ def test_conditions_reach_the_files(tmp_path: Path) -> None:
     scan = plan[plan.upper().index("PARQUET") - 400 :]
     assert "entity_id" in scan
     assert "'e7'" in scan
+
+
+def test_paths_as_rows(tmp_path: Path) -> None:
+    put_scores(tmp_path, "old", {"entity_id": ["gone"], "score_id": ["g"], "churn": [0.5]})
+    path: dict[str, list[object]] = {
+        "step_1": [1.0, 4.0],
+        "step_2": [2.0, 5.0],
+        "step_1_p10": [0.5, 3.5],
+        "step_2_p10": [1.0, 3.0],
+    }
+    put_scores(tmp_path, "new", {"entity_id": ["a", "b"], "score_id": ["x", "y"], **path, "step_2_p97_5": [3.0, 6.0]})
+    rows = list(select(tmp_path, "SELECT entity_id, step, p10, p50, p97_5 FROM forecasts ORDER BY ALL").rows)
+    assert rows == [
+        ("a", 1, 0.5, 1.0, None),
+        ("a", 2, 1.0, 2.0, 3.0),
+        ("b", 1, 3.5, 4.0, None),
+        ("b", 2, 3.0, 5.0, 6.0),
+    ]
+
+
+def test_no_paths_are_no_forecasts(tmp_path: Path) -> None:
+    put_scores(tmp_path, "r", {"entity_id": ["a"], "churn": [0.5]})
+    assert list(select(tmp_path, "SELECT step, p50 FROM forecasts").rows) == []

@@ -12,12 +12,11 @@ import yaml
 from pipelines.config import Execution, Input, ScoreConfig
 from pipelines.ledger import Ledger
 from pipelines.models.manifest import Manifest, signature
-from pipelines.report import describe_as_ofs, ledger_lines, metric_lines, score_report
+from pipelines.report import describe_as_ofs, ledger_lines, score_report
 from pipelines.source import Source
 from pipelines.store import Outcome
 from pipelines.task import Task, parse_time
 from pipelines.transforms.formats.base import Piece
-from tests import toy
 from tests.small import TASK
 
 CHURN = Task.model_validate_json(json.dumps(yaml.safe_load(TASK)))
@@ -56,11 +55,11 @@ def manifest(task: Task, **metrics: float) -> Manifest:
         task_digest=task.digest,
         version="20240401-1a2b3c4d",
         train=(0,),
-        validation=0,
-        test=parse_time("2024-05-01"),
+        validation=(0,),
+        test=(parse_time("2024-05-01"),),
+        model={},
         metrics=metrics,
         libraries={},
-        seed=7,
         created=0,
     )
 
@@ -146,22 +145,3 @@ def test_as_ofs() -> None:
     days = [parse_time(f"2024-05-0{d}") for d in (6, 7, 8)]
     assert describe_as_ofs(days[:1]) == "2024-05-06"
     assert describe_as_ofs(days) == "2024-05-06 to 2024-05-08 (3 as-ofs)"
-
-
-def test_metrics_of_churn_stand_beside_the_simplest_rules() -> None:
-    values = {"auc": 0.81234, "auc_low": 0.75, "auc_high": 0.85, "auc_recency": 0.7, "auc_logistic": 0.8}
-    text = metric_lines(CHURN, manifest(CHURN, test_entities=1_234, test_share=0.257, **values))
-    assert text.startswith("1,234 entities as of 2024-05-01, 25.7 % of them churned\n")
-    assert "0.8123  network (0.7500 to 0.8500, 95 %)" in text
-    assert "0.7000  recency alone" in text
-
-
-def test_metrics_of_a_path_stand_beside_the_last_level() -> None:
-    task = toy.task(toy.PATH)
-    values = {"error_step_1": 1.5, "error_step_3": 2.5, "error_naive_step_1": 1.25, "error_naive_step_3": 3.0}
-    lines = metric_lines(task, manifest(task, test_entities=10, **values)).splitlines()
-    assert lines[0] == "10 entities as of 2024-05-01, mean absolute error of the level in %"
-    assert lines[1:] == [
-        "  step 1    1.500  network, 1.250 the last level repeated",
-        "  step 3    2.500  network, 3.000 the last level repeated",
-    ]

@@ -14,12 +14,15 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.errors import Exit
-from pipelines.models.export import Origin, export
+from pipelines.models.calibration import Calibration
+from pipelines.models.export import Origin, manifest_of, save
 from pipelines.models.network import build
-from pipelines.task import format_time, parse_time
+from pipelines.models.predictor import Predictor
+from pipelines.task import Task, format_time, parse_time
 from pipelines.taskfile import load_task
 from tests import small
 from tests.oracle import oracle
+from tests.toy import plain
 
 LATE = small.TASK.replace("  identity: [id]", "  arrival: {field: loaded, unit: s}\n  identity: [id]").replace(
     "  every: 7d", "  every: 7d\n  allowed_lateness: 14d"
@@ -36,8 +39,17 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
     delay = np.where(random.random(len(table)) < 0.3, random.integers(0, 21 * small.DAY, len(table)), 0)
     pq.write_table(table.append_column("loaded", [table["at"].to_numpy() + delay]), folder / "events.parquet")
     task = load_task(str(folder / "task.yaml"))
-    export(build(task), task, Origin((0,), 0, 0, {}, 0), folder / "model")
+    untrained(task, folder / "model")
     return folder
+
+
+def untrained(task: Task, folder: Path) -> None:
+    transform = plain(task.sequence.steps, len(task.features))
+    members = [build(task, transform.shapes, 1)]
+    folder.mkdir()
+    predictor = Predictor(task, transform, members, Calibration("none"))
+    save(predictor, folder / "saved_model")
+    manifest_of(predictor, Origin((0,), (0,), (0,), {}, 0)).write(folder)
 
 
 def score(folder: Path, out: str, as_of: str, model: str = "model", expect: int = Exit.OK) -> str:

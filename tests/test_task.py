@@ -128,13 +128,49 @@ def test_a_path_label() -> None:
     level = {"agg": "last", "field": "close", "fill": "forward", "scale": "relative"}
     sequence = FIELDS["sequence"] | {"features": [level]}
     task = build(sequence=sequence, label={"kind": "path", "field": "close", "steps": 3})
-    assert (task.horizon, task.outputs, task.numeric) == (3 * DAY, ("step_1", "step_2", "step_3"), ("close",))
+    assert (task.horizon, task.label_width, task.numeric) == (3 * DAY, 3, ("close",))
+    bounds = ("step_1_p10", "step_1_p90", "step_2_p10", "step_2_p90", "step_3_p10", "step_3_p90")
+    assert task.outputs == ("step_1", "step_2", "step_3", *bounds)
+    odd = build(sequence=sequence, label={"kind": "path", "field": "close", "steps": 1, "quantiles": [0.025]})
+    assert odd.outputs == ("step_1", "step_1_p2_5")
+    for wrong in ([0.9, 0.1], [0.5], [0.1, 0.1]):
+        label = {"kind": "path", "field": "close", "steps": 3, "quantiles": wrong}
+        assert "quantiles: in ascending order, each once" in why(sequence=sequence, label=label)
     assert "label.field: add the feature {agg: last, field: price, fill: forward}" in why(
         sequence=sequence, label={"kind": "path", "field": "price", "steps": 3}
     )
     long = sequence | {"step": "520w", "steps": 1}
     far = {"label": {"kind": "path", "field": "close", "steps": 100}, "score": {"every": "520w"}}
     assert "label.steps: the horizon" in why(sequence=long, **far)
+
+
+def test_features_of_text_and_time() -> None:
+    text = {"agg": "last", "field": "shop", "vocabulary": 10}
+    task = build(sequence=FIELDS["sequence"] | {"features": [{"agg": "count"}, {"agg": "recency"}, text]})
+    assert [f.vocabulary for f in task.features] == [None, None, 10]
+    assert (task.numeric, task.hashed) == ((), ("shop",))
+    for wrong, says in (
+        ({"agg": "recency", "field": "x"}, "recency takes no field"),
+        ({"agg": "sum", "field": "x", "vocabulary": 3}, "vocabulary goes with first or last"),
+    ):
+        assert says in why(sequence=FIELDS["sequence"] | {"features": [{"agg": "count"}, wrong]})
+
+
+def test_what_to_try() -> None:
+    task = build(tune={"units": [[8], [16, 16]], "dropout": [0.1, 0.2]})
+    assert [(t.units, t.dropout) for t in task.trials] == [((8,), 0.1), ((8,), 0.2), ((16, 16), 0.1), ((16, 16), 0.2)]
+    assert task.digest == build().digest
+    assert build().trials == (build().model,)
+    assert "tune.width: not a key of model; there are network" in why(tune={"width": [1]})
+    assert "tune.dropout: 2: Input should be less than 1" in why(tune={"dropout": [0.5, 2]})
+    assert "tune.units: name at least one value" in why(tune={"units": []})
+
+
+def test_another_model_is_another_task() -> None:
+    task = build()
+    other = task.with_model(task.model.with_values({"seed": 9}))
+    assert (other.model.seed, task.model.seed) == (9, 7)
+    assert other.digest != task.digest
 
 
 @pytest.mark.parametrize(

@@ -232,11 +232,11 @@ def test_a_bad_list_item_is_one_error(tmp_path: Path) -> None:
 
 
 def test_numbers_of_the_model_take_a_point(tmp_path: Path) -> None:
-    file = write(tmp_path, GOOD + "model:\n  learning_rate: 1e-3\n  dropout: 1\n  units: 0\n")
+    file = write(tmp_path, GOOD + "model:\n  learning_rate: 1e-3\n  dropout: 1\n  units: [0]\n")
     assert refused(file) == [
         f"{file}:23: model.learning_rate: must be a number, not '1e-3'; write it with a point, such as 0.001 or 1.0e-3",
         f"{file}:24: model.dropout: must be less than 1.0, not 1",
-        f"{file}:25: model.units: must be at least 1, not 0",
+        f"{file}:25: model.units.0: must be at least 1, not 0",
     ]
     assert load_task(write(tmp_path, GOOD + "model: {learning_rate: 1.0e-3, dropout: 0}")).model.dropout == 0
 
@@ -362,15 +362,15 @@ def test_describe_says_what_a_task_means(tmp_path: Path) -> None:
         "as-of       every 1d, open to corrections for 2d",
         "label       churn: silent for 1w after the as-of, among those active in the 1w before it",
         "outputs     churn",
-        "model       gru of 64 units, seed 7",
+        "model       mlp of 64, 64 units, 1 member(s), seed 7",
     ]
 
 
 def test_describe_of_a_path() -> None:
     text = describe(load_task(ROOT / "templates" / "tasks" / "price_crypto.yaml"))
     assert "label       path: the last close in each of the next 10 steps" in text
-    assert "outputs     step_1 to step_10" in text
-    assert "and 8 more" in describe(load_task(ROOT / "templates" / "tasks" / "churn_grocery.yaml"))
+    assert "outputs     step_1 to step_10, and each as p10 and p90" in text
+    assert "and 9 more" in describe(load_task(ROOT / "templates" / "tasks" / "churn_grocery.yaml"))
 
 
 def test_the_digest_is_of_the_meaning(tmp_path: Path) -> None:

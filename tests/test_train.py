@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -12,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cli import main
+from pipelines import registry
+from pipelines.cli import _parser, _training, main
+from pipelines.config import TrainConfig
 from pipelines.errors import Exit
-from pipelines.examples import example_files, read_summary
-from pipelines.models.examples import load_examples
 from pipelines.models.manifest import Manifest, load_manifest
 from pipelines.task import parse_time
 from pipelines.taskfile import load_task
@@ -36,7 +39,7 @@ sequence:
 score:
   every: 1d
 label: {kind: path, field: close, steps: 3}
-model: {units: 4, epochs: 1, batch_size: 32}
+model: {network: lstm, units: [4, 4], epochs: 1, batch_size: 32}
 """
 
 
@@ -48,18 +51,31 @@ def foretide(*arguments: str, expect: int = Exit.OK) -> str:
     return told.getvalue()
 
 
-def train(shop: Path, out: str, *more: str, expect: int = Exit.OK, test: str = TEST) -> str:
-    flags = ["--task", str(shop / "small_shop.yaml"), "--input", str(shop / "events"), "--output", str(shop / out)]
-    every = ["--train-as-ofs", "4", "--train-every", "7d", "--epochs", "1"]
-    return foretide("train", *flags, "--test-as-of", test, *every, *more, expect=expect)
+def train(shop: Path, models: str, *more: str, expect: int = Exit.OK, test: str = TEST) -> str:
+    return foretide(*command(shop, models, *more, test=test), expect=expect)
+
+
+def command(shop: Path, models: str, *more: str, test: str = TEST) -> tuple[str, ...]:
+    flags = ["--task", str(shop / "small_shop.yaml"), "--input", str(shop / "events")]
+    stores = ["--models", str(shop / models), "--examples", str(shop / "examples")]
+    every = ["--train-as-ofs", "4", "--train-every", "7d", "--epochs", "2"]
+    return ("train", *flags, *stores, "--test-as-of", test, *every, *more)
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train")
     small.write(folder)
-    (folder / "told").write_text(train(folder, "model"))
+    (folder / "told").write_text(train(folder, "models"))
     return folder
+
+
+def serving(shop: Path, models: str) -> Path:
+    return registry.resolve(shop / models / "small_shop")
+
+
+def manifest(shop: Path, models: str) -> Manifest:
+    return load_manifest(serving(shop, models))
 
 
 def weights(model: Path) -> dict[str, bytes]:
@@ -71,29 +87,26 @@ def weights(model: Path) -> dict[str, bytes]:
     return {name: saved.get_tensor(name).tobytes() for name in names}
 
 
-def manifest(shop: Path, out: str) -> Manifest:
-    return load_manifest(shop / out)
-
-
 def test_the_seed_decides_the_model(shop: Path) -> None:
-    train(shop, "same")
+    told = train(shop, "same")
+    assert "computed" not in told
     train(shop, "other", "--seed", "8")
-    assert manifest(shop, "same").version == manifest(shop, "model").version
-    same, other = weights(shop / "same"), weights(shop / "other")
-    assert same == weights(shop / "model")
-    assert len(same) > 10
+    assert manifest(shop, "same").version == manifest(shop, "models").version
+    same, other = weights(serving(shop, "same")), weights(serving(shop, "other"))
+    assert same == weights(serving(shop, "models"))
+    assert len(same) == 4  # kernel and bias of two layers
     assert set(other) == set(same)
     assert other != same
-    assert manifest(shop, "other").version != manifest(shop, "model").version
-    assert manifest(shop, "other").seed == 8
+    assert manifest(shop, "other").version != manifest(shop, "models").version
+    assert manifest(shop, "other").model["seed"] == 8
 
 
 def test_the_manifest_says_what_the_model_is(shop: Path) -> None:
-    made = manifest(shop, "model")
+    made = manifest(shop, "models")
     last = parse_time(TEST) - 28 * small.DAY * 1_000_000
-    assert (made.test, made.validation) == (parse_time(TEST), parse_time("2024-04-22"))
+    assert (made.test, made.validation) == ((parse_time(TEST),), (parse_time("2024-04-22"),))
     assert made.train == tuple(last - i * 7 * small.DAY * 1_000_000 for i in (3, 2, 1, 0))
-    assert made.features == ("count()[kind=view]", "count()[kind=buy]", "sum(price)")
+    assert made.features == ("recency()", "count()[kind=view]", "count()[kind=buy]", "sum(price)")
     assert made.outputs == ("churn",)
     assert 0 <= made.metrics["auc_low"] <= made.metrics["auc"] <= made.metrics["auc_high"] <= 1
     assert 0 < made.metrics["test_share"] < 1
@@ -101,21 +114,78 @@ def test_the_manifest_says_what_the_model_is(shop: Path) -> None:
 
 
 def test_labels_end_before_the_next_judge_begins(shop: Path) -> None:
-    made, task = manifest(shop, "model"), load_task(str(shop / "small_shop.yaml"))
-    assert max(made.train) + task.horizon <= made.validation
-    assert made.validation + task.horizon <= made.test
-    data = load_examples(task, example_files(str(shop / "model.examples")))
-    assert set(data.as_of.tolist()) == {*made.train, made.validation, made.test}
-    assert read_summary(shop / "model.examples").examples == len(data)
-    assert made.metrics["test_entities"] == len(data.at(made.test))
-    assert (data.last_event_time < data.as_of).all()
+    task = load_task(str(shop / "small_shop.yaml"))
+    for every in ("7d", "14d"):
+        made = config(shop, every)
+        assert max(made.train) + task.horizon <= min(made.validation)
+        assert max(made.validation) + task.horizon <= min(made.test)
+        assert len(made.validation) == 3
+    assert manifest(shop, "models").train == config(shop, "7d", validation=1).train[-4:]
 
 
-def test_the_epochs_asked_for_are_run(shop: Path) -> None:
+def config(shop: Path, every: str, validation: int = 3) -> TrainConfig:
+    flags = ("--train-every", every, "--validation-as-ofs", str(validation))
+    args, rest = _parser().parse_known_args(command(shop, "models", *flags))
+    return _training(args, tuple(rest))
+
+
+def test_a_version_holds_all_that_tells_of_it(shop: Path) -> None:
+    folder = serving(shop, "models")
+    inside = {p.name for p in folder.iterdir()}
+    assert inside == {
+        "manifest.json",
+        "saved_model",
+        "transform",
+        "evaluation.json",
+        "report.html",
+        "task.json",
+        "logs",
+    }
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert evaluation["models"][0]["name"] == "network"
+    assert evaluation["models"][0]["auc"] == manifest(shop, "models").metrics["auc"]
+    assert evaluation["version"] == folder.name
+    assert "<html" in (folder / "report.html").read_text()
+    assert sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) == [folder.name]  # no work is left
+
+
+def test_the_network_stands_beside_the_baselines(shop: Path) -> None:
     text = (shop / "told").read_text()
-    assert "epoch 1/1: loss" in text
-    assert text.count("epoch ") == 1
-    assert "AUC       0." in text
+    assert text.count("epoch 2/2: loss") == 1
+    for name in ("network", "LightGBM on aggregates", "logistic regression", "recency alone"):
+        assert name in text
+
+
+def test_a_second_version_serves_when_it_is_asked_for(shop: Path) -> None:
+    train(shop, "two")
+    first = serving(shop, "two").name
+    told = train(shop, "two", "--seed", "9")
+    assert f"serves {first}" in told
+    second = next(line.split("/")[-1] for line in told.splitlines() if line.startswith("written"))
+    assert serving(shop, "two").name == first
+    where = ("--models", str(shop / "two"))
+    listed = foretide("models", *where)
+    assert first in listed
+    assert second in listed
+    assert "seed" in foretide("models", *where, "compare", first, second)
+    foretide("models", *where, "promote", second)
+    assert serving(shop, "two").name == second
+    foretide("models", *where, "rollback", "small_shop")
+    assert serving(shop, "two").name == first
+
+
+def test_a_training_that_is_killed_goes_on(shop: Path) -> None:
+    """`kill -9` once the first checkpoint is there; --resume then gives the model of an undisturbed training."""
+    work = shop / "killed" / "small_shop"
+    process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *command(shop, "killed")])
+    while not list(work.glob(".training-*/member-0/checkpoint.npz")):
+        assert process.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    told = train(shop, "killed", "--resume")
+    assert "going on in epoch " in told
+    assert manifest(shop, "killed").version == manifest(shop, "models").version
 
 
 @pytest.mark.parametrize(
@@ -131,14 +201,14 @@ def test_nothing_to_learn_from_is_told_and_nothing_is_trained(shop: Path, test: 
     text = train(shop, f"none-{test}", "--train-as-ofs", "1", test=test, expect=Exit.USAGE)
     assert told in text
     assert "epoch 1/" not in text
-    assert not (shop / f"none-{test}").exists()
+    assert not list((shop / f"none-{test}" / "small_shop").iterdir())
 
 
-def test_a_folder_with_something_else_is_refused_before_any_work(shop: Path) -> None:
-    (shop / "mine").mkdir()
-    (shop / "mine" / "photo").write_text("dear")
-    assert "is there and is no model" in train(shop, "mine", expect=Exit.USAGE)
-    assert not (shop / "mine.examples").exists()
+def test_features_that_say_too_little_are_refused(shop: Path) -> None:
+    text = small.TASK.replace("    - {agg: count, by: kind}\n    - {agg: sum, field: price}\n", "")
+    (shop / "little.yaml").write_text(text)
+    flags = [f if f != str(shop / "small_shop.yaml") else str(shop / "little.yaml") for f in command(shop, "little")]
+    assert "add a feature that counts or measures" in foretide(*flags, expect=Exit.USAGE)
 
 
 def prices(coins: int = 12, days: int = 90) -> pa.Table:
@@ -161,11 +231,14 @@ def test_a_path_of_prices_from_events_to_scores(tmp_path: Path) -> None:
     table = prices()
     pq.write_table(table, tmp_path / "prices.parquet")
     flags = ["--task", str(tmp_path / "prices.yaml"), "--input", str(tmp_path / "prices.parquet")]
-    model, out = str(tmp_path / "model"), str(tmp_path / "out")
-    text = foretide("train", *flags, "--test-as-of", "2024-03-20", "--train-as-ofs", "5", "--output", model)
-    assert "mean absolute error of the level in %" in text
-    metrics = load_manifest(model).metrics
-    assert {"error_step_1", "error_step_3", "error_naive_step_1", "error_naive_step_3"} <= set(metrics)
+    models, out = str(tmp_path / "models"), str(tmp_path / "out")
+    stores = ["--models", models, "--examples", str(tmp_path / "examples")]
+    origins = ["--test-as-of", "2024-03-02..2024-03-20", "--test-every", "3d"]
+    text = foretide("train", *flags, *stores, *origins, "--train-as-ofs", "5")
+    model = f"{models}/small_prices"
+    assert "mean error in % of the level" in text
+    metrics = load_manifest(registry.resolve(model)).metrics
+    assert {"error_step_1", "error_step_3", "error_naive_step_1", "skill_step_3", "coverage"} <= set(metrics)
     foretide("score", *flags, "--as-of", "2024-03-20", "--model", model, "--output", out)
     answer = foretide("query", "--output", out, "--format", "json", "SELECT * FROM scores ORDER BY entity_id")
     scores = [json.loads(line) for line in answer.splitlines()]
@@ -178,8 +251,13 @@ def test_a_path_of_prices_from_events_to_scores(tmp_path: Path) -> None:
         )
     )
     assert [s["entity_id"] for s in scores] == sorted(last)
-    assert [k for k in scores[0] if k.startswith("step_")] == ["step_1", "step_2", "step_3"]
+    bounds = [f"step_{k}_{q}" for k in (1, 2, 3) for q in ("p10", "p90")]
+    assert [k for k in scores[0] if k.startswith("step_")] == ["step_1", "step_2", "step_3", *bounds]
     for s in scores:
         path = np.array([s[f"step_{i}"] for i in (1, 2, 3)])
         assert np.isfinite(path).all()
         assert (np.abs(np.log(path / last[s["entity_id"]])) < 0.5).all()
+        assert all(s[f"step_{k}_p10"] < s[f"step_{k}"] < s[f"step_{k}_p90"] for k in (1, 2, 3))
+    rows = foretide("query", "--output", out, "--format", "json", "SELECT * FROM forecasts ORDER BY entity_id, step")
+    first = json.loads(rows.splitlines()[0])
+    assert (first["entity_id"], first["step"], first["p50"]) == ("c00", 1, scores[0]["step_1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,12 @@ import pyarrow as pa
 
 from pipelines.models.examples import Examples
 from pipelines.task import Task
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from pipelines.models.network import Transform
+    from pipelines.models.predictor import Predictor
 
 DAY = 86_400_000_000
 STEPS = 12
@@ -33,7 +40,7 @@ def task(label: Mapping[str, object] = CHURN, steps: int = STEPS, **model: objec
             "sequence": {"step": "1d", "steps": steps, "features": FEATURES},
             "score": {"every": "1d"},
             "label": label,
-            "model": {"units": 8, **model},
+            "model": {"network": "gru", "units": [8, 8], **model},
         },
         strict=False,
     )
@@ -49,26 +56,57 @@ def tensor(n: int, seed: int = 0) -> npt.NDArray[np.float32]:
     return x
 
 
-def examples(label: npt.NDArray[np.float32], x: npt.NDArray[np.float32], as_of: npt.NDArray[np.int64]) -> Examples:
-    """The rows as they are, each with an event on the day before."""
-    n = len(x)
+def plain(steps: int = STEPS, features: int = len(FEATURES)) -> Transform:
+    """Preprocessing without constants, for tests that are not about it."""
+    import tensorflow as tf
+
+    from pipelines.models.network import Shapes
+    from pipelines.models.summary import signed_log
+
+    class Plain(tf.Module):
+        shapes: Shapes = {"sequence": ((None, steps, features), "float32"), "summary": ((None, features), "float32")}  # noqa: RUF012
+
+        def __call__(self, raw: tf.Tensor) -> dict[str, tf.Tensor]:
+            x = signed_log(raw)
+            return {"sequence": x, "summary": tf.reduce_mean(x, axis=1)}
+
+    return Plain()
+
+
+def examples(
+    label: npt.NDArray[np.float32], x: npt.NDArray[np.float32], as_of: npt.NDArray[np.int64] | None = None
+) -> Examples:
+    """In memory: tensors x (n, steps, features), labels (n, k) and as-ofs (n), each with an event on the day before."""
+    n, when = len(x), np.full(len(x), 10 * DAY) if as_of is None else as_of
     names = pa.chunked_array([[f"user {i}" for i in range(n)]])
-    return Examples((x,), np.arange(n), label, as_of, np.ones(n, np.int64), as_of - DAY, names)
+    return Examples(lambda rows: x[rows], label, when, np.ones(n, np.int64), when - DAY, names)
 
 
-def export_toy(directory: Path, label: Mapping[str, object] = CHURN) -> Task:
-    """An untrained model, with weights that leave no layer without effect."""
-    from pipelines.models.export import Origin, export
+def export_toy(directory: Path, label: Mapping[str, object] = CHURN, **model: object) -> Task:
+    """A model in a folder, as engines and the registry read it."""
+    from pipelines.models.export import Origin, manifest_of, save
+
+    predictor = toy_predictor(label, **model)
+    directory.mkdir(parents=True)
+    save(predictor, directory / "saved_model")
+    manifest_of(predictor, Origin((10 * DAY, 20 * DAY), (30 * DAY,), (40 * DAY,), {"auc": 0.75}, 50 * DAY)).write(
+        directory
+    )
+    return predictor.task
+
+
+def toy_predictor(label: Mapping[str, object] = CHURN, **model: object) -> Predictor:
+    """Untrained, with weights that leave no layer without effect."""
+    from pipelines.models.calibration import Calibration
     from pipelines.models.network import build
+    from pipelines.models.predictor import Predictor
 
-    spec = task(label)
-    model = build(spec)
-    random = np.random.default_rng(1)
-    for layer in model.layers:
+    spec, random, transform = task(label, STEPS, **model), np.random.default_rng(1), plain()
+    members = [build(spec, transform.shapes, seed) for seed in range(spec.model.members)]
+    for layer in (layer for member in members for layer in member.layers):
         if layer.name.startswith("batch_normalization"):
             layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
-        if layer.name == "log_returns":
-            layer.set_weights([random.normal(0, 0.02, w.shape) for w in layer.get_weights()])
-    export(model, spec, Origin((10 * DAY, 20 * DAY), 30 * DAY, 40 * DAY, {"auc": 0.75}, 50 * DAY), directory)
-    model.save_weights(directory.with_suffix(".weights.h5"))
-    return spec
+        if layer.name == "quantiles":
+            layer.set_weights([random.normal(0, 0.2, w.shape) for w in layer.get_weights()])
+    calibration = Calibration("identity") if label is PATH else Calibration("platt", (1.5,), (-0.5,))
+    return Predictor(spec, transform, members, calibration)

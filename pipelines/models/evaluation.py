@@ -1,128 +1,215 @@
-"""How good scores are, and how good the simplest rules would be on the same entities. Pure functions on arrays."""
+"""How good a model is on as-ofs after all it has seen, beside what is simpler: an evaluation, and what is told of it.
+
+The figures are made in `churnquality` and `pathquality`; their form is in `schema`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from pipelines.models.engine import Floats
-from pipelines.models.examples import Examples, Ints, check_rows, level
-from pipelines.task import ChurnLabel, Task
+from pipelines.models import churnquality, pathquality
+from pipelines.models.baselines import DAY, thin
+from pipelines.models.examples import Examples, Ints, check_rows
+from pipelines.models.schema import Churn, Evaluation, Head, Path, PathModel, Set, Step, Tested
+from pipelines.models.survey import Predict, Survey, number, see
+from pipelines.task import ChurnLabel, Task, format_time
 
-Doubles = npt.NDArray[np.float64]
-CHUNK = 4096  # rows whose tensors are held at a time
-
-
-def auc(label: npt.NDArray[np.generic], score: npt.NDArray[np.generic]) -> float:
-    """The probability that a positive scores above a negative, ties counting half; NaN when one class is missing.
-
-    Mann and Whitney's U by mid-ranks (Hanley and McNeil, 1982, https://doi.org/10.1148/radiology.143.1.7063747).
-
-    >>> auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
-    0.75
-    """
-    positive = label.astype(bool)
-    n1, n0 = int(positive.sum()), int((~positive).sum())
-    if not n1 or not n0:
-        return float("nan")
-    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[place]
-    return float((rank[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+SAMPLE = 1 << 15  # training rows, and validation rows, that the network is judged on, at most
+LEAK = 0.05  # of a path's error that no model of the past takes away, as far as is known
+SHOWN = 12  # steps of a path in the lines of a terminal
 
 
-def interval(label: Floats, score: Floats, seed: int, draws: int = 200) -> tuple[float, float]:
-    """The 95 % interval of the AUC over bootstrap samples of the entities (Efron, 1979)."""
-    random = np.random.default_rng(seed)
-    rows = (random.integers(0, len(label), len(label)) for _ in range(draws))
-    values = [auc(label[r], score[r]) for r in rows]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Rows of the examples; each set's as-ofs are a horizon before those of the next."""
+
+    train: Ints
+    validation: Ints
+    test: Ints
 
 
-def evaluate(task: Task, examples: Examples, train: Ints, test: Ints, scores: Floats) -> dict[str, float]:
-    """Metrics of scores f4 (len(test), outputs) for the rows `test`, beside those of baselines.
+def evaluate(
+    task: Task,
+    examples: Examples,
+    splits: Splits,
+    predict: Predict,
+    uncalibrated: Predict | None = None,
+    *,
+    version: str = "",
+    method: str = "none",
+    created: int = 0,
+) -> Evaluation:
+    """The network on the rows `test`, beside baselines that learn from the same rows as it did. Takes about as long as
+    scoring the test rows and `SAMPLE` others, and the trees. The same arguments give the same numbers.
 
-    Churn: AUC with its interval, and that of recency alone and of a logistic regression fitted on the rows `train`.
-    Path: mean absolute error in % at the first, middle and last step, and that of repeating the last level.
+    Args:
+      predict: the network, calibrated; a path's scores are in the order of the task's outputs.
+      uncalibrated: of churn, before `method` was applied; without it the network counts as uncalibrated.
+      version: of the model.
+      created: us.
 
     Raises:
-      UserError: there is nothing to judge by in the test rows.
+      UserError: there is nothing to judge by in the test rows, or LightGBM is not installed.
     """
-    check_rows(task, examples, "test", test)
-    label = examples.label[test]
-    if not isinstance(task.label, ChurnLabel):
-        return _path(task, examples, test, scores)
-    low, high = interval(label[:, 0], scores[:, 0], task.model.seed)
-    recency = examples.as_of[test] - examples.last_event_time[test]
-    return {
-        "test_entities": float(len(test)),
-        "test_share": float(label.mean()),
-        "auc": auc(label[:, 0], scores[:, 0]),
-        "auc_low": low,
-        "auc_high": high,
-        "auc_recency": auc(label[:, 0], recency),
-        "auc_logistic": auc(label[:, 0], logistic(task, examples, train, test)),
+    check_rows(task, examples, "test", splits.test)
+    rows: dict[Set, Ints] = {
+        "train": thin(splits.train, SAMPLE),
+        "validation": thin(splits.validation, SAMPLE),
+        "test": splits.test,
+    }
+    survey = Survey(task, examples, predict, {name: see(task, examples, r, predict) for name, r in rows.items()})
+    head = _head(survey, version, created)
+    if isinstance(task.label, ChurnLabel):
+        return _churn(survey, splits, head, uncalibrated or predict, method)
+    return _path(survey, splits, head)
+
+
+def headline(evaluation: Evaluation) -> dict[str, float]:
+    """What the manifest keeps. Churn: AUC with its interval, that of each baseline, and calibration. Path: the
+    skill, and at the first, the middle and the last step the error in %, that of naive and the skill; with intervals
+    where there are any."""
+    rows = {"test_entities": float(evaluation["test"]["entities"])}
+    if evaluation["kind"] == "path":
+        return rows | _path_headline(evaluation)
+    network, gradient, logistic, recency = evaluation["models"]
+    after = evaluation["calibration"]["after"]
+    return rows | {
+        "test_share": evaluation["test"]["share"] or 0.0,
+        "auc": network["auc"],
+        "auc_low": network["auc_low"],
+        "auc_high": network["auc_high"],
+        "auc_lightgbm": gradient["auc"],
+        "auc_logistic": logistic["auc"],
+        "auc_recency": recency["auc"],
+        "ap": network["ap"],
+        "brier": after["brier"],
+        "ece": after["ece"],
     }
 
 
-def _path(task: Task, examples: Examples, test: Ints, scores: Floats) -> dict[str, float]:
-    at = level(task)
-    last = _chunks(test, lambda rows: examples.tensor(rows)[:, -1, at, None].astype(np.float64))
-    metrics = {"test_entities": float(len(test))}
-    for name, levels in (("error", scores.astype(np.float64)), ("error_naive", np.broadcast_to(last, scores.shape))):
-        errors = path_error(examples.label[test], levels)
-        metrics |= {f"{name}_step_{i + 1}": float(errors[i]) for i in sorted({0, len(errors) // 2, len(errors) - 1})}
-    return metrics
+def lines(evaluation: Evaluation) -> list[str]:
+    """What the terminal shows of it: the network beside every baseline."""
+    if evaluation["kind"] == "path":
+        return _path_lines(evaluation)
+    return _churn_lines(evaluation)
 
 
-def path_error(actual: Floats, predicted: Doubles) -> Doubles:
-    """(n, steps) levels each -> f8 (steps): mean absolute error in % of the actual level, where that is positive."""
-    real = actual > 0
-    error = np.abs(predicted - actual) / np.where(real, actual, 1)
-    return 100 * np.where(real, error, 0).sum(axis=0) / np.maximum(real.sum(axis=0), 1)
+def _head(survey: Survey, version: str, created: int) -> Head:
+    task, test = survey.task, survey.test
+    as_ofs = sorted(set(survey.examples.as_of[test.rows].tolist()))
+    label = survey.examples.label[test.rows]
+    share = number(label.mean()) if isinstance(task.label, ChurnLabel) else None
+    return Head(
+        task=task.task,
+        version=version,
+        description=task.description,
+        horizon_days=number(task.horizon / DAY),
+        created=format_time(created),
+        test=Tested(as_ofs=[format_time(t) for t in as_ofs], entities=len(test.rows), share=share),
+    )
 
 
-def logistic(task: Task, examples: Examples, train: Ints, test: Ints) -> Doubles:
-    """f8 (len(test)): log odds of churn by a logistic regression on what `summary` says of a sequence."""
-    x, new = (_chunks(rows, lambda r: summary(task, examples, r)) for rows in (train, test))
-    mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-9
-    weights = _newton(_with_one((x - mean) / spread), examples.label[train, 0].astype(np.float64))
-    return _with_one((new - mean) / spread) @ weights
+def _churn(survey: Survey, splits: Splits, head: Head, uncalibrated: Predict, method: str) -> Churn:
+    compared = churnquality.compare(survey, splits.train, splits.validation)
+    return Churn(
+        **head,
+        kind="churn",
+        models=churnquality.models(survey, compared),
+        calibration=churnquality.calibration(survey, uncalibrated, method),
+        by_as_of=churnquality.by_as_of(survey),
+        importance=churnquality.importance(survey),
+        drift=churnquality.drift(survey),
+    )
 
 
-def summary(task: Task, examples: Examples, rows: Ints) -> Doubles:
-    """f8 (n, 6), logarithms of 1 + recency, tenure within the history (both in steps), events, and active steps in the
-    whole history, its last quarter and its last twelfth."""
-    x = examples.tensor(rows)
-    counts = [i for i, f in enumerate(task.features) if f.agg == "count"]
-    active = np.any(x[:, :, counts] if counts else x, axis=2)
-    steps = active.shape[1]
-    recency = (examples.as_of[rows] - examples.last_event_time[rows]) / task.sequence.step
-    tenure = steps - active.argmax(axis=1)
-    lately = [active[:, -max(1, steps // part) :].sum(axis=1) for part in (1, 4, 12)]
-    return np.log1p(np.stack([recency, tenure, examples.n_events[rows], *lately], axis=1).astype(np.float64))
+def _path(survey: Survey, splits: Splits, head: Head) -> Path:
+    found = pathquality.forecasts(survey, splits.train, splits.validation)
+    return Path(
+        **head,
+        kind="path",
+        models=pathquality.models(survey, found),
+        coverage=pathquality.coverage(survey),
+        by_as_of=pathquality.by_as_of(survey),
+        fan=pathquality.fans(survey),
+        importance=pathquality.importance(survey),
+        drift=pathquality.drift(survey),
+    )
 
 
-def _newton(x: Doubles, y: Doubles, ridge: float = 1e-3, rounds: int = 25) -> Doubles:
-    """Weights of a logistic regression by iteratively reweighted least squares (Hastie et al., 2009, section 4.4.1)."""
-    weights = np.zeros(x.shape[1])
-    for _ in range(rounds):
-        p = 1 / (1 + np.exp(-x @ weights))
-        gradient = x.T @ (y - p) - ridge * weights
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge * np.eye(x.shape[1])
-        change = np.linalg.solve(hessian, gradient)
-        weights += change
-        if np.abs(change).max() < 1e-8:
-            break
-    return weights
+def _path_headline(evaluation: Path) -> dict[str, float]:
+    network, naive = evaluation["models"][:2]
+    steps = network["by_step"]
+    found: dict[str, float | None] = {
+        "skill": network["skill"],
+        "skill_low": network["low"],
+        "skill_high": network["high"],
+    }
+    for i in sorted({0, len(steps) // 2, len(steps) - 1}):
+        step, k = steps[i], f"step_{i + 1}"
+        found |= {f"error_{k}": step["error"], f"error_naive_{k}": naive["by_step"][i]["error"]}
+        found |= {f"skill_{k}": step["skill"], f"skill_low_{k}": step["low"], f"skill_high_{k}": step["high"]}
+    inside = [c["actual"] for c in evaluation["coverage"]]
+    found |= {"coverage": number(sum(inside) / len(inside)), "coverage_nominal": evaluation["coverage"][0]["nominal"]}
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _with_one(x: Doubles) -> Doubles:
-    return np.concatenate([np.ones((len(x), 1)), x], axis=1)
+def _churn_lines(evaluation: Churn) -> list[str]:
+    test, models = evaluation["test"], evaluation["models"]
+    width = max(len(m["name"]) for m in models)
+    title = f"{_tested(evaluation)}, {100 * (test['share'] or 0):.1f} % of them churned; in brackets 95 % intervals"
+    out = [title, f"  {'':<{width}}  {'AUC':<26}  {'average precision':<26}  AUC, against the network"]
+    for m in models:
+        auc = f"{m['auc']:.4f} ({m['auc_low']:.4f} to {m['auc_high']:.4f})"
+        ap = f"{m['ap']:.4f} ({m['ap_low']:.4f} to {m['ap_high']:.4f})"
+        gap = m["minus_network"]
+        against = f"{gap['auc']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})" if gap else ""
+        out.append(f"  {m['name']:<{width}}  {auc:<26}  {ap:<26}  {against}".rstrip())
+    before, after = evaluation["calibration"]["before"], evaluation["calibration"]["after"]
+    method = evaluation["calibration"]["method"]
+    brier = f"Brier score {before['brier']:.4f}, then {after['brier']:.4f}"
+    ece = f"expected error {before['ece']:.4f}, then {after['ece']:.4f}"
+    return [*out, f"  calibration ({method}): {ece}; {brier}"]
 
 
-def _chunks(rows: Ints, of: Callable[[Ints], Doubles]) -> Doubles:
-    """`of` all rows, a part at a time."""
-    return np.concatenate([of(rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK)])
+def _path_lines(evaluation: Path) -> list[str]:
+    models = evaluation["models"]
+    network, width = models[0], 12
+    names = "".join(f"{m['name'].split()[0]:>{width}}" for m in models)
+    skills = "".join(f"{_percent(m['skill']):>{width}}" for m in models)
+    out = [
+        f"{_tested(evaluation)}: mean error in % of the level",
+        f"  step  {names}  skill of the network (95 %)",
+    ]
+    for i in thin(np.arange(len(network["by_step"])), SHOWN).tolist():
+        errors = "".join(f"{m['by_step'][i]['error']:>{width}.3f}" for m in models)
+        out.append(f"  {i + 1:<6}{errors}  {_skill(network['by_step'][i])}")
+    out.append(f"  skill {skills}  {_skill(network)}")
+    if network["low"] is None:
+        out.append("  no intervals: the test as-ofs span too few horizons; give more of them, or further apart")
+    if (network["skill"] or 0) > LEAK:
+        out.append(
+            f"  a skill above {100 * LEAK:.0f} % is a leak until shown otherwise: does a feature know the future?"
+        )
+    return out
+
+
+def _skill(of: Step | PathModel) -> str:
+    """`+1.2 % (-0.3 % to +2.5 %)`."""
+    if of["low"] is None or of["high"] is None:
+        return _percent(of["skill"])
+    return f"{_percent(of['skill'])} ({_percent(of['low'])} to {_percent(of['high'])})"
+
+
+def _percent(skill: float | None) -> str:
+    return "-" if skill is None else f"{100 * skill:+.2f} %"
+
+
+def _tested(evaluation: Evaluation) -> str:
+    """`1,016 entities as of 2015-01-01`; with several as-ofs, rows of an entity and as-of are counted."""
+    test = evaluation["test"]
+    first, last, n = test["as_ofs"][0], test["as_ofs"][-1], len(test["as_ofs"])
+    if n == 1:
+        return f"{test['entities']:,} entities as of {first}"
+    return f"{test['entities']:,} examples at {n} as-ofs from {first} to {last}"

@@ -1,25 +1,25 @@
-"""From a trained network to a folder that engines load: a SavedModel and its manifest, put in place in one move."""
+"""From a trained model to a version in the registry: a SavedModel, its manifest, and where it comes from."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from pipelines.folders import replaceable, replacing
-from pipelines.models.gru import gru
-from pipelines.models.manifest import FILE, Manifest, signature
-from pipelines.models.network import scores
-from pipelines.task import Task, format_time
+from pipelines.folders import replacing
+from pipelines.models.manifest import Manifest, signature
+from pipelines.models.predictor import Predictor
+from pipelines.task import format_time
 
-LIBRARIES = ("tensorflow", "keras", "numpy", "apache-beam")
+LIBRARIES = ("tensorflow", "keras", "tensorflow-transform", "numpy", "apache-beam")
 
 
 @dataclass(frozen=True)
@@ -27,69 +27,73 @@ class Origin:
     """Where a trained model comes from. Times are us since 1970 UTC."""
 
     train: tuple[int, ...]  # as-ofs
-    validation: int
-    test: int
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
     metrics: Mapping[str, float]
     created: int
 
 
-def export(model: keras.Model, task: Task, origin: Origin, directory: Path | str) -> Manifest:
-    """Writes `<directory>/saved_model` and `<directory>/manifest.json`. An older model there is replaced.
+def export(predictor: Predictor, origin: Origin, models: Path, beside: Mapping[str, Path | str]) -> Manifest:
+    """Writes `<models>/<version>/` with saved_model, manifest.json, task.json and, under their names, what goes beside
+    them: folders that are copied, or text. It appears whole.
 
     Raises:
-      UserError: the folder is there, and holds something else.
+      UserError: no folder can be made there.
     """
-    manifest = _manifest(model, task, origin)
-    module = tf.Module()
-    module.serve = serving(model, task)
-    module.weights = [w.value for w in model.weights]  # kept, and without the optimizer's
-    with replacing(replaceable(directory, FILE, "model")) as folder:
-        tf.saved_model.save(module, str(folder / "saved_model"), signatures={"serving_default": module.serve})
+    manifest = manifest_of(predictor, origin)
+    if (models / manifest.version).exists():  # made before, of the same: a version never changes
+        return manifest
+    task = json.dumps(predictor.task.model_dump(mode="json"), indent=2) + "\n"
+    with replacing(models / manifest.version) as folder:
+        save(predictor, folder / "saved_model")
+        for name, what in {**beside, "task.json": task}.items():
+            if isinstance(what, str):
+                (folder / name).write_text(what, encoding="utf-8")
+            else:
+                shutil.copytree(what, folder / name)
         manifest.write(folder)
     return manifest
 
 
-def serving(model: keras.Model, task: Task) -> tf.types.experimental.PolymorphicFunction:
-    """sequence f4 (B, steps, features) -> {"scores": f4 (B, outputs)}, with the faster form of the recurrent layers."""
-    shape = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="sequence")
-
-    @tf.function(input_signature=[shape])
-    def serve(sequence: tf.Tensor) -> dict[str, tf.Tensor]:
-        x = sequence
-        for layer in model.layers[1:]:  # after the input, a chain
-            x = gru(layer, x) if isinstance(layer, keras.layers.GRU) else layer(x, training=False)
-        return {"scores": scores(task, sequence, x)}
-
-    return serve
+def save(predictor: Predictor, directory: Path) -> None:
+    """The SavedModel: `serving_default` takes `sequence` f4 (B, steps, features), raw, and gives `scores` f4 (B,
+    outputs). A function `preprocess` gives what the networks see of it."""
+    module = tf.Module()
+    module.serve, module.preprocess, module.transform = predictor.serve, predictor.preprocess, predictor.transform
+    module.weights = [w.value for m in predictor.members for w in m.weights]  # kept, and without the optimizer's
+    tf.saved_model.save(module, str(directory), signatures={"serving_default": predictor.serve})
 
 
-def _manifest(model: keras.Model, task: Task, origin: Origin) -> Manifest:
-    last = format_time(max(origin.train))[:10].replace("-", "")
+def version_of(predictor: Predictor, train: tuple[int, ...], test: tuple[int, ...]) -> str:
+    """The last as-of it learnt from, and 8 hex digits of what its scores depend on and where it was tested, such as
+    20150101-1a2b3c4d."""
+    task = predictor.task
+    seen = [(f.scale, f.vocabulary) for f in task.features]
+    facts = sorted(signature(task).items()), seen, predictor.calibration, train, test
+    digest = hashlib.sha256(repr(facts).encode())
+    for weights in (w for member in predictor.members for w in member.get_weights()):
+        digest.update(np.ascontiguousarray(weights).tobytes())
+    return f"{format_time(max(train))[:10].replace('-', '')}-{digest.hexdigest()[:8]}"
+
+
+def manifest_of(predictor: Predictor, origin: Origin) -> Manifest:
+    """The manifest of a version."""
+    task = predictor.task
     return Manifest(
         **signature(task),
         task_digest=task.digest,
-        version=f"{last}-{_digest(model, task)}",
+        version=version_of(predictor, origin.train, origin.test),
         train=origin.train,
         validation=origin.validation,
         test=origin.test,
+        model=task.model.model_dump(mode="json"),
         metrics=dict(origin.metrics),
         libraries={name: _version(name) for name in LIBRARIES},
-        seed=task.model.seed,
         created=origin.created,
     )
 
 
-def _digest(model: keras.Model, task: Task) -> str:
-    """8 hex digits of what the scores depend on: the weights and how the tensor is made and read."""
-    digest = hashlib.sha256(repr((sorted(signature(task).items()), [f.scale for f in task.features])).encode())
-    for weights in model.get_weights():
-        digest.update(np.ascontiguousarray(weights).tobytes())
-    return digest.hexdigest()[:8]
-
-
 def _version(package: str) -> str:
-    names = (package, f"{package}-cpu")
-    for name in names:
-        with suppress(PackageNotFoundError):
-            return version(name)
+    with suppress(PackageNotFoundError):
+        return version(package)
     return "unknown"

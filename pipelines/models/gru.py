@@ -11,6 +11,17 @@ import keras
 import tensorflow as tf
 
 
+class GRU(keras.layers.GRU):
+    """Keras' layer to learn with, and its fast form to score with."""
+
+    def call(
+        self, sequences: tf.Tensor, initial_state: None = None, mask: None = None, training: bool = False
+    ) -> tf.Tensor:
+        # A tensor without values is Keras asking for the shape.
+        learning = training or isinstance(sequences, keras.KerasTensor)
+        return super().call(sequences, initial_state, mask, training) if learning else gru(self, sequences)
+
+
 def gru(layer: keras.layers.GRU, x: tf.Tensor) -> tf.Tensor:
     """f4 (B, steps, features) -> f4 (B, steps, units) where the layer returns sequences, else f4 (B, units).
 

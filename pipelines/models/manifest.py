@@ -1,7 +1,9 @@
 """The description of an exported model that lies beside it, and whether it fits a task.
 
 <model>/manifest.json
-<model>/saved_model/
+<model>/saved_model/      what engines load: raw tensors in, scores out
+<model>/transform/        the preprocessing inside it, as TensorFlow Transform wrote it
+<model>/evaluation.json, report.html, task.json, logs/
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 from pipelines.errors import Exit, UserError
 from pipelines.task import PathLabel, Task, format_duration
 
-FORMAT = 1
+FORMAT = 2
 FILE = "manifest.json"
 
 
@@ -35,11 +37,11 @@ class Manifest:
     outputs: tuple[str, ...]
     version: str  # the last as-of it learnt from, and a digest of its weights and inputs: 20150101-1a2b3c4d
     train: tuple[int, ...]  # as-ofs
-    validation: int
-    test: int
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+    model: Mapping[str, Any]  # the task's ModelSpec
     metrics: Mapping[str, float]
     libraries: Mapping[str, str]
-    seed: int
     created: int
     format: int = FORMAT
 

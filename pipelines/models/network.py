@@ -1,83 +1,95 @@
-"""The network: from the raw tensor of a sequence to a probability or a path. How it learns is in `training`.
-
-Scaling is a part of the network, so that what is exported takes exactly what `sequences` makes.
-"""
+"""The networks: from what preprocessing makes of a sequence to log odds or quantiles. How they learn: `training`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import keras
-import numpy as np
+import tensorflow as tf
 from keras import layers, ops
 
-from pipelines.models.examples import level
-from pipelines.task import PathLabel, Task
+from pipelines.models.gru import GRU
+from pipelines.task import ModelSpec, PathLabel, Task
+
+Shapes = Mapping[str, tuple[tuple[int | None, ...], str]]  # of the inputs, the batch first, and their dtypes
+
+
+class Transform(Protocol):
+    """Preprocessing: raw tensors f4 (B, steps, features) -> the inputs of a network, by name. A tf.Module, so that it
+    is exported with the model; `preprocessing.load_transform` gives one."""
+
+    @property
+    def shapes(self) -> Shapes: ...
+
+    def __call__(self, raw: tf.Tensor) -> dict[str, tf.Tensor]: ...
+
 
 # Of the running mean and variance: a small set has few batches an epoch, and Keras' .99 would lag epochs behind.
 MOMENTUM = 0.9
+EMBEDDING = 8  # numbers that stand for a value of a vocabulary
 
 
-def build(task: Task) -> keras.Model:
-    """f4 (B, steps, features) -> f4 (B, 2), the probabilities of staying and of churn; or, for a path, f4 (B,
-    label.steps), the log returns against the last level in the history.
+def build(task: Task, shapes: Shapes, seed: int, policy: str = "float32") -> keras.Model:
+    """What `preprocessing` gives, by name -> f4 (B, 1), the log odds of churn; or, for a path, f4 (B, label.steps,
+    quantiles), ascending in the last axis, in units of what `spread` says.
 
-    Two GRU layers between normalisations, after the churn model of Plarium's talk at Beam College.
+    Args:
+      policy: Keras' of the layers, such as mixed_float16. The weights are f4, and the same, under each.
     """
-    spec = task.model
-    inputs = keras.Input((task.sequence.steps, len(task.features)), dtype="float32", name="sequence")
-    x = Scale([f.scale for f in task.features], name="scale")(inputs)
-    x = layers.BatchNormalization(momentum=MOMENTUM)(x)
-    x = layers.GRU(spec.units, return_sequences=True)(x)
-    x = layers.Dropout(spec.dropout)(x)
-    x = layers.BatchNormalization(momentum=MOMENTUM)(x)
-    x = layers.GRU(spec.units)(x)
-    x = layers.Dropout(spec.dropout)(x)
-    x = layers.BatchNormalization(momentum=MOMENTUM)(x)
-    if isinstance(task.label, PathLabel):
-        # From zeros, learning starts at the naive forecast: the last level stays.
-        out = layers.Dense(task.label.steps, kernel_initializer="zeros", name="log_returns")(x)
-        return keras.Model(inputs, out)
-    return keras.Model(inputs, layers.Dense(2, activation="softmax", name="probabilities")(x))
+    keras.utils.set_random_seed(seed)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        inputs = {name: keras.Input(shape[1:], dtype=kind, name=name) for name, (shape, kind) in shapes.items()}
+        return keras.Model(inputs, _head(task, _body(task, inputs)))
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
-def scores(task: Task, x: keras.KerasTensor, y: keras.KerasTensor) -> keras.KerasTensor:
-    """The tensor x (B, steps, features) and what the network makes of it -> scores f4 (B, outputs): the probability
-    of churn, or the levels of a path."""
+def _body(task: Task, inputs: Mapping[str, keras.KerasTensor]) -> keras.KerasTensor:
+    """(B, k). mlp: dense layers on the summary and the newest text values; linear: the sequence and its summary as they
+    are; gru, lstm: what the recurrent layers make of the sequence, beside its summary."""
+    spec, sizes = task.model, [f.vocabulary + 2 for f in task.features if f.vocabulary]
+    embedded = [layers.Embedding(n, EMBEDDING)(inputs[f"codes_{i}"]) for i, n in enumerate(sizes)]
+    if spec.network == "mlp":
+        return _dense(spec, ops.concatenate([inputs["summary"], *(e[:, -1] for e in embedded)], axis=-1))
+    x = ops.concatenate([inputs["sequence"], *embedded], axis=-1) if embedded else inputs["sequence"]
+    if spec.network == "linear":
+        return ops.concatenate([layers.Flatten()(x), inputs["summary"]], axis=-1)
+    cell = GRU if spec.network == "gru" else layers.LSTM
+    for i, units in enumerate(spec.units):
+        x = layers.BatchNormalization(momentum=MOMENTUM)(x) if spec.network == "gru" and i else x
+        x = cell(units, return_sequences=i + 1 < len(spec.units))(x)
+        x = layers.Dropout(spec.dropout)(x)
+    return ops.concatenate([x, inputs["summary"]], axis=-1)
+
+
+def _dense(spec: ModelSpec, x: keras.KerasTensor) -> keras.KerasTensor:
+    for units in spec.units:
+        x = layers.Dropout(spec.dropout)(layers.Dense(units, activation="gelu")(x))
+    return x
+
+
+def _head(task: Task, x: keras.KerasTensor) -> keras.KerasTensor:
     if not isinstance(task.label, PathLabel):
-        return y[:, 1:]
-    at = level(task)
-    return x[:, -1, at : at + 1] * ops.exp(y)
+        return layers.Dense(1, name="log_odds", dtype="float32")(x)
+    steps, quantiles = task.label.steps, len(task.label.levels)
+    # From zeros, learning starts at the naive forecast: the last level stays.
+    y = layers.Dense(steps * quantiles, kernel_initializer="zeros", name="quantiles", dtype="float32")(x)
+    return Ascending(task.label.levels.index(0.5), dtype="float32")(layers.Reshape((steps, quantiles))(y))
 
 
-@keras.saving.register_keras_serializable(package="foretide")
-class Scale(layers.Layer):
-    """Each feature as the task says: log: sign(x) log(1 + |x|); relative: log(x / last positive x of the series), 0
-    where x is not positive; none: as it is. f4 (B, steps, features) -> the same shape."""
+class Ascending(layers.Layer):
+    """(B, steps, quantiles) of any values -> the same with the median as it is, and the others in order around it."""
 
-    def __init__(self, scales: list[str], **kwargs: Any) -> None:
+    def __init__(self, median: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.scales = scales
+        self.median = median
 
     def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        out = x
-        if "log" in self.scales:
-            out = ops.where(self._features("log"), ops.sign(x) * ops.log1p(ops.abs(x)), out)
-        if "relative" in self.scales:
-            out = ops.where(self._features("relative"), _relative(x), out)
-        return out
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scales": self.scales}
-
-    def _features(self, scale: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        return np.array([s == scale for s in self.scales])
-
-
-def _relative(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Without a gather by index: sums of one value and zeros are exact."""
-    positive = x > 0
-    place = ops.cast(positive, "float32") * np.arange(1, x.shape[1] + 1, dtype=np.float32)[:, None]
-    newest = ops.max(place, axis=1, keepdims=True)
-    last = ops.sum(ops.where(positive & (place == newest), x, 0.0), axis=1, keepdims=True)
-    return ops.where(positive, ops.log(ops.where(positive, x, 1.0)) - ops.log(ops.where(last > 0, last, 1.0)), 0.0)
+        m = self.median
+        middle, gaps = x[..., m : m + 1], ops.softplus(x)
+        below = ops.flip(ops.cumsum(ops.flip(gaps[..., :m], axis=-1), axis=-1), axis=-1)
+        above = ops.cumsum(gaps[..., m + 1 :], axis=-1)
+        return ops.concatenate([middle - below, middle, middle + above], axis=-1)

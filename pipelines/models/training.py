@@ -1,25 +1,62 @@
-"""How a network learns from examples. What it is lies in `network`, how good it is in `evaluation`."""
+"""How networks learn from examples: batches, checkpoints, when to stop. What they are lies in `network`.
+
+<folder>/member-0/checkpoint.npz    all that goes on: weights, the optimizer's, the best so far, place in the epoch
+<folder>/logs/member-0/             for TensorBoard
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from pipelines.models.engine import Floats
-from pipelines.models.evaluation import auc
 from pipelines.models.examples import Examples, Ints, check_rows, level
-from pipelines.models.network import build, scores
+from pipelines.models.metrics import auc
+from pipelines.models.network import Transform, build
+from pipelines.models.predictor import ROWS, spread
 from pipelines.task import PathLabel, Task
 
+CHECKPOINT_SECONDS = 120.0  # between two checkpoints inside an epoch; there is one after each
+Log = Callable[[str], None]
 
-def fit(task: Task, examples: Examples, train: Ints, validation: Ints, log: Callable[[str], None]) -> keras.Model:
-    """Trains on the rows `train` until the rows `validation` have not improved for the task's patience, and returns the
-    network with its best weights. The same examples and seed give the same weights on the same machine.
 
-    The rows come from different as-ofs: those of `train` end a horizon before the validation's, never a random split.
+@dataclass
+class Place:
+    """How far the training of a member has come."""
+
+    epoch: int = 1
+    batch: int = 0  # of the epoch, the next to come
+    loss: float = 0.0  # of the epoch, summed over its rows
+    best: float = -np.inf
+    best_epoch: int = 0
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Data:
+    """What all members learn from. `train` and `validation` are rows of the examples, a horizon apart."""
+
+    task: Task
+    examples: Examples
+    train: Ints
+    validation: Ints
+    transform: Transform
+
+
+def fit(data: Data, folder: Path, log: Log) -> tuple[list[keras.Model], float]:
+    """Trains each member until the validation rows have not improved for the task's patience: networks with their best
+    weights, and their mean quality there. What an earlier call has left in the folder is gone on with; the result is
+    that of a call undisturbed, on the same machine.
 
     Args:
       log: receives one line an epoch.
@@ -27,67 +64,183 @@ def fit(task: Task, examples: Examples, train: Ints, validation: Ints, log: Call
     Raises:
       UserError: nothing to learn from or to validate with.
     """
-    check_rows(task, examples, "training", train)
-    check_rows(task, examples, "validation", validation)
-    spec = task.model
-    keras.utils.set_random_seed(spec.seed)
+    check_rows(data.task, data.examples, "training", data.train)
+    check_rows(data.task, data.examples, "validation", data.validation)
     tf.config.experimental.enable_op_determinism()
-    model = build(task)
-    loss = keras.losses.Huber() if isinstance(task.label, PathLabel) else "sparse_categorical_crossentropy"
-    model.compile(optimizer=keras.optimizers.Adam(spec.learning_rate), loss=loss)
-    random = np.random.default_rng(spec.seed)
-    best, best_epoch, weights = -np.inf, 0, model.get_weights()
-    for epoch in range(1, spec.epochs + 1):
-        error = _epoch(task, model, examples, random.permutation(train))
-        value = quality(task, examples.label[validation], predict(task, model, examples, validation))
-        log(f"epoch {epoch}/{spec.epochs}: loss {error:.4f}, validation {_named(task, value)}")
-        if value > best:
-            best, best_epoch, weights = value, epoch, model.get_weights()
-        elif epoch - best_epoch >= spec.patience:
-            log(f"no better for {spec.patience} epochs: keeping epoch {best_epoch}")
-            break
-    model.set_weights(weights)
-    return model
+    tf.get_logger().setLevel("ERROR")  # each member has functions of its own, and TensorFlow would warn of that
+    members = [Member(data, i, folder, log) for i in range(data.task.model.members)]
+    return [m.fit() for m in members], float(np.mean([m.place.best for m in members]))
 
 
-def predict(task: Task, model: keras.Model, examples: Examples, rows: Ints) -> Floats:
-    """f4 (len(rows), outputs): probabilities of churn, or levels."""
-    parts = []
-    for part in _batches(rows, 4 * task.model.batch_size):
-        x = examples.tensor(part)
-        parts.append(np.asarray(scores(task, x, model.predict_on_batch(x))))
-    return np.concatenate(parts)
+@dataclass(eq=False)
+class Member:
+    """One network and what it needs to learn."""
+
+    data: Data
+    number: int
+    folder: Path
+    log: Log
+    place: Place = field(default_factory=Place)
+
+    def __post_init__(self) -> None:
+        task, self.seed = self.data.task, self.data.task.model.seed + 1000 * self.number
+        self.file = self.folder / f"member-{self.number}" / "checkpoint.npz"
+        self.model = build(task, self.data.transform.shapes, self.seed, policy())
+        self.optimizer = _optimizer(self.data)
+        self.optimizer.build(self.model.trainable_variables)
+        self.best = self.model.get_weights()
+        self.name = f"member {self.number + 1}/{task.model.members}, " if task.model.members > 1 else ""
+        if self.file.is_file():
+            self._restore()
+            if not self.place.done:
+                self.log(f"{self.name}going on in epoch {self.place.epoch}, batch {self.place.batch + 1}")
+
+    def fit(self) -> keras.Model:
+        """The network with its best weights, in 32 bits."""
+        spec = self.data.task.model
+        learn = _step(self.data, self.model, self.optimizer)
+        validate = _validator(self.data, self.model)
+        writer = tf.summary.create_file_writer(str(self.folder / "logs" / f"member-{self.number}"))
+        while not self.place.done:
+            loss = self._epoch(learn)
+            value = validate()
+            epoch = self.place.epoch
+            told = _named(self.data.task, value)
+            self.log(f"{self.name}epoch {epoch}/{spec.epochs}: loss {loss:.4f}, validation {told}")
+            with writer.as_default(step=epoch):
+                tf.summary.scalar("loss", loss)
+                tf.summary.scalar("validation", value)
+            writer.flush()
+            if value > self.place.best:
+                self.best = self.model.get_weights()
+                self.place = Place(epoch + 1, best=value, best_epoch=epoch)
+            else:
+                self.place = Place(epoch + 1, best=self.place.best, best_epoch=self.place.best_epoch)
+            if epoch - self.place.best_epoch >= spec.patience:
+                self.log(f"{self.name}no better for {spec.patience} epochs: keeping epoch {self.place.best_epoch}")
+                self.place.done = True
+            self.place.done |= epoch >= spec.epochs
+            self._save()
+        model = build(self.data.task, self.data.transform.shapes, self.seed)
+        model.set_weights(self.best)
+        return model
+
+    def _epoch(self, learn: Callable[..., tf.Tensor]) -> float:
+        """One pass over the rows in an order of its own, from where the place says; the mean loss."""
+        size, saved = self.data.task.model.batch_size, time.monotonic()
+        order = np.random.default_rng([self.seed, self.place.epoch]).permutation(self.data.train)
+        for part in _batches(self.data.examples, order[self.place.batch * size :], size):
+            self.place.loss += len(part[0]) * float(learn(*part))
+            self.place.batch += 1
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self._save()
+                saved = time.monotonic()
+        return self.place.loss / len(order)
+
+    def _save(self) -> None:
+        """In one move: a kill leaves the checkpoint before, whole."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {f"{name}{i}": np.asarray(v) for name, vs in self._variables().items() for i, v in enumerate(vs)}
+        best = {f"best{i}": w for i, w in enumerate(self.best)}
+        partial = self.file.with_suffix(".partial.npz")
+        np.savez(partial, allow_pickle=False, place=np.array(json.dumps(asdict(self.place))), **arrays, **best)
+        os.replace(partial, self.file)
+
+    def _restore(self) -> None:
+        with np.load(self.file) as saved:
+            self.place = Place(**json.loads(str(saved["place"])))
+            for name, variables in self._variables().items():
+                for i, v in enumerate(variables):
+                    v.assign(saved[f"{name}{i}"])
+            self.best = [saved[f"best{i}"] for i in range(len(self.best))]
+
+    def _variables(self) -> dict[str, list[Any]]:
+        """All that learning changes; the model's have the states of its random generators among them."""
+        return {"model": self.model.variables, "optimizer": self.optimizer.variables}
 
 
-def quality(task: Task, label: Floats, predicted: Floats) -> float:
-    """Higher is better: the AUC of churn, or the mean absolute error of a path's log returns, negative."""
-    if not isinstance(task.label, PathLabel):
-        return auc(label[:, 0], predicted[:, 0])
-    real = (label > 0) & (predicted > 0)
-    return -float(np.abs(np.log(label[real]) - np.log(predicted[real])).mean())
+def policy() -> str:
+    """16 bits on a GPU, whose tensor cores they need; elsewhere they would only cost."""
+    return "mixed_float16" if tf.config.list_physical_devices("GPU") else "float32"
 
 
-def _epoch(task: Task, model: keras.Model, examples: Examples, rows: Ints) -> float:
-    """The mean loss of one pass."""
-    total = 0.0
-    for part in _batches(rows, task.model.batch_size):
-        x = examples.tensor(part)
-        total += len(part) * float(model.train_on_batch(x, _target(task, x, examples.label[part])))
-    return total / len(rows)
+def _optimizer(data: Data) -> keras.optimizers.Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), its rate falling along a cosine."""
+    spec = data.task.model
+    steps = spec.epochs * -(-len(data.train) // spec.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(spec.learning_rate, steps)
+    adam = keras.optimizers.AdamW(rate, weight_decay=spec.weight_decay, global_clipnorm=1.0)
+    return keras.optimizers.LossScaleOptimizer(adam) if policy() == "mixed_float16" else adam
 
 
-def _target(task: Task, x: Floats, label: Floats) -> Floats:
-    """What the network should say: the class (n, 1), or log returns (n, steps), 0 where there is no level."""
-    if not isinstance(task.label, PathLabel):
-        return label
-    last = x[:, -1, level(task), None]
+def _step(data: Data, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Callable[..., tf.Tensor]:
+    """(raw tensor (B, steps, features), label (B, label_width)) -> the mean loss, after one step down its slope."""
+    task, path = data.task, isinstance(data.task.label, PathLabel)
+    share = float(data.examples.label[data.train, 0].mean())
+    balanced = task.model.class_weights == "balanced"
+    weight = (0.5 / (1 - share), 0.5 / share) if balanced else (1.0, 1.0)
+    shapes = [(None, task.sequence.steps, len(task.features)), (None, task.label_width)]
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec(s, tf.float32) for s in shapes])
+    def step(raw: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        inputs = data.transform(raw)
+        with tf.GradientTape() as tape:
+            y = model(inputs, training=True)
+            value = _path_loss(task, raw, label, y) if path else _churn_loss(label, y, weight)
+            scaled = optimizer.scale_loss(value)
+        gradients = tape.gradient(scaled, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+        return value
+
+    return step
+
+
+def _churn_loss(label: tf.Tensor, y: tf.Tensor, weight: tuple[float, float]) -> tf.Tensor:
+    loss = tf.nn.sigmoid_cross_entropy_with_logits(label, y)
+    return tf.reduce_mean(tf.where(label > 0, weight[1], weight[0]) * loss)
+
+
+def _path_loss(task: Task, raw: tf.Tensor, label: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """The mean pinball loss of the quantiles (Koenker and Bassett, 1978), in units of `spread`."""
+    assert isinstance(task.label, PathLabel)
+    last = raw[:, -1, level(task), None]
     real = (label > 0) & (last > 0)
-    return np.log(np.where(real, label, 1) / np.where(real, last, 1))
+    returns = tf.math.log(tf.where(real, label, 1.0)) - tf.math.log(tf.where(last > 0, last, 1.0))
+    error = returns[:, :, None] / spread(task, raw) - y
+    q = np.array(task.label.levels, np.float32)
+    loss = tf.where(real[:, :, None], tf.maximum(q * error, (q - 1) * error), 0.0)
+    return tf.reduce_sum(loss) / tf.maximum(tf.reduce_sum(tf.cast(real, tf.float32)) * len(q), 1.0)
 
 
-def _batches(rows: Ints, size: int) -> Iterator[Ints]:
-    return (rows[i : i + size] for i in range(0, len(rows), size))
+def _validator(data: Data, model: keras.Model) -> Callable[[], float]:
+    """How good the model is on the validation rows, higher is better: AUC, or the pinball loss of a path, negative."""
+    task, rows = data.task, data.validation
+    shapes = [(None, task.sequence.steps, len(task.features)), (None, task.label_width)]
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec(s, tf.float32) for s in shapes])
+    def judge(raw: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        y = model(data.transform(raw), training=False)
+        return _path_loss(task, raw, label, y) if isinstance(task.label, PathLabel) else y[:, 0]
+
+    def quality() -> float:
+        parts = [(len(x), np.asarray(judge(x, label))) for x, label in _batches(data.examples, rows, ROWS)]
+        if isinstance(task.label, PathLabel):
+            return -float(sum(n * v for n, v in parts) / len(rows))
+        return auc(data.examples.label[rows, 0], np.concatenate([v for _, v in parts]))
+
+    return quality
+
+
+def _batches(examples: Examples, rows: Ints, size: int) -> Iterator[tuple[Floats, Floats]]:
+    """(tensor, label) of `size` rows at a time; the next batch is read while one is used."""
+    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+    with ThreadPoolExecutor(1) as reader:
+        ahead = [reader.submit(examples.tensor, part) for part in parts[:1]]
+        for i, part in enumerate(parts):
+            if i + 1 < len(parts):
+                ahead.append(reader.submit(examples.tensor, parts[i + 1]))
+            yield ahead.pop(0).result(), examples.label[part]
 
 
 def _named(task: Task, value: float) -> str:
-    return f"error of log returns {-value:.5f}" if isinstance(task.label, PathLabel) else f"AUC {value:.4f}"
+    return f"pinball loss {-value:.5f}" if isinstance(task.label, PathLabel) else f"AUC {value:.4f}"

@@ -27,6 +27,7 @@ HEADER = struct.Struct("<B?xxHHHxxiii")  # version, arrival?, codes, values, has
 
 LONG = 1024  # bytes of a string that is hashed word by word
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+NO_CODE = np.uint16(0xFFFF)
 MIX1, MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -38,8 +39,8 @@ class EventBlock:
     key: npt.NDArray[np.int32 | np.uint16]  # (n) index into keys
     time: Ints  # (n) event time, us
     id: Hashes  # (n) hash of the identity fields, 0 without identity
-    codes: npt.NDArray[np.uint16]  # (C, n) categories: index into the task's values, their number for any other
-    values: Floats  # (V, n) NaN for null
+    codes: npt.NDArray[np.uint16]  # (C, n) categories: index into the task's values, their number or more for any other
+    values: Floats  # (V, n) NaN for null, no -0.0
     hashes: Hashes  # (H, n) hashes of the fields whose distinct values count, 0 for null
     arrival: Ints | None  # (n) us, if the task has it
 
@@ -149,10 +150,46 @@ def _by_key_and_time(b: EventBlock) -> Ints:
 
 
 def tidy(b: EventBlock, identity: bool) -> tuple[EventBlock, int]:
-    """In canonical order; with identity each event once, the copy that arrived first -> (block, copies dropped)."""
+    """In canonical order; with identity each event once, the copy that arrived first -> (block, copies dropped).
+
+    Of copies that arrived at once and contradict one another, each field has its smallest value (see `sortable`; the
+    smallest hash of a text), and a category none: no field depends on which others the task reads.
+    """
     rows, tied = order(b)
     copies = tied[b.id[rows[tied]] == b.id[rows[tied - 1]]] if identity else tied[:0]
-    return b.take(np.delete(rows, copies)), len(copies)
+    out = b.take(np.delete(rows, copies))
+    if len(copies):
+        _merge(out, copies - np.arange(1, len(copies) + 1), b.take(rows[copies]))
+    return out, len(copies)
+
+
+def _merge(out: EventBlock, at: Ints, copies: EventBlock) -> None:
+    """Settles each of `copies` with the event of `out` (places `at`, ascending) that stays for it, in place."""
+    if copies.arrival is not None and out.arrival is not None:
+        first = copies.arrival == out.arrival[at]
+        copies, at = copies.take(first), at[first]
+    events, place = np.unique(at, return_inverse=True)
+    for kept, new in zip(out.values, copies.values, strict=True):
+        smallest = sortable(kept[events])
+        np.minimum.at(smallest, place, sortable(new))
+        kept[events] = _unsorted(smallest)
+    for code, other in zip(out.codes, copies.codes, strict=True):
+        code[at[code[at] != other]] = NO_CODE
+    for kept_hash, new_hash in zip(out.hashes, copies.hashes, strict=True):
+        less = kept_hash[events] - np.uint64(1)  # null, 0, comes last
+        np.minimum.at(less, place, new_hash - np.uint64(1))
+        kept_hash[events] = less + np.uint64(1)
+
+
+def sortable(values: Floats) -> npt.NDArray[np.int32]:
+    """Whole numbers in the order of the values, NaN last."""
+    bits = np.where(np.isnan(values), np.float32(np.nan), values).view(np.int32)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _unsorted(order: npt.NDArray[np.int32]) -> Floats:
+    """The inverse of `sortable`."""
+    return (order ^ ((order >> 31) & 0x7FFFFFFF)).view(np.float32)
 
 
 def split(b: EventBlock, shards: int) -> Iterator[tuple[int, EventBlock]]:

@@ -89,7 +89,7 @@ def decode(task: Task, table: pa.Table, span: Span, lines: pa.Array | None = Non
         ]
     values = np.empty((len(task.numeric), n), np.float32)
     for i, name in enumerate(task.numeric):
-        values[i] = np.concatenate(_piecewise(column[name], name, numbers, bad))
+        values[i] = np.concatenate(_piecewise(column[name], name, numbers, bad)) + np.float32(0)  # -0.0 becomes 0.0
         checks.append((~np.isinf(values[i]), f"{name} is infinite or larger than a 32-bit float can be"))
     id_, id_ok = identity(task, column, lines, n, bad)
     checks.append((id_ok, "every field of the identity is missing"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -20,8 +20,11 @@ from apache_beam.pvalue import TaggedOutput
 from pipelines.ledger import Ledger
 from pipelines.progress import Progress
 from pipelines.task import Aggregation, ChurnLabel, PathLabel, Task
-from pipelines.transforms.block import EventBlock, Floats, Ints, Mask, concat, tidy, unpack
+from pipelines.transforms.block import EventBlock, Floats, Hashes, Ints, Mask, concat, sortable, tidy, unpack
 from pipelines.transforms.decode import Span
+
+Array = npt.NDArray[Any]
+Codes = npt.NDArray[np.uint16]
 
 BATCH = 256  # entities in a SequenceBatch, at most
 DENSE = 1 << 24  # cells (f4) of a dense step table, at most: 64 MB
@@ -44,27 +47,59 @@ class Group(NamedTuple):
     """Features that one vectorised pass computes: same aggregation, field and category field."""
 
     agg: Aggregation
-    field: int  # row of block.values (of block.hashes for distinct), -1 for count
+    hashed: bool  # distinct, or of a vocabulary
+    field: int  # row of block.values (of block.hashes where hashed), -1 for count
     by: int  # row of block.codes, -1 for none
     column: npt.NDArray[np.int64]  # category code -> feature column, -1 for none; one entry where by is -1
 
 
 def groups(task: Task) -> tuple[Group, ...]:
-    """The passes that compute all features of a task."""
-    members: dict[tuple[Aggregation, int, int], list[tuple[int, str | None]]] = {}
+    """The passes that compute all features of a task but recency, which is a matter of the window."""
+    members: dict[tuple[Aggregation, bool, int, int], list[tuple[int, str | None]]] = {}
     for i, f in enumerate(task.features):
-        fields = task.hashed if f.agg == "distinct" else task.numeric
-        field = -1 if f.field is None else fields.index(f.field)
+        if f.agg == "recency":
+            continue
+        hashed = f.agg == "distinct" or f.vocabulary is not None
+        field = -1 if f.field is None else (task.hashed if hashed else task.numeric).index(f.field)
         by = -1 if f.by is None else task.categorical.index(f.by)
-        members.setdefault((f.agg, field, by), []).append((i, f.value))
+        members.setdefault((f.agg, hashed, field, by), []).append((i, f.value))
     out = []
-    for (agg, field, by), features in members.items():
+    for (agg, hashed, field, by), features in members.items():
         values = (None,) if by < 0 else (*task.events.categories[task.categorical[by]], None)
         column = np.full(len(values), -1)
         for i, value in features:
             column[values.index(value)] = i
-        out.append(Group(agg, field, by, column))
+        out.append(Group(agg, hashed, field, by, column))
     return tuple(out)
+
+
+class Ties(NamedTuple):
+    """Events of a tidy block that nothing but their content tells apart, as only a task without identity has them.
+
+    Each feature takes them in the order of its own field (see `in_order`), so that none depends on the others.
+    """
+
+    rows: Ints  # (m) ascending
+    run: Ints  # (m) the same number for events of one key, time and arrival
+
+    def in_order(self, field: Array, column: Array) -> Array:
+        """A copy of a column (n), each tie ascending by `field` (n)."""
+        out = column.copy()
+        out[self.rows] = column[self.rows[np.lexsort((field[self.rows], self.run))]]
+        return out
+
+
+def ties(task: Task, block: EventBlock) -> Ties | None:
+    """None where there are none."""
+    if task.events.identity != "none" or len(block) < 2:
+        return None
+    same = (block.key[1:] == block.key[:-1]) & (block.time[1:] == block.time[:-1])
+    if block.arrival is not None:
+        same &= block.arrival[1:] == block.arrival[:-1]
+    if not same.any():
+        return None
+    rows = np.flatnonzero(np.concatenate(([False], same)) | np.concatenate((same, [False])))
+    return Ties(rows, np.cumsum(np.concatenate(([True], ~same)))[rows])
 
 
 def sequences(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[tuple[SequenceBatch, Ints]]:
@@ -90,7 +125,8 @@ def sequences(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[
         edge = edges[i : i + size + 1]
         chunk = block.take(slice(int(edge[0]), int(edge[-1])))
         entity = np.repeat(np.arange(len(edge) - 1), np.diff(edge))
-        table = step_table(passes, chunk, entity, at[edge[0] : edge[-1]], (len(edge) - 1, width, len(task.features)))
+        shape = (len(edge) - 1, width, len(task.features))
+        table = step_table(passes, chunk, ties(task, chunk), entity, at[edge[0] : edge[-1]], shape)
         keys = block.key[edge[:-1]].astype(np.int64)
         for as_of, end in zip(as_ofs, ends, strict=True):
             window = table.window(slice(end - low - steps, end - low))
@@ -118,41 +154,69 @@ class StepTable:
         has = events > 0
         last = self.last[rows].max(axis=1, where=has, initial=-(1 << 63))
         on_time = np.zeros(len(entities), np.int32)
-        return SequenceBatch(entities, as_of, on_time, fill(task, self.dense[rows], has), events.sum(axis=1), last)
+        tensor = fill(task, self.dense[rows], has)
+        for i, f in enumerate(task.features):
+            if f.agg == "recency":
+                tensor[:, :, i] = recency(task, self.last[rows], has, as_of)
+        return SequenceBatch(entities, as_of, on_time, tensor, events.sum(axis=1), last)
 
 
 def step_table(
-    passes: Sequence[Group], block: EventBlock, entity: Ints, step: Ints, shape: tuple[int, int, int]
+    passes: Sequence[Group],
+    block: EventBlock,
+    tied: Ties | None,
+    entity: Ints,
+    step: Ints,
+    shape: tuple[int, int, int],
 ) -> StepTable:
     """Events of a tidy block by entity (n events, ascending) and step (n events) -> a table of `shape`."""
     cells = shape[0] * shape[1]
     cell = entity * shape[1] + step
     last = np.zeros(cells, np.int64)
     last[cell] = block.time  # in time order: the last write stays
-    dense = aggregate(passes, block, cell, cells, shape[2]).reshape(shape)
+    dense = aggregate(passes, block, tied, cell, cells, shape[2]).reshape(shape)
     return StepTable(dense, np.bincount(cell, minlength=cells).reshape(shape[:2]), last.reshape(shape[:2]))
 
 
-def aggregate(passes: Sequence[Group], block: EventBlock, cell: Ints, cells: int, width: int) -> Floats:
+def aggregate(
+    passes: Sequence[Group], block: EventBlock, tied: Ties | None, cell: Ints, cells: int, width: int
+) -> Floats:
     """f4 (cells * width). Rows are in canonical order, so that every sum has one order of addition."""
     out = np.zeros(cells * width, np.float32)
     for g in passes:
+        v, code = _columns(g, block, tied)
         rows: slice | Mask = slice(None)
-        if g.by < 0:
+        if code is None:
             at = cell * width + g.column[0]
         else:
-            column = g.column[block.codes[g.by]]
+            column = g.column.take(code, mode="clip")
             rows = slice(None) if column.min(initial=0) >= 0 else column >= 0
             at = (cell * width + column)[rows]
-        if g.agg == "count":
+        if v is None:
             np.add.at(out, at, np.float32(1))
         elif g.agg == "distinct":
-            _distinct(out, at, block.hashes[g.field][rows])
+            _distinct(out, at, v[rows])
         else:
-            v = block.values[g.field][rows]
-            real = ~np.isnan(v)
-            _reduce(g.agg, out, *((at, v) if real.all() else (at[real], v[real])))
+            v = v[rows]
+            real = v != 0 if g.hashed else ~np.isnan(v)
+            at, v = (at, v) if real.all() else (at[real], v[real])
+            _reduce(g.agg, out, at, text_codes(v) if g.hashed else v)
     return out
+
+
+def _columns(g: Group, block: EventBlock, tied: Ties | None) -> tuple[Any, Codes | None]:
+    """(values or hashes of the group's field, codes of its category), None for each that it does not have."""
+    v = None if g.field < 0 else (block.hashes if g.hashed else block.values)[g.field]
+    code = None if g.by < 0 else block.codes[g.by]
+    if tied is None or v is None:
+        return v, code
+    field = v if g.hashed else sortable(v)
+    return tied.in_order(field, v), None if code is None else tied.in_order(field, code)
+
+
+def text_codes(hashes: Hashes) -> Floats:
+    """f4 (n) of the hashes of text values: 1 to 2^23, so exact; 0 is left for none."""
+    return (np.uint64(1) + (hashes >> np.uint64(41))).astype(np.float32)
 
 
 def _distinct(out: Floats, at: Ints, hashes: npt.NDArray[np.uint64]) -> None:
@@ -187,6 +251,19 @@ def _mean(place: Ints, v: npt.NDArray[np.float64], n: Ints) -> npt.NDArray[np.fl
     total = np.zeros(len(n))
     np.add.at(total, place, v)
     return total / n
+
+
+def recency(task: Task, last: Ints, has: Mask, as_of: int) -> Floats:
+    """f4 (n, steps): steps, with their fraction, from the last event of the window so far to the end of each step;
+    before the first event, since the window began.
+
+    Args:
+      last: (n, steps) time of the last event of a step, us, where it has one.
+    """
+    start = as_of - task.history
+    ends = start + task.sequence.step * np.arange(1, has.shape[1] + 1)
+    since = ends - np.maximum.accumulate(np.where(has, last, start), axis=1)
+    return (since / task.sequence.step).astype(np.float32)
 
 
 def fill(task: Task, window: Floats, has: Mask) -> Floats:
@@ -258,6 +335,9 @@ def path_label(task: Task, spec: PathLabel, ahead: EventBlock, batch: SequenceBa
     and who has a positive level to start from and any value ahead (n)."""
     level = [f.name for f in task.features].index(f"last({spec.field})")
     value = ahead.values[task.numeric.index(spec.field)]
+    tied = ties(task, ahead)
+    if tied is not None:
+        value = tied.in_order(sortable(value), value)
     real = ~np.isnan(value)
     path = np.full((len(ahead.keys), 1 + spec.steps), np.nan, np.float32)
     path[keys, 0] = batch.tensor[:, -1, level]

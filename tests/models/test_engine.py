@@ -12,23 +12,27 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.models.engine import ALIGNMENT, Engine, EngineName, OutOfMemory
 from pipelines.models.loading import load_engine
-from tests.toy import CHURN, PATH, export_toy, tensor
+from tests.toy import CHURN, PATH, export_toy, tensor, toy_predictor
 
 ENGINES: tuple[EngineName, ...] = ("tensorflow", "openvino", "openvino-bf16")
 Floats = npt.NDArray[np.float32]
 
 
-@pytest.fixture(scope="module", params=[CHURN, PATH], ids=["churn", "path"])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Floats]:
-    """(model, what the Keras network says of tensor(64))."""
-    from pipelines.models.network import build, scores
+CASES: dict[str, tuple[Mapping[str, object], dict[str, object]]] = {
+    "churn": (CHURN, {"members": 2}),
+    "path": (PATH, {}),
+    "lstm": (CHURN, {"network": "lstm"}),
+    "linear": (PATH, {"network": "linear"}),
+}
 
-    label: Mapping[str, object] = request.param
+
+@pytest.fixture(scope="module", params=CASES)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Floats]:
+    """(model, what it says of tensor(64) before it is exported)."""
+    label, model = CASES[request.param]
     directory = tmp_path_factory.mktemp("models") / "toy"
-    spec = export_toy(directory, label)
-    model = build(spec)
-    model.load_weights(directory.with_suffix(".weights.h5"))
-    return directory, np.asarray(scores(spec, tensor(64), model(tensor(64), training=False)))
+    export_toy(directory, label, **model)
+    return directory, toy_predictor(label, **model).score(tensor(64))
 
 
 @pytest.fixture(scope="module", params=ENGINES)

@@ -1,82 +1,163 @@
-"""Metrics against cases made by hand."""
+"""Whole evaluations of toy models: that they have the form of the schema, and what is told of them."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipelines.models.evaluation import auc, evaluate, interval, path_error
-from tests.toy import DAY, PATH, examples, task, tensor
-
-
-@pytest.mark.parametrize(
-    ("label", "score", "expected"),
-    [
-        ([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], 0.75),
-        ([0, 1], [0.2, 0.9], 1.0),
-        ([1, 0], [0.2, 0.9], 0.0),
-        ([0, 1, 0, 1], [3, 3, 3, 3], 0.5),
-        ([0, 1, 1], [1, 1, 2], 0.75),
-    ],
-)
-def test_auc(label: list[int], score: list[float], expected: float) -> None:
-    assert auc(np.array(label), np.array(score)) == expected
+from pipelines.errors import UserError
+from pipelines.models.evaluation import Splits, evaluate, headline, lines
+from pipelines.models.schema import Churn, Evaluation, Path
+from tests.judged import Floats, churn_task, in_memory, path_task
+from tests.toy import DAY
 
 
-def test_auc_of_one_class_is_unknown() -> None:
-    assert np.isnan(auc(np.ones(3), np.arange(3)))
+def conforms(value: object, form: Any) -> bool:
+    """Whether a value read from JSON has the type of a TypedDict: its keys, no other, and theirs."""
+    origin, inner = get_origin(form), get_args(form)
+    if is_typeddict(form):
+        fields = get_type_hints(form)
+        return (
+            isinstance(value, dict)
+            and value.keys() == fields.keys()
+            and all(conforms(value[k], f) for k, f in fields.items())
+        )
+    if origin is list:
+        return isinstance(value, list) and all(conforms(v, inner[0]) for v in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(conforms(v, inner[1]) for v in value.values())
+    if origin is Literal:
+        return value in inner
+    if origin in (Union, UnionType):
+        return any(conforms(value, i) for i in inner)
+    return isinstance(value, (int, float) if form is float else NoneType if form is None else form)
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40))
-def test_auc_is_the_share_of_pairs(rows: list[tuple[bool, int]]) -> None:
-    label, score = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
-    pairs = [(a > b) + (a == b) / 2 for a in score[label].tolist() for b in score[~label].tolist()]
-    if pairs:
-        assert auc(label, score) == pytest.approx(sum(pairs) / len(pairs))
-
-
-def test_the_interval_holds_the_value_and_is_seeded() -> None:
+def churned(n: int = 300) -> Evaluation:
+    """Members whose counts of late are low leave; the network sees it, and says it too strongly before calibration."""
     random = np.random.default_rng(0)
-    label = random.integers(0, 2, 300).astype(np.float32)
-    score = label + random.normal(0, 1, 300).astype(np.float32)
-    low, high = interval(label, score, 7)
-    assert 0.5 < low < auc(label, score) < high < 1
-    assert (low, high) == interval(label, score, 7)
+    as_of = np.repeat([10 * DAY, 20 * DAY, 30 * DAY, 40 * DAY], n)
+    busy = random.random(4 * n)
+    x = random.poisson(4 * busy[:, None, None], (4 * n, 12, 2)).astype(np.float32)
+    label = (random.random(4 * n) > busy).astype(np.float32)[:, None]
+    data = in_memory(x, label, as_of, entity=np.arange(4 * n) % n)
+
+    def predict(x: Floats) -> Floats:
+        return (1 - np.minimum(x.mean(axis=(1, 2)) / 4, 1))[:, None]
+
+    splits = Splits(data.at(10 * DAY), data.at(20 * DAY), data.at(30 * DAY, 40 * DAY))
+    return evaluate(
+        churn_task(), data, splits, predict, lambda x: predict(x) ** 4, version="v1", method="platt", created=50 * DAY
+    )
 
 
-def test_baselines_of_churn() -> None:
-    """Who was active in more steps stays; when the last event was says nothing."""
+def forecast(ahead: float, days: int = 24, n: int = 20) -> Evaluation:
+    """Prices that grow by 1 % a day and some chance, and a network that says by how much they grow."""
     random = np.random.default_rng(0)
-    n = 600
-    x = np.zeros_like(tensor(n))
-    busy = random.random(n)
-    x[:, :, 0] = random.random(x.shape[:2]) < busy[:, None]
-    label = (busy + random.normal(0, 0.02, n) < 0.5).astype(np.float32)[:, None]
-    data = examples(label, x, np.repeat([10 * DAY, 30 * DAY], n // 2))
-    test = data.at(30 * DAY)
-    metrics = evaluate(task(), data, data.at(10 * DAY), test, label[test])
-    assert metrics["auc"] == 1.0
-    assert metrics["auc_recency"] == 0.5
-    assert metrics["auc_logistic"] > 0.95
-    assert metrics["test_entities"] == n // 2
-    assert metrics["test_share"] == pytest.approx(label[test].mean())
+    path = 100 * np.exp(np.cumsum(random.normal(0.01, 0.004, (n * (days + 2), 15)), axis=1))
+    x = np.stack([path[:, :12], np.ones((len(path), 12))], axis=2).astype(np.float32)
+    data = in_memory(x, path[:, 12:].astype(np.float32), np.repeat(np.arange(days + 2) * DAY, n))
+
+    def predict(x: Floats) -> Floats:
+        middle = x[:, -1, :1] * np.exp(ahead * np.arange(1, 4))
+        return np.concatenate([middle, np.stack([0.9 * middle, 1.1 * middle], axis=2).reshape(len(x), -1)], axis=1)
+
+    splits = Splits(data.at(0), data.at(DAY), data.at(*(np.arange(2, days + 2) * DAY)))
+    return evaluate(path_task(), data, splits, predict, created=50 * DAY)
 
 
-def test_baselines_of_a_path() -> None:
-    x = tensor(40)
-    last = x[:, -1, 2:3]
-    data = examples(last * np.array([1, 1.25, 2], np.float32), x, np.full(40, DAY))
-    rows = data.at(DAY)
-    metrics = evaluate(task(PATH), data, rows, rows, data.label * np.float32(1.1))
-    assert metrics["error_step_1"] == pytest.approx(10, rel=1e-4)
-    assert metrics["error_naive_step_1"] == 0
-    assert metrics["error_naive_step_2"] == pytest.approx(20, rel=1e-4)
-    assert metrics["error_naive_step_3"] == pytest.approx(50, rel=1e-4)
+@pytest.mark.parametrize(("evaluation", "form"), [(churned, Churn), (lambda: forecast(0.01, 4), Path)])
+def test_an_evaluation_survives_json_and_has_the_form_of_the_schema(
+    evaluation: Callable[[], Evaluation], form: type
+) -> None:
+    found = evaluation()
+    again = json.loads(json.dumps(found, allow_nan=False))
+    assert again == found
+    assert conforms(again, form)
+    assert json.dumps(found) == json.dumps(evaluation())
 
 
-def test_path_error_leaves_out_what_has_no_level() -> None:
-    actual = np.array([[100, 0], [200, 50]], np.float32)
-    predicted = np.array([[110, 5], [100, 50]], np.float64)
-    assert path_error(actual, predicted).tolist() == pytest.approx([30, 0])
+def test_churn() -> None:
+    e = churned()
+    assert e["kind"] == "churn"
+    assert (e["task"], e["version"], e["horizon_days"], e["created"]) == ("toy", "v1", 7, "1970-02-20")
+    assert e["test"]["as_ofs"] == ["1970-01-31", "1970-02-10"]
+    assert e["test"]["entities"] == 600
+    names = ["network", "LightGBM on aggregates", "logistic regression", "recency alone"]
+    assert [m["name"] for m in e["models"]] == names
+    network, gradient, _, recency = e["models"]
+    assert min(network["auc"], gradient["auc"]) > 0.7
+    assert recency["auc"] == 0.5  # all were last seen a day ago
+    assert e["calibration"]["before"]["ece"] > e["calibration"]["after"]["ece"]
+    assert [r["set"] for r in e["by_as_of"]] == ["train", "validation", "test", "test"]
+    h = headline(e)
+    assert (h["auc"], h["auc_low"], h["auc_high"]) == (network["auc"], network["auc_low"], network["auc_high"])
+    assert (h["auc_lightgbm"], h["auc_recency"]) == (gradient["auc"], 0.5)
+    assert (h["test_entities"], h["test_share"]) == (600, e["test"]["share"])
+    assert (h["brier"], h["ece"]) == (e["calibration"]["after"]["brier"], e["calibration"]["after"]["ece"])
+
+
+def test_lines_of_churn_show_every_baseline_with_its_interval() -> None:
+    e = churned()
+    assert e["kind"] == "churn"
+    title, _, *rows, calibration = lines(e)
+    assert title.startswith("600 examples at 2 as-ofs from 1970-01-31 to 1970-02-10, ")
+    for row, model in zip(rows, e["models"], strict=True):
+        assert row.split("  ")[1] == model["name"]
+        assert f"{model['auc']:.4f} ({model['auc_low']:.4f} to {model['auc_high']:.4f})" in row
+    gap = e["models"][3]["minus_network"]
+    assert gap is not None
+    assert rows[3].endswith(f"{gap['auc']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})")
+    assert calibration.startswith("  calibration (platt): expected error 0.")
+    assert max(map(len, lines(e))) <= 120
+
+
+def test_a_path_foreseen() -> None:
+    e = forecast(0.002)
+    assert e["kind"] == "path"
+    assert (e["test"]["share"], e["test"]["entities"], len(e["by_as_of"])) == (None, 480, 26)
+    network, naive = e["models"][:2]
+    assert (network["name"], naive["name"], naive["skill"]) == ("network", "naive last value", 0)
+    assert network["skill"] == pytest.approx(0.2, abs=0.02)
+    assert e["models"][2]["by_step"][2]["error"] < network["by_step"][2]["error"]  # drift knows it all
+    assert [c["nominal"] for c in e["coverage"]] == [0.8] * 3
+    h = headline(e)
+    assert h["skill"] == network["skill"]
+    for k in (1, 2, 3):
+        step = network["by_step"][k - 1]
+        assert h[f"skill_step_{k}"] == step["skill"]
+        assert (h[f"skill_low_step_{k}"], h[f"skill_high_step_{k}"]) == (step["low"], step["high"])
+        assert (h[f"error_step_{k}"], h[f"error_naive_step_{k}"]) == (step["error"], naive["by_step"][k - 1]["error"])
+
+
+def test_lines_of_a_path_show_every_step_and_doubt_a_large_skill() -> None:
+    e = forecast(0.002)
+    assert e["kind"] == "path"
+    shown = lines(e)
+    assert shown[1].split()[:6] == ["step", "network", "naive", "drift", "seasonal", "LightGBM"]
+    for k in (1, 2, 3):
+        step = e["models"][0]["by_step"][k - 1]
+        assert shown[1 + k].split()[:2] == [str(k), f"{step['error']:.3f}"]
+        assert step["low"] is not None
+        assert f"({100 * step['low']:+.2f} % to " in shown[1 + k]
+    assert "is a leak until shown otherwise" in shown[-1]
+    assert max(map(len, shown)) <= 120
+
+
+def test_lines_of_a_modest_path_without_intervals() -> None:
+    e = forecast(0.0001, 3)
+    assert e["kind"] == "path"
+    assert not any(k.startswith("skill_low") for k in headline(e))
+    assert lines(e)[-1].startswith("  no intervals: ")
+
+
+def test_nothing_to_judge_by() -> None:
+    x = np.ones((4, 12, 2), np.float32)
+    data, rows = in_memory(x, np.ones((4, 1), np.float32)), np.arange(4)
+    with pytest.raises(UserError, match="every one of the 4 test entities churned"):
+        evaluate(churn_task(), data, Splits(rows, rows, rows), lambda x: x[:, -1, :1])

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from pipelines.models.gru import gru
+from pipelines.models.gru import GRU, gru
 
 
 @pytest.mark.parametrize("sequences", [False, True])
@@ -18,3 +18,14 @@ def test_equals_keras(steps: int, units: int, sequences: bool) -> None:
     expected = layer(x)
     np.testing.assert_allclose(gru(layer, x), expected, atol=1e-6)
     assert gru(layer, x).shape == expected.shape
+
+
+def test_learns_as_keras_and_scores_in_the_fast_form() -> None:
+    layer = GRU(4)
+    x = np.random.default_rng(2).normal(size=(7, 5, 3)).astype(np.float32)
+    layer(x)
+    same = keras.layers.GRU(4)
+    same(x)
+    same.set_weights(layer.get_weights())
+    assert np.array_equal(layer(x, training=True), same(x, training=True))
+    assert np.array_equal(layer(x), gru(layer, x))

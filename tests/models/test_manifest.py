@@ -18,11 +18,11 @@ MANIFEST = Manifest(
     task_digest=task().digest,
     version="19700121-0123abcd",
     train=(10 * DAY, 20 * DAY),
-    validation=30 * DAY,
-    test=40 * DAY,
+    validation=(30 * DAY,),
+    test=(40 * DAY,),
+    model={"network": "mlp"},
     metrics={"auc": 0.75},
     libraries={"keras": "3"},
-    seed=7,
     created=50 * DAY,
 )
 
@@ -76,9 +76,9 @@ def test_names_every_difference() -> None:
     [
         (None, "has no manifest.json"),
         ("{", "cannot be read"),
-        ("[]", "not of format 1"),
-        ('{"format": 99}', "not of format 1"),
-        ('{"format": 1}', "missing or unknown fields: active_within"),
+        ("[]", "not of format 2"),
+        ('{"format": 99}', "not of format 2"),
+        ('{"format": 2}', "missing or unknown fields: active_within"),
     ],
 )
 def test_refuses_what_is_no_manifest(content: str | None, message: str, tmp_path: Path) -> None:

@@ -1,57 +1,80 @@
-"""Shapes of the network, and how it scales what it sees."""
+"""Shapes of the networks, and what holds of any weights."""
 
 from __future__ import annotations
 
 import keras
 import numpy as np
+import pytest
+import tensorflow as tf
 
-from pipelines.models.network import Scale, build, scores
-from tests.toy import PATH, STEPS, task, tensor
-
-
-def test_churn_is_a_probability() -> None:
-    y = np.asarray(build(task())(tensor(5)))
-    assert y.shape == (5, 2)
-    np.testing.assert_allclose(y.sum(axis=1), 1, rtol=1e-6)
-    assert np.array_equal(scores(task(), tensor(5), y), y[:, 1:])
+from pipelines.models.network import Ascending, Shapes, build
+from pipelines.task import Task
+from tests.toy import PATH, STEPS, plain, task, tensor
 
 
-def test_a_path_starts_from_the_last_level() -> None:
-    x = tensor(5)
-    y = np.asarray(build(task(PATH))(x))
-    assert y.shape == (5, 3)
-    np.testing.assert_allclose(scores(task(PATH), x, y), x[:, -1, 2:3] * np.exp(y), rtol=1e-6)
+def output(spec: Task, n: int = 5) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    transform = plain()
+    return np.asarray(build(spec, transform.shapes, 1)(transform(tf.constant(tensor(n)))))
 
 
-def test_the_layers_are_those_of_the_talk() -> None:
-    names = [type(layer).__name__ for layer in build(task()).layers]
-    assert names == [
-        *("InputLayer", "Scale", "BatchNormalization", "GRU", "Dropout", "BatchNormalization", "GRU", "Dropout"),
-        *("BatchNormalization", "Dense"),
-    ]
+@pytest.mark.parametrize("network", ["mlp", "gru", "lstm", "linear"])
+def test_shapes(network: str) -> None:
+    assert output(task(network=network)).shape == (5, 1)
+    assert output(task(PATH, network=network)).shape == (5, 3, 3)
 
 
-def test_scales() -> None:
-    x = np.zeros((2, 3, 3), np.float32)
-    x[0, :, 0] = [0, 9, -9]  # log
-    x[0, :, 1] = [0, 50, 100]  # relative, nothing before the first price
-    x[1, :, 1] = [100, 200, 0]  # the last positive value is the base
-    x[0, :, 2] = [-3, 0, 1e6]  # none
-    y = np.asarray(Scale(["log", "relative", "none"])(x))
-    np.testing.assert_allclose(y[0, :, 0], [0, np.log(10), -np.log(10)], rtol=1e-6)
-    np.testing.assert_allclose(y[0, :, 1], [0, -np.log(2), 0], rtol=1e-6)
-    np.testing.assert_allclose(y[1, :, 1], [-np.log(2), 0, 0], rtol=1e-6)
-    assert np.array_equal(y[0, :, 2], x[0, :, 2])
-    assert np.array_equal(y[1, :, [0, 2]], np.zeros((2, 3)))
+def test_the_layers_are_those_of_the_task() -> None:
+    model = build(task(network="lstm", units=[50, 100], dropout=0.2), plain().shapes, 1)
+    cells = [layer for layer in model.layers if isinstance(layer, keras.layers.LSTM)]
+    assert [(c.units, c.return_sequences) for c in cells] == [(50, True), (100, False)]
+    assert [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)] == [0.2, 0.2]
 
 
-def test_any_finite_value_gives_a_finite_score() -> None:
-    x = np.zeros((16, STEPS, 4), np.float32)
-    x[0], x[1], x[2] = 3e38, -3e38, 1e-45
-    assert np.isfinite(np.asarray(Scale(["log", "log", "relative", "log"])(x))).all()
+def test_the_seed_decides_the_weights() -> None:
+    one, same, other = (build(task(), plain().shapes, seed).get_weights() for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_survives_keras_own_file() -> None:
-    layer = Scale(["log", "none", "relative", "log"])
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
-    assert np.array_equal(again(tensor(3)), layer(tensor(3)))
+def test_quantiles_never_cross_and_the_median_starts_at_the_naive_forecast() -> None:
+    y = output(task(PATH))
+    assert (np.diff(y, axis=2) > 0).all()
+    assert np.array_equal(y[:, :, 1], np.zeros((5, 3)))
+    wild = np.random.default_rng(1).normal(0, 50, (100, 3, 5)).astype(np.float32)
+    ordered = np.asarray(Ascending(2)(wild))
+    assert (np.diff(ordered, axis=2) >= 0).all()
+    assert np.array_equal(ordered[:, :, 2], wild[:, :, 2])
+
+
+def test_text_values_have_numbers_of_their_own() -> None:
+    features = [{"agg": "count"}, {"agg": "last", "field": "shop", "vocabulary": 3}]
+    sequence = {"step": "1d", "steps": STEPS, "features": features}
+    spec = Task.model_validate({**task().model_dump(mode="json"), **raw_times(), "sequence": sequence}, strict=False)
+    shapes: Shapes = {
+        "sequence": ((None, STEPS, 1), "float32"),
+        "summary": ((None, 2), "float32"),
+        "codes_0": ((None, STEPS), "int64"),
+    }
+    model = build(spec, shapes, 1)
+    same = {"sequence": np.ones((5, STEPS, 1), np.float32), "summary": np.ones((5, 2), np.float32)}
+    codes = np.repeat(np.arange(5)[:, None], STEPS, axis=1)  # none, out of vocabulary, and the three
+    y = np.asarray(model({**same, "codes_0": codes}, training=False))
+    assert len(np.unique(y)) == 5
+
+
+def raw_times() -> dict[str, object]:
+    """Durations as a task file writes them."""
+    return {
+        "score": {"every": "1d"},
+        "label": {"kind": "churn", "horizon": "7d", "active_within": "7d"},
+        "events": {"entity": "user", "time": {"field": "at", "unit": "s"}, "identity": "none"},
+    }
+
+
+def test_weights_are_in_32_bits_under_any_policy() -> None:
+    half = build(task(), plain().shapes, 1, "mixed_float16")
+    full = build(task(), plain().shapes, 1)
+    assert {w.dtype for w in half.weights} == {"float32"}
+    assert [w.shape for w in half.weights] == [w.shape for w in full.weights]
+    assert half.outputs[0].dtype == "float32"
+    assert keras.config.dtype_policy().name == "float32"

@@ -14,7 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.transforms.block import VERSION, EventBlock, concat, hash64, order, split, tidy, unpack
+from pipelines.transforms.block import (
+    NO_CODE,
+    VERSION,
+    EventBlock,
+    concat,
+    hash64,
+    order,
+    sortable,
+    split,
+    tidy,
+    unpack,
+)
 
 Row = tuple[str, int, int, int, float, int, int]  # key, time, id, code, value, hash, arrival
 rows = st.tuples(
@@ -96,6 +107,28 @@ def test_of_two_copies_the_one_that_arrived_first_stays() -> None:
     assert dropped == 1
     assert rows_of(kept) == rows_of(block_of([early]))
     assert tidy(block_of([late, early]), identity=False)[1] == 0
+
+
+def test_copies_that_arrived_at_once_are_settled_field_by_field() -> None:
+    null = float("nan")
+    events = [
+        ("a", 1, 7, 2, 5.0, 0, 2),
+        ("a", 1, 7, 2, -1.5, 9, 2),
+        ("a", 1, 7, 2, null, 4, 2),
+        ("a", 1, 7, 3, -8.0, 1, 3),
+    ]
+    kept, dropped = tidy(block_of([*events, ("b", 1, 7, 3, 1.0, 5, 2)]), identity=True)
+    assert dropped == 3
+    assert rows_of(kept) == rows_of(block_of([("a", 1, 7, 2, -1.5, 4, 2), ("b", 1, 7, 3, 1.0, 5, 2)]))
+    kept, _ = tidy(block_of([("a", 1, 7, 1, null, 0, 2), ("a", 1, 7, 2, null, 0, 2)]), identity=True)
+    assert rows_of(kept) == rows_of(block_of([("a", 1, 7, int(NO_CODE), null, 0, 2)]))
+
+
+@given(st.lists(st.floats(width=32).map(lambda x: x + 0.0), max_size=20))
+def test_sortable_is_the_order_of_the_values(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    by = array[np.argsort(sortable(array), kind="stable")]
+    np.testing.assert_array_equal(by, np.sort(array))
 
 
 def test_order_of_times_too_far_apart_for_one_word() -> None:
