@@ -78,9 +78,9 @@ figcaption, .reading {{ max-width: 680px; margin-top: 10px; color: var(--muted);
 .legend li:first-child {{ color: var(--ink); }}
 .scroll {{ overflow-x: auto; margin-top: 28px; }}
 table {{ border-collapse: collapse; width: 100%; font-size: 15px; }}
-th, td {{ padding: 11px 0 11px 24px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule); }}
+th, td {{ padding: 11px 0 11px 20px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule); }}
 th:first-child, td:first-child {{ padding-left: 0; text-align: left; }}
-thead th {{ padding-top: 0; font-size: 13px; font-weight: 400; color: var(--muted); vertical-align: bottom; }}
+thead th {{ padding-top: 0; font-size: 13px; white-space: normal; font-weight: 400; color: var(--muted); vertical-align: bottom; }}
 tbody th {{ font-weight: 400; }}
 tr.ours {{ color: var(--accent); }}
 tr.ours th, tr.ours td {{ font-weight: 600; }}
