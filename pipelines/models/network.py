@@ -30,6 +30,23 @@ MOMENTUM = 0.9
 EMBEDDING = 8  # numbers that stand for a value of a vocabulary
 
 
+def pick(task: Task, given: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """The inputs of the task's network, of those that preprocessing gives. mlp sees no steps but the newest codes."""
+    if task.model.network != "mlp":
+        return dict(given)
+    return {name: x[:, -1:] if name.startswith("codes_") else x for name, x in given.items() if name != "sequence"}
+
+
+def picked(task: Task, shapes: Shapes) -> Shapes:
+    """The shapes of what `pick` gives."""
+    if task.model.network != "mlp":
+        return shapes
+    rest = {name: of for name, of in shapes.items() if name != "sequence"}
+    return {
+        name: ((None, 1), kind) if name.startswith("codes_") else (shape, kind) for name, (shape, kind) in rest.items()
+    }
+
+
 def build(task: Task, shapes: Shapes, seed: int, policy: str = "float32") -> keras.Model:
     """What `preprocessing` gives, by name -> f4 (B, 1), the log odds of churn; or, for a path, f4 (B, label.steps,
     quantiles), ascending in the last axis, in units of what `spread` says.
@@ -41,7 +58,8 @@ def build(task: Task, shapes: Shapes, seed: int, policy: str = "float32") -> ker
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        inputs = {name: keras.Input(shape[1:], dtype=kind, name=name) for name, (shape, kind) in shapes.items()}
+        wanted = picked(task, shapes).items()
+        inputs = {name: keras.Input(shape[1:], dtype=kind, name=name) for name, (shape, kind) in wanted}
         return keras.Model(inputs, _head(task, _body(task, inputs)))
     finally:
         keras.config.set_dtype_policy(before)

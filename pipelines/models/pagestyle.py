@@ -80,7 +80,8 @@ figcaption, .reading {{ max-width: 680px; margin-top: 10px; color: var(--muted);
 table {{ border-collapse: collapse; width: 100%; font-size: 15px; }}
 th, td {{ padding: 11px 0 11px 20px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule); }}
 th:first-child, td:first-child {{ padding-left: 0; text-align: left; }}
-thead th {{ padding-top: 0; font-size: 13px; white-space: normal; font-weight: 400; color: var(--muted); vertical-align: bottom; }}
+thead th {{ padding-top: 0; font-size: 13px; font-weight: 400; white-space: normal; color: var(--muted);
+  vertical-align: bottom; }}
 tbody th {{ font-weight: 400; }}
 tr.ours {{ color: var(--accent); }}
 tr.ours th, tr.ours td {{ font-weight: 600; }}

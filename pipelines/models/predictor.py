@@ -11,7 +11,7 @@ import tensorflow as tf
 from pipelines.models.calibration import Calibration, calibrate
 from pipelines.models.engine import Floats
 from pipelines.models.examples import Examples, Ints, level
-from pipelines.models.network import Transform
+from pipelines.models.network import Transform, pick
 from pipelines.task import PathLabel, Task
 
 ROWS = 1024  # of a call, when many are scored at once
@@ -52,7 +52,7 @@ class Predictor(tf.Module):
 
     def outputs(self, sequence: tf.Tensor) -> tf.Tensor:
         """f4 (B, steps, features) -> what `network.build` says, the mean of the members."""
-        inputs = self.transform(sequence)
+        inputs = pick(self.task, self.transform(sequence))
         return tf.add_n([m(inputs, training=False) for m in self.members]) / float(len(self.members))
 
     def _serve(self, sequence: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ import tensorflow as tf
 from pipelines.models.engine import Floats
 from pipelines.models.examples import Examples, Ints, check_rows, level
 from pipelines.models.metrics import auc
-from pipelines.models.network import Transform, build
+from pipelines.models.network import Transform, build, pick
 from pipelines.models.predictor import ROWS, spread
+from pipelines.models.prepared import prepare
 from pipelines.task import PathLabel, Task
 
 CHECKPOINT_SECONDS = 120.0  # between two checkpoints inside an epoch; there is one after each
@@ -52,6 +53,17 @@ class Data:
     validation: Ints
     transform: Transform
 
+    @property
+    def signature(self) -> list[tf.TensorSpec]:
+        """Of a batch: tensors, and labels."""
+        shapes = [(None, *self.shape), (None, self.task.label_width)]
+        return [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a row as `transform` takes it."""
+        return self.examples.tensor(self.train[:1]).shape[1:]
+
 
 def fit(data: Data, folder: Path, log: Log) -> tuple[list[keras.Model], float]:
     """Trains each member until the validation rows have not improved for the task's patience: networks with their best
@@ -66,6 +78,8 @@ def fit(data: Data, folder: Path, log: Log) -> tuple[list[keras.Model], float]:
     """
     check_rows(data.task, data.examples, "training", data.train)
     check_rows(data.task, data.examples, "validation", data.validation)
+    if data.task.model.network == "mlp" and not isinstance(data.task.label, PathLabel):  # its loss needs raw levels
+        data = _prepared(data, folder)
     tf.config.experimental.enable_op_determinism()
     tf.get_logger().setLevel("ERROR")  # each member has functions of its own, and TensorFlow would warn of that
     members = [Member(data, i, folder, log) for i in range(data.task.model.members)]
@@ -159,6 +173,13 @@ class Member:
         return {"model": self.model.variables, "optimizer": self.optimizer.variables}
 
 
+def _prepared(data: Data, folder: Path) -> Data:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = np.concatenate([data.train, data.validation])
+    examples, transform = prepare(data.task, data.examples, rows, data.transform, folder / "prepared.f4")
+    return replace(data, examples=examples, transform=transform)
+
+
 def policy() -> str:
     """16 bits on a GPU, whose tensor cores they need; elsewhere they would only cost."""
     return "mixed_float16" if tf.config.list_physical_devices("GPU") else "float32"
@@ -179,11 +200,10 @@ def _step(data: Data, model: keras.Model, optimizer: keras.optimizers.Optimizer)
     share = float(data.examples.label[data.train, 0].mean())
     balanced = task.model.class_weights == "balanced"
     weight = (0.5 / (1 - share), 0.5 / share) if balanced else (1.0, 1.0)
-    shapes = [(None, task.sequence.steps, len(task.features)), (None, task.label_width)]
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec(s, tf.float32) for s in shapes])
+    @tf.function(autograph=False, input_signature=data.signature)
     def step(raw: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-        inputs = data.transform(raw)
+        inputs = pick(task, data.transform(raw))
         with tf.GradientTape() as tape:
             y = model(inputs, training=True)
             value = _path_loss(task, raw, label, y) if path else _churn_loss(label, y, weight)
@@ -215,11 +235,10 @@ def _path_loss(task: Task, raw: tf.Tensor, label: tf.Tensor, y: tf.Tensor) -> tf
 def _validator(data: Data, model: keras.Model) -> Callable[[], float]:
     """How good the model is on the validation rows, higher is better: AUC, or the pinball loss of a path, negative."""
     task, rows = data.task, data.validation
-    shapes = [(None, task.sequence.steps, len(task.features)), (None, task.label_width)]
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec(s, tf.float32) for s in shapes])
+    @tf.function(autograph=False, input_signature=data.signature)
     def judge(raw: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-        y = model(data.transform(raw), training=False)
+        y = model(pick(task, data.transform(raw)), training=False)
         return _path_loss(task, raw, label, y) if isinstance(task.label, PathLabel) else y[:, 0]
 
     def quality() -> float:

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines.models.network import Ascending, Shapes, build
+from pipelines.models.network import Ascending, Shapes, build, pick
 from pipelines.task import Task
 from tests.toy import PATH, STEPS, plain, task, tensor
 
 
 def output(spec: Task, n: int = 5) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     transform = plain()
-    return np.asarray(build(spec, transform.shapes, 1)(transform(tf.constant(tensor(n)))))
+    return np.asarray(build(spec, transform.shapes, 1)(pick(spec, transform(tf.constant(tensor(n))))))
 
 
 @pytest.mark.parametrize("network", ["mlp", "gru", "lstm", "linear"])
