@@ -2,7 +2,7 @@
 
 Each step is a module of its own. What a killed training leaves, and `--resume` goes on with, lies in
 
-    <models>/<task>/.training-<key>/    transform/, member-<k>/checkpoint.npz, logs/
+    <models>/<task>/.training-<key>/    transform/, prepared.f4, member-<k>/checkpoint.npz, logs/
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,9 @@ from pipelines.transforms.sink import now
 
 if TYPE_CHECKING:
     from pipelines.models.network import Transform
+
+LOCK, PREPARED = ".lock", "prepared.f4"
+PACKAGES = ("lightgbm", "plotly", "tensorboard", "tensorflow_transform")
 
 
 def train(config: TrainConfig) -> int:
@@ -89,7 +94,7 @@ def alone(folder: Path) -> Iterator[None]:
       UserError: another process is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    with open(folder / LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -108,6 +113,8 @@ def _begin(folder: Path, resume: bool) -> None:
         for path in folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
 
 
 def _fit(config: TrainConfig, data: Examples, rows: tuple[Ints, Ints, Ints], work: Path) -> tuple[Manifest, list[str]]:
@@ -121,7 +128,8 @@ def _fit(config: TrainConfig, data: Examples, rows: tuple[Ints, Ints, Ints], wor
 
     task, (learn, check, test) = config.task, rows
     transform = preprocessing(config, data, learn, work)
-    members, _ = fit(Data(task, data, learn, check, transform), work, lambda line: print(line, flush=True))
+    given = Data(task, data, learn, check, transform, work / PREPARED)
+    members, _ = fit(given, work, lambda line: print(line, flush=True))
     predictor = Predictor.calibrated(task, transform, members, data, check)
     created = now()
     print("judging     beside the baselines", flush=True)
@@ -156,30 +164,33 @@ def preprocessing(config: TrainConfig, data: Examples, rows: Ints, work: Path) -
     return load_transform(work / "transform")
 
 
-def _serve(config: TrainConfig, version: str) -> None:
+def _serve(config: TrainConfig, made: str) -> None:
     """The first version of a task serves at once; another when it is asked for."""
     if config.promote or registry.serving(config.folder) is None:
-        registry.promote(config.folder, version)
+        registry.promote(config.folder, made)
     pointer = registry.serving(config.folder)
-    if pointer is not None and pointer.version == version:
+    if pointer is not None and pointer.version == made:
         print(f"serving     {config.folder} serves this version")
         print(f"next        foretide score --model {config.folder} --as-of ... --output ... (same --task and --input)")
     else:
         print(f"serving     {config.folder} serves {pointer.version if pointer else 'none'}")
-        print(f"next        foretide models promote {config.folder / version}")
+        print(f"next        foretide models promote {config.folder / made}")
 
 
 def training_key(config: TrainConfig, stored: Stored) -> str:
     """Of all that decides what is learnt."""
-    facts = [config.task.digest, config.train, config.validation, str(stored.folder)]
+    facts = [version("foretide"), config.task.digest, config.train, config.validation, str(stored.folder)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]
 
 
 def _check(config: TrainConfig) -> None:
     """
     Raises:
-      UserError: the features say too little, no model can be written, or it cannot be told which one serves.
+      UserError: a package is missing, the features say too little, no model can be written, or it cannot be told
+        which one serves.
     """
+    if not all(map(find_spec, PACKAGES)):
+        raise UserError("training is not installed: pip install foretide[train]")
     if all(f.agg == "recency" or f.vocabulary is not None for f in config.task.features):
         raise UserError(f"task {config.task.task}: add a feature that counts or measures, such as {{agg: count}}")
     if "://" in config.models:

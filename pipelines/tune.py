@@ -1,6 +1,6 @@
 """Trying out what the task's `tune` section declares: a training for each combination, judged on the validation as-ofs.
 
-    <models>/<task>/.tuning-<key>/    transform/, trial-<digest>/{result.json, member-<k>/, logs/}
+    <models>/<task>/.tuning-<key>/    transform/, prepared.f4, trial-<digest>/{result.json, member-<k>/, logs/}
 
 Trials that are done are not done again, and an interrupted one goes on: the same command resumes the sweep.
 """
@@ -57,7 +57,7 @@ def tune(config: TrainConfig) -> int:
             print(f"trial {i + 1}/{len(task.trials)}   {_shown(values)}", flush=True)
             quality = _result(work)
             if quality is None:
-                own = Data(task.with_model(spec), data, learn, check, transform)
+                own = Data(task.with_model(spec), data, learn, check, transform, folder / train.PREPARED)
                 _, quality = fit(own, work, lambda line: print(f"  {line}", flush=True))
                 _write(work, values, quality)
             trials.append(Trial(values, quality))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import examples, run
 from benchmarks import workload as w
 from benchmarks.generate import generate
 from benchmarks.measure import Check, Measured
@@ -20,6 +21,7 @@ pytest.importorskip("polars")
 from benchmarks import features_polars
 
 EVENTS = 5_000
+EXAMPLES = 160
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,47 @@ def test_the_task_file_describes_the_workload() -> None:
     assert len(task.features) == w.FEATURES
     assert task.history == w.END - w.START
     assert task.model.units == (w.UNITS, w.UNITS)
+
+
+def test_generated_examples_are_what_a_training_asks_for(tmp_path: Path) -> None:
+    examples.generate(EXAMPLES, tmp_path)
+    config = examples.training(tmp_path)
+    data = examples.load(config.task, EXAMPLES, tmp_path)
+    sets = [data.at(*as_ofs) for as_ofs in (config.train, config.validation, config.test)]
+    assert [len(rows) for rows in sets] == [EXAMPLES * 6 // 8, EXAMPLES // 8, EXAMPLES // 8]
+    assert sorted(set(data.label[:, 0].tolist())) == [0, 1]
+    x = data.tensor(np.arange(EXAMPLES))
+    assert x.shape == (EXAMPLES, w.STEPS, w.FEATURES)
+    counts = x[:, :, : w.COUNTED]
+    np.testing.assert_array_equal(counts.sum(axis=(1, 2)), data.n_events)
+    away = (data.as_of - data.last_event_time - 1) // w.DAY  # whole days
+    assert away.max() < examples.MONTH  # in the label's scope
+    np.testing.assert_array_equal(away, (counts.sum(axis=2) > 0)[:, ::-1].argmax(axis=1))
+    assert (x[:, :, w.COUNTED :] * 4 % 1 == 0).all()  # sums are exact
+
+
+def test_examples_that_are_there_are_not_made_again(tmp_path: Path) -> None:
+    examples.generate(EXAMPLES, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    examples.generate(EXAMPLES, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_part_runs_what_its_ratios_need() -> None:
+    names = {part: {name for name, *_ in contestants(EVENTS)} for part, contestants in run.PARTS.items()}
+    assert names["training"] == {"sgemm", "training steps", "training 20000", "training 80000"}
+    assert {"sgemm", "ours parquet", "ours tensorflow", "polars tensorflow"} <= names["inference"]
+
+
+def test_training_is_told_as_a_share_of_sgemm_and_by_the_growth_of_its_memory() -> None:
+    cpu = 100 * 3 * w.FLOP / 70e9  # seconds that 100 examples take at 70 GFLOP a second
+    few, many = (Measured(f"training {n}", 1.0, 1.0, 2.0, 2.0, 1000 + n // 1600) for n in w.EXAMPLES)
+    steps = Measured("training steps", cpu, 1.0, 2.0, 2.0, 10**9, extra={"samples": 100})
+    sgemm = Measured("sgemm", 1.0, 1.0, 2.0, 2.0, 10**9, extra={"gflops_cpu": 100})
+    text = markdown(Results(EVENTS, {m.name: m for m in (few, many, steps, sgemm)}))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert ["training on four times as many examples: peak memory", "≤ 1.1", "1.04", "yes"] in rows
+    assert ["training of ours, share of the sgemm rate", "", "0.70", ""] in rows
 
 
 def test_a_report_without_all_contestants_says_what_is_missing() -> None:

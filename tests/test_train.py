@@ -204,6 +204,12 @@ def test_nothing_to_learn_from_is_told_and_nothing_is_trained(shop: Path, test: 
     assert not list((shop / f"none-{test}" / "small_shop").iterdir())
 
 
+def test_a_missing_package_is_told_before_any_work(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.train.PACKAGES", ("plotly", "no_such_package"))
+    text = train(shop, "bare", expect=Exit.USAGE)
+    assert text == "foretide train: training is not installed: pip install foretide[train]\n"
+
+
 def test_features_that_say_too_little_are_refused(shop: Path) -> None:
     text = small.TASK.replace("    - {agg: count, by: kind}\n    - {agg: sum, field: price}\n", "")
     (shop / "little.yaml").write_text(text)

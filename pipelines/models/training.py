@@ -52,6 +52,7 @@ class Data:
     train: Ints
     validation: Ints
     transform: Transform
+    prepared: Path  # a file for what a network sees of the rows, made where it is needed and not there
 
     @property
     def signature(self) -> list[tf.TensorSpec]:
@@ -79,7 +80,9 @@ def fit(data: Data, folder: Path, log: Log) -> tuple[list[keras.Model], float]:
     check_rows(data.task, data.examples, "training", data.train)
     check_rows(data.task, data.examples, "validation", data.validation)
     if data.task.model.network == "mlp" and not isinstance(data.task.label, PathLabel):  # its loss needs raw levels
-        data = _prepared(data, folder)
+        rows = np.concatenate([data.train, data.validation])
+        examples, transform = prepare(data.task, data.examples, rows, data.transform, data.prepared)
+        data = replace(data, examples=examples, transform=transform)
     tf.config.experimental.enable_op_determinism()
     tf.get_logger().setLevel("ERROR")  # each member has functions of its own, and TensorFlow would warn of that
     members = [Member(data, i, folder, log) for i in range(data.task.model.members)]
@@ -171,13 +174,6 @@ class Member:
     def _variables(self) -> dict[str, list[Any]]:
         """All that learning changes; the model's have the states of its random generators among them."""
         return {"model": self.model.variables, "optimizer": self.optimizer.variables}
-
-
-def _prepared(data: Data, folder: Path) -> Data:
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = np.concatenate([data.train, data.validation])
-    examples, transform = prepare(data.task, data.examples, rows, data.transform, folder / "prepared.f4")
-    return replace(data, examples=examples, transform=transform)
 
 
 def policy() -> str:

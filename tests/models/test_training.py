@@ -29,8 +29,8 @@ def churn(shuffled: bool = False) -> Examples:
     return examples(random.permutation(label) if shuffled else label, x, np.repeat([10 * DAY, 20 * DAY], N // 2))
 
 
-def data(spec: Task, rows: Examples) -> Data:
-    return Data(spec, rows, rows.at(10 * DAY), rows.at(20 * DAY), plain())
+def data(spec: Task, rows: Examples, folder: Path) -> Data:
+    return Data(spec, rows, rows.at(10 * DAY), rows.at(20 * DAY), plain(), folder / "prepared.f4")
 
 
 def quick(**model: object) -> Task:
@@ -44,7 +44,7 @@ def silent(_: str) -> None:
 
 @pytest.mark.parametrize("network", ["mlp", "gru", "lstm", "linear"])
 def test_learns_churn_and_is_seeded(network: str, tmp_path: Path) -> None:
-    lines, given = list[str](), data(quick(network=network, class_weights="balanced"), churn())
+    lines, given = list[str](), data(quick(network=network, class_weights="balanced"), churn(), tmp_path)
     (model,), quality = fit(given, tmp_path / "a", lines.append)
     assert quality > 0.9
     assert lines[0].startswith("epoch 1/3: loss ")
@@ -58,7 +58,7 @@ def test_learns_churn_and_is_seeded(network: str, tmp_path: Path) -> None:
 
 def test_shuffled_labels_teach_nothing(tmp_path: Path) -> None:
     """Features that held the label would still tell it."""
-    given = data(quick(epochs=6), churn(shuffled=True))
+    given = data(quick(epochs=6), churn(shuffled=True), tmp_path)
     (model,), _ = fit(given, tmp_path, silent)
     label = np.random.default_rng(5).permutation(given.examples.label[given.validation, 0])
     predictor = Predictor.calibrated(given.task, given.transform, [model], given.examples, given.validation)
@@ -69,7 +69,7 @@ def test_shuffled_labels_teach_nothing(tmp_path: Path) -> None:
 
 
 def test_members_differ_and_are_averaged(tmp_path: Path) -> None:
-    given = data(quick(members=2, epochs=1), churn())
+    given = data(quick(members=2, epochs=1), churn(), tmp_path)
     members, _ = fit(given, tmp_path, silent)
     one, two = (
         Predictor.calibrated(given.task, given.transform, [m], given.examples, given.validation) for m in members
@@ -82,7 +82,7 @@ def test_members_differ_and_are_averaged(tmp_path: Path) -> None:
 
 def test_stops_when_it_gets_no_better_and_keeps_the_best(tmp_path: Path) -> None:
     lines = list[str]()
-    fit(data(quick(epochs=30, patience=2, dropout=0), churn()), tmp_path, lines.append)
+    fit(data(quick(epochs=30, patience=2, dropout=0), churn(), tmp_path), tmp_path, lines.append)
     assert len(lines) < 30
     assert lines[-1].startswith("no better for 2 epochs: keeping epoch ")
 
@@ -92,7 +92,7 @@ class Killed(Exception):
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = data(quick(members=2, epochs=2, batch_size=64), churn())
+    given = data(quick(members=2, epochs=2, batch_size=64), churn(), tmp_path)
     undisturbed, quality = fit(given, tmp_path / "whole", silent)
     save, saved, lines = Member._save, 0, list[str]()
 
@@ -127,7 +127,7 @@ def test_learns_a_path(tmp_path: Path) -> None:
     label = x[:, -1, 2:3] * np.where(up, 1.3, 0.7)[:, None].astype(np.float32) * np.ones((1, 3), np.float32)
     rows = examples(label, x, np.repeat([10 * DAY, 20 * DAY], N // 2))
     spec = task(PATH, units=[8], epochs=20, batch_size=32, dropout=0, learning_rate=1e-2)
-    given = data(spec, rows)
+    given = data(spec, rows, tmp_path)
     members, _ = fit(given, tmp_path, silent)
     predictor = Predictor.calibrated(spec, given.transform, members, rows, given.validation)
     y = predictor.score(rows.tensor(given.validation))
@@ -138,13 +138,13 @@ def test_learns_a_path(tmp_path: Path) -> None:
 def test_a_level_that_is_not_known_is_not_learnt_from(tmp_path: Path) -> None:
     rows = examples(np.zeros((N, 3), np.float32), tensor(N), np.repeat([10 * DAY, 20 * DAY], N // 2))
     rows.label[0] = 100
-    (model,), quality = fit(data(task(PATH, epochs=1), rows), tmp_path, silent)
+    (model,), quality = fit(data(task(PATH, epochs=1), rows, tmp_path), tmp_path, silent)
     assert np.isfinite(quality)
     assert all(np.isfinite(w).all() for w in model.get_weights())
 
 
 def test_refuses_what_cannot_be_learnt(tmp_path: Path) -> None:
-    given = data(task(), churn())
+    given = data(task(), churn(), tmp_path)
     with pytest.raises(UserError, match="no validation examples"):
         fit(replace(given, validation=given.validation[:0]), tmp_path, silent)
     ones = given.train[given.examples.label[given.train, 0] == 1]
