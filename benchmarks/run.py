@@ -1,7 +1,7 @@
 """`make bench`: every contestant in turn, alone, on the same events; a table with ratios. It measures and never judges.
 
-`python -m benchmarks.run [--events N] [--quick]`. Writes `results.md` and `results.json` beside this file, or, with
-another number of events than the usual one, into `data/`.
+`python -m benchmarks.run [--events N] [--quick] [--only PART]`. Writes `results.md` and `results.json` beside this
+file, or, with another number of events than the usual one or one part only, into `data/`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from benchmarks import workload as w
 from benchmarks.measure import Measured, measure
@@ -17,8 +17,10 @@ from benchmarks.report import Results, write
 
 ROUNDS = 3
 
+Contestants = Iterator[tuple[str, str, tuple[str | int, ...]]]
 
-def contestants(events: int) -> Iterator[tuple[str, str, tuple[str | int, ...]]]:
+
+def features(events: int) -> Contestants:
     """(name, module, arguments) of everything that runs, in order. What is compared stands side by side.
 
     What takes seconds runs `ROUNDS` times and the least CPU counts: a first run pays for memory that lay idle.
@@ -30,25 +32,53 @@ def contestants(events: int) -> Iterator[tuple[str, str, tuple[str | int, ...]]]
             yield f"polars frame {kind}", "features_polars", (kind, events, "--how", "frame")
             yield f"naive start {kind}", "features_naive", (kind, 0)
             yield f"naive part {kind}", "features_naive", (kind, w.NAIVE)
+
+
+def inference(events: int) -> Contestants:
+    """What comes on top of the features, which are measured here too."""
     yield "sgemm", "sgemm", ()
+    yield "ours parquet", "ours", ("parquet", events)
     yield "ours tensorflow", "ours", ("parquet", events, "--engine", "tensorflow")
     yield "polars tensorflow", "infer_polars", ("parquet", events)
     yield "ours openvino-bf16", "ours", ("parquet", events, "--engine", "openvino-bf16")
 
 
-def prepare(events: int) -> None:
-    """Events and model, each in a process of its own, so that this one stays small."""
-    for n in (events, w.NAIVE):
-        subprocess.run([sys.executable, "-m", "benchmarks.generate", "--events", str(n)], check=True)
-    if not (w.MODEL / "manifest.json").exists():
-        subprocess.run([sys.executable, "-m", "benchmarks.model"], check=True)
+def training(_: int) -> Contestants:
+    """On examples, so that the number of events plays no part."""
+    yield "sgemm", "sgemm", ()
+    yield "training steps", "train_steps", (max(w.EXAMPLES),)
+    for n in w.EXAMPLES:
+        yield f"training {n}", "train_whole", (n,)
 
 
-def run(events: int) -> Results:
+PARTS: Mapping[str, Callable[[int], Contestants]] = {
+    "features": features,
+    "inference": inference,
+    "training": training,
+}
+
+
+def prepare(events: int, parts: list[str]) -> None:
+    """What the parts need, made by a process each, so that this one stays small."""
+    if parts != ["training"]:
+        for n in (events, w.NAIVE):
+            _make("generate", "--events", n)
+    if "inference" in parts and not (w.MODEL / "manifest.json").exists():
+        _make("model")
+    if "training" in parts:
+        for n in w.EXAMPLES:
+            _make("examples", n)
+
+
+def _make(module: str, *args: str | int) -> None:
+    subprocess.run([sys.executable, "-m", f"benchmarks.{module}", *map(str, args)], check=True)
+
+
+def run(events: int, parts: list[str]) -> Results:
     """Measures all contestants. One that fails is left out of the results, and said."""
-    prepare(events)
+    prepare(events, parts)
     measured: dict[str, Measured] = {}
-    for name, module, args in contestants(events):
+    for name, module, args in (contestant for part in parts for contestant in PARTS[part](events)):
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
             result = measure(name, f"benchmarks.{module}", *args)
@@ -64,9 +94,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=w.EVENTS)
     parser.add_argument("--quick", action="store_true", help=f"{w.QUICK:,} events")
+    parser.add_argument("--only", choices=list(PARTS), help="measure this part alone")
     args = parser.parse_args()
     events = w.QUICK if args.quick else args.events
-    print(write(run(events), w.HERE if events == w.EVENTS else w.DATA))
+    results = run(events, [args.only] if args.only else list(PARTS))
+    print(write(results, w.DATA if args.only or events != w.EVENTS else w.HERE))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
+
 HERE = Path(__file__).parent
 DATA = HERE / "data"
 TASK = HERE / "task.yaml"
@@ -16,6 +22,7 @@ MODEL = DATA / "model"
 EVENTS = 5_000_000
 QUICK = 500_000
 NAIVE = 100_000  # the part that the naive pipeline gets
+EXAMPLES = (20_000, 80_000)  # of trainings
 PER_ENTITY = 250  # events of an entity, on average: 5 million events are 20,000 entities
 
 STEPS = 90

@@ -30,6 +30,7 @@ DAY = parse_duration("1d")
 PART, PART_CELLS = 1024, 1 << 23  # rows, and cells of their tensors (32 MiB), that are held at a time, at most
 REGRESSION_ROWS = 1 << 18  # that a logistic regression learns from, at most
 TREE_CELLS = 1 << 25  # of the table that trees learn from, at most: 128 MiB, and a quarter of it as bins
+CHECKED = 4  # of the rows that trees learn from, one in so many decides when they stop
 THREAD_CELLS = 1 << 20
 TREE_STEPS = 5  # steps of a path that have trees of their own
 CATEGORIES = 254  # of a text feature that trees tell apart, at most
@@ -89,15 +90,15 @@ def active(task: Task, x: Floats) -> Mask:
 
 def trees(task: Task, examples: Examples, train: Ints, validation: Ints, rows: Ints) -> Doubles:
     """f8 (len(rows)): probability of churn by LightGBM on `aggregates`, trained on the rows `train` (as many of them,
-    evenly spaced, as `TREE_CELLS` has room for) until the rows `validation` are described no better. The same rows give
-    the same trees.
+    evenly spaced, as `TREE_CELLS` has room for) until the rows `validation` (a quarter of that, at most) are described
+    no better. The same rows give the same trees.
 
     Raises:
       UserError: LightGBM is not installed.
     """
     _lightgbm()
     table, label = _Table(task, examples, train), examples.label[:, 0].astype(np.float64)
-    check = thin(validation, table.most)
+    check = thin(validation, table.most // CHECKED)
     return table.predict([table.boost("binary", label[table.rows], (table(check), label[check]))], rows)[:, 0]
 
 
@@ -134,7 +135,7 @@ def tree_paths(task: Task, examples: Examples, train: Ints, validation: Ints, ro
     """
     _lightgbm()
     table = _Table(task, examples, train)
-    check = thin(validation, table.most)
+    check = thin(validation, table.most // CHECKED)
     last, learnt, checked = (
         parts(task, r, lambda part: naive(task, examples.tensor(part))) for r in (rows, table.rows, check)
     )

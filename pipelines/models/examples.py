@@ -61,7 +61,7 @@ class Examples:
 
 
 def load_examples(task: Task, stored: Stored) -> Examples:
-    """The rows of a request, in one order however they lie in files; about 100 bytes a row are held in memory.
+    """The rows of a request, in one order however they lie in files; about 230 bytes a row are held in memory.
 
     Raises:
       UserError: there is no example in them, or what is stored does not fit together.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from keras import layers, ops
+from scipy.special import ndtri
 
 from pipelines.models.gru import GRU
 from pipelines.task import ModelSpec, PathLabel, Task
@@ -92,10 +95,20 @@ def _dense(spec: ModelSpec, x: keras.KerasTensor) -> keras.KerasTensor:
 def _head(task: Task, x: keras.KerasTensor) -> keras.KerasTensor:
     if not isinstance(task.label, PathLabel):
         return layers.Dense(1, name="log_odds", dtype="float32")(x)
-    steps, quantiles = task.label.steps, len(task.label.levels)
-    # From zeros, learning starts at the naive forecast: the last level stays.
-    y = layers.Dense(steps * quantiles, kernel_initializer="zeros", name="quantiles", dtype="float32")(x)
-    return Ascending(task.label.levels.index(0.5), dtype="float32")(layers.Reshape((steps, quantiles))(y))
+    steps, levels = task.label.steps, task.label.levels
+    # Learning starts at the naive forecast: the last level stays, and its returns are normal.
+    start = keras.initializers.Constant(np.tile(_normal(levels), steps))
+    zeros = {"kernel_initializer": "zeros", "bias_initializer": start}
+    y = layers.Dense(steps * len(levels), name="quantiles", dtype="float32", **zeros)(x)
+    return Ascending(levels.index(0.5), dtype="float32")(layers.Reshape((steps, len(levels)))(y))
+
+
+def _normal(levels: Sequence[float]) -> npt.NDArray[np.float64]:
+    """What `Ascending` makes the quantiles of a standard normal of."""
+    quantiles, gaps = ndtri(levels), np.diff(ndtri(levels))
+    softplus = np.log(np.expm1(gaps))  # inverse
+    middle = levels.index(0.5)
+    return np.concatenate([softplus[:middle], quantiles[middle : middle + 1], softplus[middle:]])
 
 
 class Ascending(layers.Layer):

@@ -20,6 +20,7 @@ from pipelines.task import PathLabel, Task
 Predict = Callable[[Floats], Floats]  # raw tensor f4 (n, steps, features) -> scores f4 (n, outputs)
 SHUFFLED, REPEATS = 2000, 3  # rows whose features are shuffled, at most, and how often
 SHUFFLED_CELLS = 1 << 23  # of their tensors, at most: 32 MiB
+SCORED = 1 << 17  # rows that are scored for it, over all features and repeats, at most
 BARS = 20  # of a histogram of scores
 
 
@@ -95,7 +96,8 @@ def importance(survey: Survey, quality: Callable[[Ints, Floats, Floats], float])
     """
     task, examples = survey.task, survey.examples
     cells = task.sequence.steps * len(task.features)
-    rows = thin(survey.test.rows, max(2, min(SHUFFLED, SHUFFLED_CELLS // cells)))
+    most = min(SHUFFLED, SHUFFLED_CELLS // cells, SCORED // (REPEATS * len(task.features)))
+    rows = thin(survey.test.rows, max(2, most))
     x, random = examples.tensor(rows), np.random.default_rng(task.model.seed)
 
     def now() -> float:

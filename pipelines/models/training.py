@@ -182,11 +182,12 @@ def policy() -> str:
 
 
 def _optimizer(data: Data) -> keras.optimizers.Optimizer:
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), its rate falling along a cosine."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019) but of biases, its rate falling along a cosine."""
     spec = data.task.model
     steps = spec.epochs * -(-len(data.train) // spec.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(spec.learning_rate, steps)
     adam = keras.optimizers.AdamW(rate, weight_decay=spec.weight_decay, global_clipnorm=1.0)
+    adam.exclude_from_weight_decay(var_names=["bias"])
     return keras.optimizers.LossScaleOptimizer(adam) if policy() == "mixed_float16" else adam
 
 
