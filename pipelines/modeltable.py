@@ -82,8 +82,15 @@ def _headline(m: Manifest) -> dict[str, str]:
     return {
         f"error at step {last}": _number(m.metrics.get(f"error_step_{last}")),
         "naive": _number(m.metrics.get(f"error_naive_step_{last}")),
-        "skill": _number(m.metrics.get(f"skill_step_{last}")),
+        "skill": _skill(m.metrics),
     }
+
+
+def _skill(metrics: Mapping[str, float]) -> str:
+    """Of all steps together, with its interval where there is one."""
+    percent = {k: f"{100 * v:+.2f}" for k, v in metrics.items() if k in ("skill", "skill_low", "skill_high")}
+    interval = f" [{percent['skill_low']}, {percent['skill_high']}]" if len(percent) == 3 else ""
+    return f"{percent['skill']} %{interval}" if "skill" in percent else ""
 
 
 def _network(model: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pipelines.models.manifest import Manifest
 from pipelines.progress import duration, quantity
 from pipelines.source import Source
 from pipelines.store import Outcome
-from pipelines.task import format_time
+from pipelines.task import ChurnLabel, format_time
 
 REASONS = 10  # that are shown one by one
 
@@ -89,10 +89,11 @@ def _ending(config: ScoreConfig, ledger: Ledger, outcome: Outcome, run_id: str) 
         hint = "no event falls in the history of an as-of: compare --as-of with the times above, and events.time.unit"
         return [f"NO SCORES   {hint}"]
     changed = "" if outcome.changed else ", the same bytes as before: nothing was changed"
-    best = config.task.outputs[0]
+    churn = isinstance(config.task.label, ChurnLabel)
+    what = "scores ORDER BY churn DESC LIMIT 10" if churn else "forecasts ORDER BY entity_id, step LIMIT 10"
     return [
         f"written     {config.output} (run {run_id}){changed}",
-        f'next        {ask} scores ORDER BY {best} DESC LIMIT 10"',
+        f'next        {ask} {what}"',
     ]
 
 

@@ -11,7 +11,7 @@ from pipelines.modeltable import compare, table
 from pipelines.registry import models, promote
 from tests.registered import DAY, TASK, A, B, C, network, put
 
-STEPS = {"error_step_1": 1.5, "error_step_14": 4.25, "error_naive_step_14": 4.5, "skill_step_14": 0.0321}
+STEPS = {"error_step_1": 1.5, "error_step_14": 4.25, "error_naive_step_14": 4.5, "skill": 0.0321}
 
 
 def test_marks_what_serves_newest_first(tmp_path: Path) -> None:
@@ -34,8 +34,8 @@ def test_shows_the_last_step_of_a_path(tmp_path: Path) -> None:
     put(tmp_path, label="path", metrics=STEPS)
     assert table(models(tmp_path)).splitlines() == [
         "toy: 1 version(s), none serves; foretide models promote VERSION",
-        "  version            created     trained to  test        error at step 14  naive   skill   network",
-        f"  {A}  1970-02-20  1970-01-21  1970-02-10  4.2500            4.5000  0.0321  mlp 8",
+        "  version            created     trained to  test        error at step 14  naive   skill    network",
+        f"  {A}  1970-02-20  1970-01-21  1970-02-10  4.2500            4.5000  +3.21 %  mlp 8",
     ]
 
 

@@ -242,7 +242,7 @@ def test_a_path_of_prices_from_events_to_scores(tmp_path: Path) -> None:
     origins = ["--test-as-of", "2024-03-02..2024-03-20", "--test-every", "3d"]
     text = foretide("train", *flags, *stores, *origins, "--train-as-ofs", "5")
     model = f"{models}/small_prices"
-    assert "mean error in % of the level" in text
+    assert "mean error of the log return in %" in text
     metrics = load_manifest(registry.resolve(model)).metrics
     assert {"error_step_1", "error_step_3", "error_naive_step_1", "skill_step_3", "coverage"} <= set(metrics)
     foretide("score", *flags, "--as-of", "2024-03-20", "--model", model, "--output", out)

@@ -157,7 +157,7 @@ def near(models: Sequence[schema.PathModel]) -> tuple[float, float]:
 
 
 def error(models: Sequence[schema.PathModel]) -> Figure:
-    """Mean absolute error of the level in %, by step."""
+    """Mean absolute error of the log return in %, by step."""
     figure = _figure(_by_step(models, "error", 1, "%{y:.2f} % at step %{x}"), 360, "Step ahead", "Error, %")
     figure["layout"]["yaxis"]["rangemode"] = "tozero"
     return _steps(figure, len(models[0]["by_step"]))

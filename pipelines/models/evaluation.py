@@ -179,7 +179,7 @@ def _path_lines(evaluation: Path) -> list[str]:
     names = "".join(f"{m['name'].split()[0]:>{width}}" for m in models)
     skills = "".join(f"{_percent(m['skill']):>{width}}" for m in models)
     out = [
-        f"{_tested(evaluation)}: mean error in % of the level",
+        f"{_tested(evaluation)}: mean error of the log return in %",
         f"  step  {names}  skill of the network (95 %)",
     ]
     for i in thin(np.arange(len(network["by_step"])), SHOWN).tolist():
@@ -203,7 +203,7 @@ def _skill(of: Step | PathModel) -> str:
 
 
 def _percent(skill: float | None) -> str:
-    return "-" if skill is None else f"{100 * skill:+.2f} %"
+    return "-" if skill is None else f"{round(100 * skill, 2) + 0.0:+.2f} %"  # no -0.00
 
 
 def _tested(evaluation: Evaluation) -> str:

@@ -178,13 +178,6 @@ def interval(values: Doubles) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def path_error(actual: Array, predicted: Array) -> Doubles:
-    """(n, steps) levels each -> f8 (n, steps): absolute error in % of the actual level, NaN where that is not
-    positive."""
-    real = actual > 0
-    return np.where(real, 100 * np.abs(predicted.astype(np.float64) - actual) / np.where(real, actual, 1), np.nan)
-
-
 def log_return(later: Array, earlier: Array) -> Doubles:
     """f8, log(later / earlier) of levels of one shape; 0 where either is not positive."""
     real = (later > 0) & (earlier > 0)

@@ -180,9 +180,9 @@ def by_step(models: Sequence[schema.PathModel]) -> str:
                 f"From {percent(first['skill'], 1)} at the first step to {percent(last['skill'], 1)} at the last.",
             ),
             parts.chart(
-                "Error of the level",
+                "Error of the return",
                 charts.error(models),
-                "Mean distance between forecast and outcome, in % of the outcome. It grows with the steps for every "
+                "Mean distance between the logarithms of forecast and outcome, in %. It grows with the steps for every "
                 "method.",
                 f"From {number(first['error'], 2)} % at the first step to {number(last['error'], 2)} % at the last.",
             ),

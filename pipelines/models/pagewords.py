@@ -59,7 +59,7 @@ PATH_TERMS = (
         f"1 {MINUS} mean absolute error of the log return / that of the last level. 0 is no better, 100 % is perfect, "
         "below 0 is worse.",
     ),
-    ("Error", "The mean absolute distance between forecast and outcome, in % of the outcome."),
+    ("Error", "The mean absolute distance between the logarithms of forecast and outcome, in %."),
     ("Band", "From the lowest to the highest quantile that the model gives for a step."),
     *CHURN_TERMS[-2:],
 )

@@ -15,7 +15,7 @@ from pipelines.models import baselines
 from pipelines.models.baselines import Doubles, naive, parts, seasonal, tree_paths
 from pipelines.models.engine import Floats
 from pipelines.models.examples import Ints, level
-from pipelines.models.metrics import block_weights, interval, log_error, log_return, path_error
+from pipelines.models.metrics import block_weights, interval, log_error, log_return
 from pipelines.models.schema import Coverage, Drift, Fan, Importance, PathAsOf, PathModel, Step
 from pipelines.models.survey import Survey, feature_drift, known, number, numbers, score_drift
 from pipelines.models.survey import importance as shuffled
@@ -73,8 +73,8 @@ def _model(name: str, error: Doubles, own: Doubles, reference: Doubles, weights:
 
 
 def mean_error(actual: Floats, predicted: Doubles) -> Doubles:
-    """(n, steps) levels each -> f8 (steps): the mean of `path_error` over the rows that have a level."""
-    error = path_error(actual, predicted)
+    """(n, steps) levels each -> f8 (steps): the mean of `log_error`, in %, over the rows that have a level."""
+    error = 100 * log_error(actual, predicted)
     return np.nansum(error, axis=0) / np.maximum(np.isfinite(error).sum(axis=0), 1)
 
 

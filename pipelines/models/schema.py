@@ -148,7 +148,7 @@ class Step(TypedDict):
     """A step ahead. `low` and `high` bound the skill, 95 % by bootstrap of the as-ofs; None with too few of them."""
 
     step: int  # 1 is the first
-    error: float  # mean absolute error of the level in %
+    error: float  # mean absolute error of the log return in %
     skill: float | None  # 1 - mean absolute error of the log return / that of the naive forecast
     low: float | None
     high: float | None
@@ -176,7 +176,7 @@ class PathAsOf(TypedDict):
     as_of: str
     set: Set
     entities: int
-    error: float  # over all steps, in % of the level
+    error: float  # over all steps, of the log return in %
     error_naive: float
     skill: float | None
 

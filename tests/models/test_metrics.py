@@ -20,7 +20,6 @@ from pipelines.models.metrics import (
     interval,
     log_error,
     log_return,
-    path_error,
     precision_recall,
     psi,
     reliability,
@@ -179,10 +178,9 @@ def test_blocks_are_neighbours() -> None:
     assert not alone.any()
 
 
-def test_path_error_leaves_out_what_has_no_level() -> None:
+def test_the_error_leaves_out_what_has_no_level() -> None:
     actual = np.array([[100, 0], [200, 50]], np.float32)
     predicted = np.array([[110, 5], [100, 50]], np.float64)
-    np.testing.assert_allclose(path_error(actual, predicted), np.array([[10, np.nan], [50, 0]]))
     np.testing.assert_allclose(log_error(actual, predicted), np.array([[0.0953101798, np.nan], [0.6931471806, 0]]))
 
 
