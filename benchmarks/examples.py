@@ -17,8 +17,8 @@ from benchmarks import workload as w
 from benchmarks.measure import Tensor
 from pipelines.config import Execution, Input, TrainConfig
 from pipelines.examples import record_batch
+from pipelines.examplestore import PREFIX, Layer, Stored, feature_id, read_layer, uses, write_layer
 from pipelines.folders import replacing
-from pipelines.layers import PREFIX, Layer, Stored, feature_id, read_layer, uses, write_layer
 from pipelines.ledger import Ledger
 from pipelines.models.examples import Examples, load_examples
 from pipelines.task import Task

@@ -1,6 +1,6 @@
 """The examples pipeline: event files -> labelled sequences -> a layer of the store. The graph, and the run around it.
 
-What a store holds, and what of it a request can use, is in `layers`.
+What a store holds, and what of it a request can use, is in `examplestore`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from apache_beam.transforms.window import GlobalWindows
 from pipelines import execution
 from pipelines.config import ExamplesConfig
 from pipelines.errors import Exit, UserError
-from pipelines.folders import replacing
-from pipelines.layers import (
+from pipelines.examplestore import (
     PREFIX,
     InputFile,
     Layer,
@@ -40,6 +39,7 @@ from pipelines.layers import (
     uses,
     write_layer,
 )
+from pipelines.folders import replacing
 from pipelines.ledger import Ledger, total
 from pipelines.models.examples import TIME, schema
 from pipelines.progress import Progress, watch

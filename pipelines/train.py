@@ -23,8 +23,8 @@ from pipelines import registry
 from pipelines.config import TrainConfig
 from pipelines.errors import Exit, UserError
 from pipelines.examples import make_examples, plan_lines, stored_lines
+from pipelines.examplestore import Stored
 from pipelines.folders import replacing
-from pipelines.layers import Stored
 from pipelines.models.examples import Examples, Ints, check_rows, load_examples
 from pipelines.models.loading import silent_stderr
 from pipelines.models.manifest import Manifest
@@ -120,11 +120,11 @@ def _begin(folder: Path, resume: bool) -> None:
 def _fit(config: TrainConfig, data: Examples, rows: tuple[Ints, Ints, Ints], work: Path) -> tuple[Manifest, list[str]]:
     """Imports the frameworks late: it takes seconds, and a mistake in the input is told before."""
     with silent_stderr():
-        from pipelines.models.evaluation import Splits, evaluate, headline, lines
+        from pipelines.evaluation.evaluate import Splits, evaluate, headline, lines
         from pipelines.models.export import Origin, export, version_of
-        from pipelines.models.page import page
         from pipelines.models.predictor import Predictor
         from pipelines.models.training import Data, fit
+        from pipelines.page.page import page
 
     task, (learn, check, test) = config.task, rows
     transform = preprocessing(config, data, learn, work)

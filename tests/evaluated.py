@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.models import metrics, schema
+from pipelines.evaluation import schema
+from pipelines.models import metrics
 from pipelines.models.metrics import Array, Doubles
 
 DAYS = [f"2017-{m:02d}-{d:02d}" for m in range(1, 13) for d in (2, 16)]

@@ -23,7 +23,7 @@ from pipelines.cli import main
 from pipelines.config import ExamplesConfig, Execution, Input
 from pipelines.errors import Exit
 from pipelines.examples import make_examples
-from pipelines.layers import FILE, PREFIX, Stored, adding
+from pipelines.examplestore import FILE, PREFIX, Stored, adding
 from pipelines.models.examples import Examples, load_examples
 from pipelines.task import Task, parse_time
 from pipelines.taskfile import load_task

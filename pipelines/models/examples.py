@@ -1,6 +1,6 @@
 """Training examples in Arrow IPC files: their columns, and reading them. The tensors stay in their files.
 
-Which files, and what is in them, is in `pipelines.layers`.
+Which files, and what is in them, is in `pipelines.examplestore`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import UserError
-from pipelines.layers import Stored, Use
+from pipelines.examplestore import Stored, Use
 from pipelines.models.engine import Floats
 from pipelines.task import PathLabel, Task
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import UserError
 from pipelines.examples import record_batch
-from pipelines.layers import Layer, Stored, feature_id, read_layers, uses, write_layer
+from pipelines.examplestore import Layer, Stored, feature_id, read_layers, uses, write_layer
 from pipelines.ledger import Ledger
 from pipelines.models.examples import Examples, load_examples
 from pipelines.task import Task

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from pipelines.layers import sub_task
+from pipelines.examplestore import sub_task
 from pipelines.task import Task
 from pipelines.transforms.block import EventBlock, concat, hash64, split, tidy, unpack
 from pipelines.transforms.decode import Span, decode

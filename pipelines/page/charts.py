@@ -11,8 +11,8 @@ from itertools import accumulate
 from math import ceil
 from typing import Any
 
-from pipelines.models import schema
-from pipelines.models.pagestyle import ACCENT, BAND, COLOURS, DARK_GREY, FONT, GREY, INK, MUTED, PALE, PAPER, RULE
+from pipelines.evaluation import schema
+from pipelines.page.style import ACCENT, BAND, COLOURS, DARK_GREY, FONT, GREY, INK, MUTED, PALE, PAPER, RULE
 
 Figure = dict[str, Any]
 Row = Mapping[str, Any]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.models.evaluation import Splits, evaluate, headline, lines
-from pipelines.models.schema import Churn, Evaluation, Path
+from pipelines.evaluation.evaluate import Splits, evaluate, headline, lines
+from pipelines.evaluation.schema import Churn, Evaluation, Path
 from tests.judged import Floats, churn_task, in_memory, path_task
 from tests.toy import DAY
 

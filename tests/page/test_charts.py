@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.models import charts
-from pipelines.models.pagestyle import ACCENT
+from pipelines.page import charts
+from pipelines.page.style import ACCENT
 from tests import evaluated
 
 

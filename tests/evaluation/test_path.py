@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipelines.models.baselines import naive
-from pipelines.models.pathquality import by_as_of, by_quantile, coverage, drift, fans, forecasts, importance, models
-from pipelines.models.survey import Survey, see
+from pipelines.evaluation.baselines import naive
+from pipelines.evaluation.path import by_as_of, by_quantile, coverage, drift, fans, forecasts, importance, models
+from pipelines.evaluation.survey import Survey, see
 from pipelines.task import Task
 from tests.judged import Floats, in_memory, path_task
 from tests.toy import DAY

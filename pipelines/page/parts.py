@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from pipelines.models.charts import BASELINES, Figure
+from pipelines.page.charts import BASELINES, Figure
 
 WHISKER = (168, 18)  # width and height, px
 DASHES = {"dash": "7 4", "dot": "1.5 3.5", "dashdot": "8 3 2 3"}

@@ -7,7 +7,7 @@ from itertools import accumulate
 from math import floor, log10, pi, sqrt
 from typing import NamedTuple
 
-from pipelines.models.schema import (
+from pipelines.evaluation.schema import (
     Churn,
     ChurnModel,
     Decile,

@@ -1,7 +1,7 @@
 """The report page of a model: one HTML file that explains an evaluation to people, with charts and no network access.
 
-Which sections there are and in which order is decided here. They are in `pagesections`, the sentences in `pagewords`,
-the charts in `charts`, the HTML in `pageparts` and the looks in `pagestyle`.
+Which sections there are and in which order is decided here. They are in `sections`, the sentences in `words`,
+the charts in `charts`, the HTML in `parts` and the looks in `style`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from html import escape
 
 from pipelines.errors import UserError
-from pipelines.models import pageparts as parts
-from pipelines.models import pagesections as sections
-from pipelines.models import pagewords as words
-from pipelines.models import schema
-from pipelines.models.pagestyle import SCRIPT, STYLE
-from pipelines.models.pagewords import number, percent, points, signed, span
+from pipelines.evaluation import schema
+from pipelines.page import parts, sections, words
+from pipelines.page.style import SCRIPT, STYLE
+from pipelines.page.words import number, percent, points, signed, span
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.layers import (
+from pipelines.examplestore import (
     FILE,
     InputFile,
     Layer,

@@ -7,12 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.models import metrics
-from pipelines.models.baselines import Doubles, logistic, parts, recency, trees
-from pipelines.models.engine import Floats
-from pipelines.models.examples import Ints
-from pipelines.models.metrics import Curve, Ranking, bootstrap, interval
-from pipelines.models.schema import (
+from pipelines.evaluation.baselines import Doubles, logistic, parts, recency, trees
+from pipelines.evaluation.schema import (
     Bin,
     Calibration,
     ChurnAsOf,
@@ -24,8 +20,12 @@ from pipelines.models.schema import (
     Points,
     Reliability,
 )
-from pipelines.models.survey import Predict, Survey, entities, feature_drift, known, number, numbers, score_drift
-from pipelines.models.survey import importance as shuffled
+from pipelines.evaluation.survey import Predict, Survey, entities, feature_drift, known, number, numbers, score_drift
+from pipelines.evaluation.survey import importance as shuffled
+from pipelines.models import metrics
+from pipelines.models.engine import Floats
+from pipelines.models.examples import Ints
+from pipelines.models.metrics import Curve, Ranking, bootstrap, interval
 from pipelines.task import format_time
 
 WEIGHTS, FEWEST = 50_000_000, 200  # draws x rows of a bootstrap, at most, which is seconds; but so many draws

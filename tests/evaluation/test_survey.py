@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.models.baselines import PART
-from pipelines.models.survey import (
+from pipelines.evaluation.baselines import PART
+from pipelines.evaluation.survey import (
     Seen,
     Survey,
     entities,

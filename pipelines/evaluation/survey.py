@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.models.baselines import Doubles, last_code, parts, thin
+from pipelines.evaluation.baselines import Doubles, last_code, parts, thin
+from pipelines.evaluation.schema import FeatureDrift, Importance, ScoreDrift, Set
 from pipelines.models.engine import Floats
 from pipelines.models.examples import Examples, Ints, level
 from pipelines.models.metrics import log_return, psi, shares
-from pipelines.models.schema import FeatureDrift, Importance, ScoreDrift, Set
 from pipelines.task import PathLabel, Task
 
 Predict = Callable[[Floats], Floats]  # raw tensor f4 (n, steps, features) -> scores f4 (n, outputs)

@@ -14,8 +14,8 @@ import pytest
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from pipelines.errors import UserError
-from pipelines.models.page import page
-from pipelines.models.schema import Evaluation
+from pipelines.evaluation.schema import Evaluation
+from pipelines.page.page import page
 from tests import evaluated
 
 VOID = {"meta", "line", "circle", "path", "rect", "br"}

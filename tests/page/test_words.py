@@ -6,8 +6,8 @@ from math import pi, sqrt
 
 import pytest
 
-from pipelines.models import pagewords as words
-from pipelines.models.schema import Difference
+from pipelines.evaluation.schema import Difference
+from pipelines.page import words
 from tests import evaluated
 
 AHEAD, LEVEL, BEHIND = ((-0.03, -0.01), (-0.01, 0.01), (0.01, 0.03))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.models.churnquality import Scored, by_as_of, calibration, drift, importance, models
+from pipelines.evaluation.churn import Scored, by_as_of, calibration, drift, importance, models
+from pipelines.evaluation.survey import Survey, see
 from pipelines.models.metrics import auc
-from pipelines.models.survey import Survey, see
 from tests.judged import Floats, churn_task, in_memory
 from tests.toy import DAY
 

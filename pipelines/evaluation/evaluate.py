@@ -1,6 +1,6 @@
 """How good a model is on as-ofs after all it has seen, beside what is simpler: an evaluation, and what is told of it.
 
-The figures are made in `churnquality` and `pathquality`; their form is in `schema`.
+The figures are made in `churn` and `path`; their form is in `schema`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.models import churnquality, pathquality
-from pipelines.models.baselines import DAY, thin
+from pipelines.evaluation import churn, path
+from pipelines.evaluation.baselines import DAY, thin
+from pipelines.evaluation.schema import Churn, Evaluation, Head, Path, PathModel, Set, Step, Tested
+from pipelines.evaluation.survey import Predict, Survey, number, see
 from pipelines.models.examples import Examples, Ints, check_rows
-from pipelines.models.schema import Churn, Evaluation, Head, Path, PathModel, Set, Step, Tested
-from pipelines.models.survey import Predict, Survey, number, see
 from pipelines.task import ChurnLabel, Task, format_time
 
 SAMPLE = 1 << 15  # training rows, and validation rows, that the network is judged on, at most
@@ -112,29 +112,29 @@ def _head(survey: Survey, version: str, created: int) -> Head:
 
 
 def _churn(survey: Survey, splits: Splits, head: Head, uncalibrated: Predict, method: str) -> Churn:
-    compared = churnquality.compare(survey, splits.train, splits.validation)
+    compared = churn.compare(survey, splits.train, splits.validation)
     return Churn(
         **head,
         kind="churn",
-        models=churnquality.models(survey, compared),
-        calibration=churnquality.calibration(survey, uncalibrated, method),
-        by_as_of=churnquality.by_as_of(survey),
-        importance=churnquality.importance(survey),
-        drift=churnquality.drift(survey),
+        models=churn.models(survey, compared),
+        calibration=churn.calibration(survey, uncalibrated, method),
+        by_as_of=churn.by_as_of(survey),
+        importance=churn.importance(survey),
+        drift=churn.drift(survey),
     )
 
 
 def _path(survey: Survey, splits: Splits, head: Head) -> Path:
-    found = pathquality.forecasts(survey, splits.train, splits.validation)
+    found = path.forecasts(survey, splits.train, splits.validation)
     return Path(
         **head,
         kind="path",
-        models=pathquality.models(survey, found),
-        coverage=pathquality.coverage(survey),
-        by_as_of=pathquality.by_as_of(survey),
-        fan=pathquality.fans(survey),
-        importance=pathquality.importance(survey),
-        drift=pathquality.drift(survey),
+        models=path.models(survey, found),
+        coverage=path.coverage(survey),
+        by_as_of=path.by_as_of(survey),
+        fan=path.fans(survey),
+        importance=path.importance(survey),
+        drift=path.drift(survey),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.models.baselines import (
+from pipelines.evaluation.baselines import (
     PART,
     active,
     aggregates,

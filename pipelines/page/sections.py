@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from pipelines.models import charts, schema
-from pipelines.models import pageparts as parts
-from pipelines.models import pagewords as words
-from pipelines.models.charts import Figure
-from pipelines.models.pagewords import number, percent, points, signed, span
+from pipelines.evaluation import schema
+from pipelines.page import charts, parts, words
+from pipelines.page.charts import Figure
+from pipelines.page.words import number, percent, points, signed, span
 
 MOVED = 10  # features in the chart of drift
 NO_INTERVAL = "The test as-ofs are too few for an interval"

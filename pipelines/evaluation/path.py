@@ -11,14 +11,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipelines.models import baselines
-from pipelines.models.baselines import Doubles, naive, parts, seasonal, tree_paths
+from pipelines.evaluation import baselines
+from pipelines.evaluation.baselines import Doubles, naive, parts, seasonal, tree_paths
+from pipelines.evaluation.schema import Coverage, Drift, Fan, Importance, PathAsOf, PathModel, Step
+from pipelines.evaluation.survey import Survey, feature_drift, known, number, numbers, score_drift
+from pipelines.evaluation.survey import importance as shuffled
 from pipelines.models.engine import Floats
 from pipelines.models.examples import Ints, level
 from pipelines.models.metrics import block_weights, interval, log_error, log_return
-from pipelines.models.schema import Coverage, Drift, Fan, Importance, PathAsOf, PathModel, Step
-from pipelines.models.survey import Survey, feature_drift, known, number, numbers, score_drift
-from pipelines.models.survey import importance as shuffled
 from pipelines.task import PathLabel, Task, format_time
 
 BLOCKS = 4  # that do not overlap: with fewer of them, an interval says nothing
