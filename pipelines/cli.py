@@ -120,9 +120,14 @@ def _training(args: argparse.Namespace, rest: tuple[str, ...]) -> TrainConfig:
 def _models(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     from pipelines import modeltable, registry
 
-    if rest:
-        raise UserError(f"unknown option {rest[0]}; see foretide models --help")
-    root, names = args.models, list(args.names)
+    names = [
+        *args.names,
+        *(r for r in rest if not r.startswith("-")),
+    ]  # argparse takes those after an option for others
+    unknown = next((r for r in rest if r.startswith("-")), None)
+    if unknown:
+        raise UserError(f"unknown option {unknown}; see foretide models --help")
+    root = args.models
     action = names.pop(0) if names and names[0] in MODEL_ACTIONS else "list"
     least, most, what = MODEL_ACTIONS[action]
     if not least <= len(names) <= most:

@@ -197,6 +197,23 @@ def test_query_takes_no_options_of_beam(capsys: pytest.CaptureFixture[str]) -> N
     assert text == "foretide query: unknown option --runner=DirectRunner; see foretide query --help\n"
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["--model=x"], "unknown option --model=x; see foretide models --help"),
+        (["a", "b"], "foretide models list takes one task, or none for all"),
+        (["compare", "a"], "foretide models compare takes two models"),
+        (["promote"], "foretide models promote takes one version"),
+        (["rollback", "a", "b"], "foretide models rollback takes one task"),
+        (["list"], "holds no models: make one with foretide train"),
+    ],
+)
+def test_models_takes_what_its_action_needs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, names: list[str], told: str
+) -> None:
+    assert told in refused(capsys, ["models", "--models", str(tmp_path), *names])
+
+
 def test_there_must_be_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "COMMAND" in refused(capsys, [])
     assert "invalid choice: 'scrore'" in refused(capsys, ["scrore"])

@@ -168,7 +168,7 @@ def test_a_second_version_serves_when_it_is_asked_for(shop: Path) -> None:
     assert first in listed
     assert second in listed
     assert "seed" in foretide("models", *where, "compare", first, second)
-    foretide("models", *where, "promote", second)
+    foretide("models", "promote", *where, second)
     assert serving(shop, "two").name == second
     foretide("models", *where, "rollback", "small_shop")
     assert serving(shop, "two").name == first
