@@ -17,8 +17,8 @@ class GRU(keras.layers.GRU):
     def call(
         self, sequences: tf.Tensor, initial_state: None = None, mask: None = None, training: bool = False
     ) -> tf.Tensor:
-        # A tensor without values is Keras asking for the shape.
-        learning = training or isinstance(sequences, keras.KerasTensor)
+        # A tensor without values is Keras asking for the shape; in 16 bits a network only learns.
+        learning = training or isinstance(sequences, keras.KerasTensor) or self.compute_dtype != "float32"
         return super().call(sequences, initial_state, mask, training) if learning else gru(self, sequences)
 
 

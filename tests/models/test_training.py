@@ -87,6 +87,18 @@ def test_stops_when_it_gets_no_better_and_keeps_the_best(tmp_path: Path) -> None
     assert lines[-1].startswith("no better for 2 epochs: keeping epoch ")
 
 
+@pytest.mark.parametrize("network", ["mlp", "gru", "lstm"])
+def test_learns_in_16_bits_and_scores_in_32(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "policy", lambda: "mixed_float16")
+    given = data(quick(network=network), churn(), tmp_path)
+    (model,), quality = fit(given, tmp_path, silent)
+    assert quality > 0.9
+    assert {w.dtype for w in model.weights} == {"float32"}
+    predictor = Predictor.calibrated(given.task, given.transform, [model], given.examples, given.validation)
+    score = predictor.score(given.examples.tensor(given.validation))
+    assert auc(given.examples.label[given.validation, 0], score[:, 0]) == pytest.approx(quality, abs=0.01)
+
+
 class Killed(Exception):
     """What ends a training in mid-epoch."""
 
