@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,3 +54,12 @@ def _clear(target: Path, partial: Path, old: Path) -> None:
         old.rename(target)
     for left in (partial, old):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """What a file holds, or which names a folder has, is on the disk when this returns."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

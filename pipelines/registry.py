@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipelines.errors import Exit, UserError
+from pipelines.folders import sync
 from pipelines.models.manifest import FILE, Manifest, load_manifest
 
 POINTER = "serving.json"
@@ -288,19 +289,11 @@ def _write(folder: Path, pointer: Pointer) -> Pointer:
         f.flush()
         os.fsync(f.fileno())
     os.replace(part, folder / POINTER)
-    _sync(folder)
+    sync(folder)
     return pointer
 
 
 def _sync_all(folder: Path) -> None:
     """All of a version is on the disk before a pointer names it."""
     for path in (*folder.rglob("*"), folder, folder.parent):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        sync(path)

@@ -27,6 +27,7 @@ from typing import BinaryIO, Literal
 import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
+from pipelines.folders import sync
 
 Status = Literal["published", "refused", "unbalanced"]
 KINDS = ("scores", "dead_letters")
@@ -272,14 +273,14 @@ def _ledgers_equal(a: Path, b: Path) -> bool:
 def _swap(run: Attempt, name: str) -> None:
     """The commit: everything is on the disk before the link, and the link is replaced in one step."""
     for folder in (*(run.data / k for k in KINDS), run.data):
-        _sync(folder)
+        sync(folder)
     os.rename(run.data, run.generation)
-    _sync(run.generation.parent)
+    sync(run.generation.parent)
     links = run.out / "current"
     fresh = links / f"{NEW}{run.name}"
     fresh.symlink_to(Path("..", "generations", run.name))
     os.replace(fresh, links / name)
-    _sync(links)
+    sync(links)
 
 
 def _remove_older(run: Attempt, previous: Path | None) -> None:
@@ -288,11 +289,3 @@ def _remove_older(run: Attempt, previous: Path | None) -> None:
         folder = run.out / "generations" / name
         if name.split(".")[0] == run.run_id and folder not in keep:
             _remove(folder)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
