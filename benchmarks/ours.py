@@ -14,14 +14,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from benchmarks import workload as w
 from benchmarks.measure import Check, Meter
-from pipelines.ledger import total
 from pipelines.models.engine import EngineName
 from pipelines.progress import Progress
 from pipelines.taskfile import load_task
 from pipelines.transforms.decode import Span
 from pipelines.transforms.files import ReadEvents, find, plan
 from pipelines.transforms.inference import Infer, ScoreBlock
-from pipelines.transforms.sequences import SequenceBatch, Sequences
+from pipelines.transforms.sequences import SequenceBatch
+from pipelines.transforms.shards import Sequences
 
 SHARDS = 16
 MAX_BAD_SHARE = 0.05
@@ -33,8 +33,7 @@ def sequences(p: beam.Pipeline, paths: list[str]) -> beam.PCollection[SequenceBa
     """What `foretide score` does up to the tensors, at the one as-of."""
     task, span = load_task(w.TASK), Span((w.END,))
     read = p | ReadEvents(task, span, plan(find(paths)), SHARDS, Progress())
-    ledger = beam.pvalue.AsSingleton(read.ledger | beam.CombineGlobally(total))
-    return (read.blocks | Sequences(task, span, ledger, MAX_BAD_SHARE, Progress())).sequences
+    return ((read.blocks, read.ledger) | Sequences(task, span, MAX_BAD_SHARE)).sequences
 
 
 def run(paths: list[str], engine: EngineName | None) -> None:
@@ -42,7 +41,7 @@ def run(paths: list[str], engine: EngineName | None) -> None:
     with beam.Pipeline("FnApiRunner", PipelineOptions(["--direct_running_mode=in_memory"])) as p:
         built = sequences(p, paths)
         if engine:
-            infer = Infer(str(w.MODEL), "bench", engine, "auto", w.BATCH)
+            infer = Infer(str(w.MODEL), load_task(w.TASK), engine, "auto", w.BATCH)
             _ = (built | infer).scores | beam.Map(keep_scores)
         else:
             _ = built | beam.Map(keep_tensor)

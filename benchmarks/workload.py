@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"

@@ -6,10 +6,20 @@ import argparse
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from pipelines.config import ExamplesConfig, Execution, Input, ScoreConfig, TrainConfig, parse_as_ofs
+from pipelines.config import (
+    ExamplesConfig,
+    Execution,
+    Input,
+    ScoreConfig,
+    StreamConfig,
+    TrainConfig,
+    first_as_of,
+    parse_as_ofs,
+)
 from pipelines.errors import Exit, UserError
 from pipelines.task import Task, format_duration, parse_duration
 
@@ -30,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if args.debug else "3")
-    logging.basicConfig(level=logging.INFO if args.debug else logging.CRITICAL)
+    logging.basicConfig(
+        level=logging.INFO if args.debug else logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s"
+    )
     try:
         code = int(args.run(args, tuple(rest)))
         sys.stdout.flush()  # here, where a reader who has gone is no surprise
@@ -62,7 +74,7 @@ def _score(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     task = _task(args)
     config = ScoreConfig(
         task=task,
-        input=_input(args),
+        input=_input(args, args.input, args.max_bad_share),
         as_ofs=parse_as_ofs(task, args.as_of),
         model=args.model,
         engine=args.engine,
@@ -74,12 +86,77 @@ def _score(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     return plan(config) if args.dry_run else score(config)
 
 
+def _stream(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    from pipelines.stream import plan, stream
+
+    logging.getLogger("pipelines").setLevel(logging.INFO)  # a job that nobody watches says what happened to it
+    task = _task(args)
+    if args.arrival_attribute and args.first is None:
+        raise UserError("--arrival-attribute: a replay has a clock of its own; say where it begins with --from TIME")
+    if args.avro_schema is not None and args.payload != "avro":
+        raise UserError("--avro-schema goes with --payload avro")
+    bootstrap = _input(args, args.bootstrap, args.max_bad_share) if args.bootstrap else None
+    config = StreamConfig(
+        task=task,
+        subscription=args.subscription,
+        arrival_attribute=args.arrival_attribute,
+        payload=args.payload,
+        avro_schema=args.avro_schema,
+        bootstrap=bootstrap,
+        first=first_as_of(task, time.time_ns() // 1000, bootstrap is not None, args.first),
+        early=_duration("--early", args.early),
+        model=args.model,
+        engine=args.engine,
+        device=args.device,
+        batch_size=args.batch_size,
+        output=os.path.abspath(args.output),
+        archive=args.archive and os.path.abspath(args.archive),
+        dead_letters=args.dead_letters,
+        max_bad_share=args.max_bad_share,
+        pullers=args.pullers,
+        execution=_execution(args, rest),
+    )
+    return plan(config) if args.dry_run else stream(config)
+
+
+def _rehearse(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    from pipelines.rehearse import RehearseConfig, rehearse
+
+    task = _task(args)
+    as_ofs = parse_as_ofs(task, args.as_of)
+    if (as_ofs[0] - task.sequence.origin) % task.score.every:
+        raise UserError(f"--as-of {args.as_of}: a live job scores at sequence.origin plus multiples of score.every")
+    config = RehearseConfig(
+        task=task,
+        task_file=args.task,
+        input=_input(args, args.input, 1.0),
+        start=as_ofs[0],
+        end=as_ofs[-1],
+        speed=_duration("--speed", args.speed) / 1e6,
+        mess=args.mess,
+        model=args.model,
+        output=args.output,
+        stream_args=rest,
+    )
+    return rehearse(config)
+
+
+def _replay(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    from pipelines.replay import ReplayConfig, replay
+
+    if rest:
+        raise UserError(f"unknown option {rest[0]}; see foretide replay --help")
+    return replay(ReplayConfig(args.output, args.subscription, args.topic, args.reason, args.dry_run))
+
+
 def _examples(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     from pipelines.examples import plan, write_examples
 
     task = _task(args)
     as_ofs = parse_as_ofs(task, args.as_of)
-    config = ExamplesConfig(task, _input(args), as_ofs, args.output, _execution(args, rest))
+    config = ExamplesConfig(
+        task, _input(args, args.input, args.max_bad_share), as_ofs, args.output, _execution(args, rest)
+    )
     return plan(config) if args.dry_run else write_examples(config)
 
 
@@ -104,7 +181,7 @@ def _training(args: argparse.Namespace, rest: tuple[str, ...]) -> TrainConfig:
     test = parse_as_ofs(task, args.test_as_of, "--test-as-of", _steps(task, "--test-every", args.test_every))
     return TrainConfig(
         task=task,
-        input=_input(args),
+        input=_input(args, args.input, args.max_bad_share),
         test=test,
         train_as_ofs=args.train_as_ofs,
         train_every=_steps(task, "--train-every", args.train_every) or max(task.score.every, task.horizon),
@@ -160,9 +237,9 @@ def _task(args: argparse.Namespace) -> Task:
     return load_task(args.task)
 
 
-def _input(args: argparse.Namespace) -> Input:
-    patterns = tuple(p if "://" in p else os.path.abspath(p) for p in args.input)
-    return Input(patterns, args.format, args.max_bad_share)
+def _input(args: argparse.Namespace, paths: Sequence[str], max_bad_share: float) -> Input:
+    patterns = tuple(p if "://" in p else os.path.abspath(p) for p in paths)
+    return Input(patterns, args.format, max_bad_share)
 
 
 def _execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
@@ -176,14 +253,18 @@ def _steps(task: Task, flag: str, text: str | None) -> int | None:
     """A duration of whole steps, us."""
     if text is None:
         return None
-    try:
-        duration = parse_duration(text)
-    except ValueError as error:
-        raise UserError(f"{flag} {text}: {error}") from None
+    duration = _duration(flag, text)
     step = task.sequence.step
     if not duration or duration % step:
         raise UserError(f"{flag} {text}: must be a multiple of sequence.step ({format_duration(step)})")
     return duration
+
+
+def _duration(flag: str, text: str) -> int:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UserError(f"{flag} {text}: {error}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -195,19 +276,39 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     score = _command(commands, "score", _score, "score every entity of event files as of one or more times")
+    _input_flag(score)
     _pipeline_flags(score)
     _as_of_flag(score)
-    score.add_argument(
-        "--model", required=True, metavar="FOLDER", help="models/TASK for the version that serves, or a version's own"
-    )
+    _model_flags(score)
     score.add_argument("--output", required=True, metavar="FOLDER", help="where scores, dead letters and ledger go")
-    score.add_argument("--engine", choices=("tensorflow", "openvino", "openvino-bf16"), default="tensorflow")
-    score.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
-    score.add_argument(
-        "--batch-size", type=_positive, default=256, metavar="N", help="rows of a call of the model (256)"
+
+    stream = _command(commands, "stream", _stream, "score every entity at each as-of as events come from Pub/Sub")
+    _stream_flags(stream)
+
+    rehearse = _command(
+        commands, "rehearse", _rehearse, "play event files to a live job on an emulator, and compare with a backfill"
     )
+    rehearse.add_argument("--task", required=True, metavar="FILE", help="task file (YAML)")
+    _input_flag(rehearse)
+    _as_of_flag(rehearse)
+    rehearse.add_argument("--model", required=True, metavar="FOLDER", help="models/TASK, or a version's own")
+    rehearse.add_argument("--output", required=True, metavar="FOLDER", help="where all that was made stays")
+    rehearse.add_argument("--speed", default="1d", metavar="DURATION", help="event time that passes in a second (1d)")
+    rehearse.add_argument("--mess", action="store_true", help="messages also come late, out of order and twice")
+    rehearse.epilog = f"other options go to foretide stream, such as --early 5s; {EXIT_CODES}"
+
+    replay = _command(
+        commands, "replay", _replay, "send dead letters to their topic again, after what was wrong is mended"
+    )
+    where = replay.add_mutually_exclusive_group(required=True)
+    where.add_argument("--output", metavar="FOLDER", help="the output folder of `foretide stream`")
+    where.add_argument("--subscription", metavar="NAME", help="of the topic of dead letters")
+    replay.add_argument("--topic", required=True, metavar="NAME", help="projects/PROJECT/topics/TOPIC to publish to")
+    replay.add_argument("--reason", metavar="TEXT", help="only those whose reason has this text")
+    replay.add_argument("--dry-run", action="store_true", help="count them, and send nothing")
 
     examples = _command(commands, "examples", _examples, "write labelled sequences to train on")
+    _input_flag(examples)
     _pipeline_flags(examples)
     _as_of_flag(examples)
     examples.add_argument(
@@ -260,12 +361,70 @@ def _as_of_flag(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _model_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", required=True, metavar="FOLDER", help="models/TASK for the version that serves, or a version's own"
+    )
+    command.add_argument("--engine", choices=("tensorflow", "openvino", "openvino-bf16"), default="tensorflow")
+    command.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    command.add_argument(
+        "--batch-size", type=_positive, default=256, metavar="N", help="rows of a call of the model (256)"
+    )
+
+
+def _stream_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--subscription", required=True, metavar="NAME", help="projects/PROJECT/subscriptions/SUBSCRIPTION"
+    )
+    _pipeline_flags(command)
+    _format_flag(command)
+    _model_flags(command)
+    command.add_argument("--output", required=True, metavar="FOLDER", help="where scores, dead letters and ledger go")
+    command.add_argument(
+        "--bootstrap",
+        nargs="+",
+        metavar="PATH",
+        help="files of the history that the job starts from, such as an archive",
+    )
+    command.add_argument(
+        "--from",
+        dest="first",
+        metavar="TIME",
+        help="the first as-of (the next one; with --bootstrap the last ones, too)",
+    )
+    command.add_argument(
+        "--early",
+        default="0s",
+        metavar="DURATION",
+        help="scores before their time, at most this long after an event (none)",
+    )
+    command.add_argument("--archive", metavar="FOLDER", help="keep every message, to bootstrap and to backfill from")
+    command.add_argument(
+        "--dead-letters", metavar="TOPIC", help="publish them to projects/PROJECT/topics/TOPIC (kept in the output)"
+    )
+    command.add_argument("--payload", choices=("json", "avro"), default="json", help="of the messages (json)")
+    command.add_argument("--avro-schema", metavar="FILE", help="with --payload avro, of messages that carry none")
+    command.add_argument(
+        "--arrival-attribute", metavar="NAME", help="of a replay: the attribute that says when a message arrived"
+    )
+    command.add_argument("--pullers", type=_positive, default=1, metavar="N", help="pulls at the same time (1)")
+
+
+def _input_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--input", required=True, nargs="+", metavar="PATH", help="event files, folders or globs")
+    _format_flag(command)
+
+
+def _format_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--format",
+        choices=("parquet", "jsonl", "csv", "avro", "messages"),
+        help="for files whose names do not say",
+    )
+
+
 def _pipeline_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--task", required=True, metavar="FILE", help="task file (YAML)")
-    command.add_argument("--input", required=True, nargs="+", metavar="PATH", help="event files, folders or globs")
-    command.add_argument(
-        "--format", choices=("parquet", "jsonl", "csv", "avro"), help="for files whose names do not say"
-    )
     command.add_argument(
         "--max-bad-share", type=_share, default=0.05, metavar="X", help="stop when more rows than this are bad (0.05)"
     )
@@ -276,6 +435,7 @@ def _pipeline_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _training_flags(command: argparse.ArgumentParser) -> None:
+    _input_flag(command)
     _pipeline_flags(command)
     command.add_argument(
         "--test-as-of",

@@ -6,12 +6,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pipelines.errors import UserError
 from pipelines.models.engine import DeviceName, EngineName
 from pipelines.task import Task, format_duration, format_time, parse_time
 
 FIRST = parse_time("0001-01-02")
+LIVE_SHARDS = 16
+PayloadFormat = Literal["json", "avro"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,41 @@ class ScoreConfig:
         facts = [self.task.digest, model_version, self.engine, self.as_ofs, sorted(self.input.patterns)]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]
         return f"{self.task.task}-{format_time(self.as_ofs[-1])[:10]}-{digest}"
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """A live job."""
+
+    task: Task
+    subscription: str
+    arrival_attribute: str | None  # of a message, when a replay says when it arrived; else the publish time is it
+    payload: PayloadFormat
+    avro_schema: str | None  # file
+    bootstrap: Input | None  # history, read before the first score
+    first: int  # us, the first as-of that the job is responsible for
+    early: int  # us between two early scores; 0 for none
+    model: str
+    engine: EngineName
+    device: DeviceName
+    batch_size: int
+    output: str
+    archive: str | None  # folder
+    dead_letters: str | None  # topic; else they go to the output folder
+    max_bad_share: float
+    pullers: int
+    execution: Execution
+
+    @property
+    def shards(self) -> int:
+        """Frozen with the state."""
+        return self.execution.shards or LIVE_SHARDS
+
+    @property
+    def run_id(self) -> str:
+        """The same for the same question, whatever the model that serves: a restart goes on with its own scores."""
+        digest = hashlib.sha256(json.dumps([self.task.digest, self.subscription]).encode()).hexdigest()[:10]
+        return f"{self.task.task}-live-{digest}"
 
 
 @dataclass(frozen=True)
@@ -109,6 +147,24 @@ class TrainConfig:
 def floor(task: Task, time: int) -> int:
     """The last step boundary at or before a time, us."""
     return time - (time - task.sequence.origin) % task.sequence.step
+
+
+def first_as_of(task: Task, now: int, history: bool, text: str | None = None) -> int:
+    """The first as-of of a live job: the one that `text` (`--from`) names or the first one after it; otherwise the
+    first after now, or, with a history to start from, the oldest one that is still open to corrections.
+
+    Raises:
+      UserError: not a time.
+    """
+    every = task.score.every
+    if text is None:
+        time = now - task.score.allowed_lateness if history else now + every
+        return time - (time - task.sequence.origin) % every
+    try:
+        time = parse_time(text)
+    except ValueError as error:
+        raise UserError(f"--from {text}: {error}") from None
+    return time + (task.sequence.origin - time) % every
 
 
 def parse_as_ofs(task: Task, text: str, flag: str = "--as-of", every: int | None = None) -> tuple[int, ...]:

@@ -49,7 +49,8 @@ from pipelines.task import Task
 from pipelines.taskfile import describe
 from pipelines.transforms.decode import Span
 from pipelines.transforms.files import ReadEvents
-from pipelines.transforms.sequences import SequenceBatch, Sequences
+from pipelines.transforms.sequences import SequenceBatch
+from pipelines.transforms.shards import Sequences
 
 NAMED = 3  # features that a line names
 
@@ -135,8 +136,8 @@ def build(p: beam.Pipeline, config: ExamplesConfig, task: Task, gap: Rectangle, 
     """The graph that writes one layer: the features of `task` at the as-ofs of a gap."""
     span, progress = Span(gap.as_ofs, task.horizon), Progress(str(folder / "progress"))
     events = p | "Read" >> ReadEvents(task, span, source.pieces, source.shards, progress)
-    read = beam.pvalue.AsSingleton(events.ledger | "SumRead" >> beam.CombineGlobally(total))
-    built = events.blocks | "Sequences" >> Sequences(task, span, read, config.input.max_bad_share, progress)
+    read = events.blocks, events.ledger
+    built = read | "Sequences" >> Sequences(task, span, config.input.max_bad_share, progress)
     ledger = (events.ledger, built.ledger) | "Ledgers" >> beam.Flatten() | "Sum" >> beam.CombineGlobally(total)
     parts = built.sequences | "WriteParts" >> beam.ParDo(_WritePart(str(folder)))
     start = p | "Last" >> beam.Create([gap.as_ofs], reshuffle=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,37 @@ from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
 
+NAMED = re.compile(r"[\w.]*(Error|Exception): ")  # a line that says what kind of error it is
 LOCAL = ("DirectRunner", "FnApiRunner")
+# Options that Flink's job server knows and Beam's Python does not. Some take no value.
+FLINK = (
+    "allow_non_restored_state",
+    "auto_watermark_interval",
+    "checkpoint_timeout_millis",
+    "checkpointing_interval",
+    "checkpointing_mode",
+    "disable_metrics",
+    "enable_stable_input_drain",
+    "execution_retry_delay",
+    "externalized_checkpoints_enabled",
+    "faster_copy",
+    "finish_bundle_before_checkpointing",
+    "flink_conf_dir",
+    "force_unaligned_checkpoint_enabled",
+    "latency_tracking_interval",
+    "max_bundle_size",
+    "max_bundle_time_mills",
+    "min_pause_between_checkpoints",
+    "num_concurrent_checkpoints",
+    "number_of_execution_retries",
+    "object_reuse",
+    "retain_externalized_checkpoints_on_cancellation",
+    "savepoint_path",
+    "shutdown_sources_after_idle_ms",
+    "state_backend",
+    "state_backend_storage_path",
+    "unaligned_checkpoint_enabled",
+)
 
 
 def check_beam_args(args: Sequence[str]) -> None:
@@ -24,6 +55,9 @@ def check_beam_args(args: Sequence[str]) -> None:
     for options in PipelineOptions.__subclasses__():
         if hasattr(options, "_add_argparse_args"):
             _add(options, known)
+    if known.parse_known_args(list(args))[0].runner in ("FlinkRunner", "PortableRunner"):
+        for name in FLINK:
+            known.add_argument(f"--{name}", nargs="?")
     parsed, unknown = known.parse_known_args(list(args))
     if unknown:
         raise UserError(f"unknown option {unknown[0]}: neither foretide nor Beam has it; see foretide --help")
@@ -60,8 +94,17 @@ def run(execution: Execution, build: Callable[[beam.Pipeline], None]) -> None:
         if execution.debug:
             raise
         raise UserError(
-            f"the pipeline failed: {_cause(error)}. Run again with --debug for the whole trace", Exit.FAILED
+            f"the pipeline failed: {cause(error)}. Run again with --debug for the whole trace", Exit.FAILED
         ) from error
+
+
+def cause(error: BaseException) -> str:
+    """The last line of the innermost error, without a full stop: runners wrap it in the trace of the worker."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(" ")]
+    picked = next(
+        (line for line in reversed(lines) if "Error" in line or "Exception" in line), lines[-1] if lines else ""
+    )
+    return (picked if NAMED.match(picked) else f"{type(error).__name__}: {picked}")[:500].rstrip(".")
 
 
 def _processes(execution: Execution) -> FnApiRunner:
@@ -76,12 +119,3 @@ def _add(options: type[PipelineOptions], parser: argparse.ArgumentParser) -> Non
         options._add_argparse_args(parser)
     except argparse.ArgumentError:  # the same option in two classes
         return
-
-
-def _cause(error: BaseException) -> str:
-    """The last line of the innermost error: runners wrap it in the trace of the worker."""
-    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(" ")]
-    picked = next(
-        (line for line in reversed(lines) if "Error" in line or "Exception" in line), lines[-1] if lines else ""
-    )
-    return f"{type(error).__name__}: {picked}"[:500]

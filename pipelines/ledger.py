@@ -16,14 +16,17 @@ NEVER = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A refused row (or an unreadable part of a file, or a sequence that the model failed on), with the reason."""
+    """A refused row (or an unreadable part of a file, an event that came too late for a score, or a sequence that the
+    model failed on), with the reason."""
 
-    stage: str  # read | infer
-    source: str  # the file, or the model
-    position: str  # "row 17" (from 0), "byte 9021", "file", or the entity and as-of
+    stage: str  # read | late | infer
+    source: str  # the file, the subscription, or the model
+    position: str  # "row 17" (from 0), "byte 9021", "file", "message <id>, event 2", or the entity and as-of
     reason: str
     rows: int  # rows it stands for: 1, unless a part of a file could not be read
     raw: str  # the content; bytes that are not UTF-8 as \xNN
+    payload: bytes | None = None  # of a refused message: exactly what is to be sent again
+    attributes: tuple[tuple[str, str], ...] = ()  # of that message
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Ledger:
     duplicates: int = 0
     outside: int = 0  # no score of the run could use it: too old, too new, or arrived too late
     filtered: int = 0  # the task's `where` leaves it out
+    late: int = 0  # of the accepted: too late for a score that was closed, though not for later ones
     files: int = 0
     bad_files: int = 0  # files that could not be read from the start; a later break counts as rejected rows
     sequences: int = 0
@@ -60,12 +64,16 @@ class Ledger:
         return max(self.rejected / max(self.read, 1), self.bad_files / max(self.files, 1))
 
     @property
+    def pending(self) -> int:
+        """Events that were read and not yet judged: a live job holds them until the next boundary of their shard."""
+        return self.read - (self.accepted + self.rejected + self.duplicates + self.outside + self.filtered)
+
+    @property
     def differences(self) -> tuple[str, ...]:
         """The sums that do not match, in words; none when every event and sequence is accounted for."""
-        events = self.accepted + self.rejected + self.duplicates + self.outside + self.filtered
         out = []
-        if self.read != events:
-            out.append(f"{self.read} events read, {events} accounted for")
+        if self.pending:
+            out.append(f"{self.read} events read, {self.read - self.pending} accounted for")
         if self.rejected != sum(n for _, n in self.reasons):
             out.append(f"{self.rejected} events rejected, {sum(n for _, n in self.reasons)} with a reason")
         if self.sequences != self.scored + self.failed:

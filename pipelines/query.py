@@ -1,7 +1,7 @@
-"""SQL over the output folder: DuckDB views of scores, forecasts, dead letters and ledger, and how results are printed.
+"""SQL over the output folder, and how results are printed. The views, and which files they read: `views`.
 
-A connection reads the generations that were current when it was made, so a query sees whole runs, whatever is published
-meanwhile. It is in memory: nothing that a statement creates is kept.
+A connection reads the generations that were current when it was made, and what live jobs had written by then, so a
+query sees whole runs, whatever is published meanwhile. It is in memory: nothing that a statement creates is kept.
 """
 
 from __future__ import annotations
@@ -10,32 +10,25 @@ import csv
 import json
 import math
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import chain, islice
-from pathlib import Path
 from typing import Literal, TextIO, TypeVar
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
 from pipelines.errors import UserError
-from pipelines.rows import DEAD_LETTERS, LEDGER, score_schema
-from pipelines.store import LEDGER as LEDGER_FILE
-from pipelines.store import current, link_status
+from pipelines.views import TRIES, VIEWS, connected, snapshot
 
 Format = Literal["table", "csv", "json"]
 Row = tuple[object, ...]
 T = TypeVar("T")
 
-VIEWS = ("scores", "forecasts", "dead_letters", "ledger")
 FETCH = 10_000  # rows at a time
-TRIES = 20  # when what a statement reads is replaced twice meanwhile, and so removed
 TABLE_ROWS = 100
 NUMBERS = (
     "TINYINT",
@@ -55,15 +48,6 @@ NAMED = 24  # columns of a view that an error message names
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """The files that were current at one moment."""
-
-    scores: tuple[str, ...]
-    dead_letters: tuple[tuple[str, str], ...]  # (status of the run, file)
-    ledger: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Result:
     """Column names, DuckDB's types, and rows, which are fetched as they are read."""
 
@@ -73,12 +57,17 @@ class Result:
 
 
 def connect(out: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
-    """An in-memory connection, in UTC, with the views `scores`, `forecasts`, `dead_letters` and `ledger` of `out`.
+    """An in-memory connection, in UTC, with the views of `out`, which are empty for a folder without runs.
 
-    scores: one row of each score_id: the highest revision, of the run that finished last, at scored_at.
-    forecasts: the paths among them, one row of each step ahead (1 is the first), with its quantiles p10, p50, ...
-    dead_letters, ledger: the rows of all runs, with the status of the run.
-    A folder without runs has empty views. The files stay until a run has been published twice more.
+    scores: one row of each score_id: the highest revision, and of these the last one, by scored_at: when the run was
+      finished, or the row of a live job was written.
+    score_history: one row of each run, score_id and revision. An early score (revision -1) is in it while it is all
+      there is.
+    forecasts: the paths among the scores, one row of each step ahead (1 is the first), with its quantiles p10, p50, ...
+    dead_letters: the rows of all runs, with the status of the run.
+    ledger: one row of each run, that of a live job (status live) up to now, with the events that are still pending.
+
+    The files stay until a run has been published twice more, those of live jobs for a minute at least.
     Raises UserError if there is no such folder.
     """
     return _on_current(out, lambda con: con)
@@ -117,115 +106,15 @@ def query(
         to.writelines(_json(dict(zip(result.names, row, strict=True))) + "\n" for row in plain)
 
 
-def snapshot(out: str | os.PathLike[str]) -> Snapshot:
-    """The files behind the links. Raises UserError if there is no such folder."""
-    folder = Path(out).resolve()
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}: give the output folder of `foretide score`")
-    links = current(folder)
-    for _ in range(TRIES):
-        try:
-            return _files(links)
-        except FileNotFoundError:  # removed after the links were read, or by hand
-            before, links = links, current(folder)
-            if links == before:
-                links = {name: g for name, g in links.items() if (g / LEDGER_FILE).is_file()}
-    raise UserError(f"the runs in {folder} are replaced faster than they can be read: try again later")
-
-
-def _files(links: Mapping[str, Path]) -> Snapshot:
-    scores, dead, ledger = [], [], []
-    for name, generation in links.items():
-        status = link_status(name)
-        if status == "published":
-            scores += _parquet(generation / "scores")
-        dead += [(status, f) for f in _parquet(generation / "dead_letters")]
-        ledger.append(str(generation / LEDGER_FILE))
-    return Snapshot(tuple(scores), tuple(dead), tuple(ledger))
-
-
-def _parquet(folder: Path) -> list[str]:
-    return sorted(str(folder / n) for n in os.listdir(folder) if n.endswith(".parquet"))
-
-
 def _on_current(out: str | os.PathLike[str], use: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
     for attempt in range(TRIES):
         files = snapshot(out)
         try:
-            return use(_connect(files))
+            return use(connected(files))
         except duckdb.IOException:
             if attempt + 1 == TRIES or files == snapshot(out):
                 raise
     raise AssertionError("unreachable")
-
-
-def _connect(files: Snapshot) -> duckdb.DuckDBPyConnection:
-    con = duckdb.connect()
-    con.execute("SET TimeZone = 'UTC'")
-    con.execute(f"CREATE VIEW scores AS {_scores(con, files)}")
-    con.execute(f"CREATE VIEW forecasts AS {_forecasts(con)}")
-    con.execute(f"CREATE VIEW dead_letters AS {_dead_letters(con, files)}")
-    con.execute(f"CREATE VIEW ledger AS {_ledger(con, files)}")
-    return con
-
-
-def _scores(con: duckdb.DuckDBPyConnection, files: Snapshot) -> str:
-    """Partitioned by what score_id is made of: conditions on these columns then reach the files."""
-    source = _source(con, score_schema(()), files.scores)
-    names = [row[0] for row in con.execute(f"DESCRIBE {source}").fetchall()]
-    base = score_schema(()).names
-    ordered = [*base[:5], *(n for n in names if n not in base), *base[5:]]
-    columns = ", ".join(f"s.{_quoted(n)}" for n in ordered)
-    return f"""
-        SELECT {columns}, l.finished_at AS scored_at
-        FROM ({source}) s JOIN ({_ledger(con, files)}) l ON l.run_id = s.run_id AND l.status = 'published'
-        QUALIFY row_number() OVER (
-            PARTITION BY s.task, s.entity_id, s.as_of ORDER BY s.revision DESC, l.finished_at DESC, s.run_id
-        ) = 1"""
-
-
-def _forecasts(con: duckdb.DuckDBPyConnection) -> str:
-    """The columns step_<k> (the median) and step_<k>_p<q> of `scores` as rows."""
-    columns = [row[0] for row in con.execute("DESCRIBE scores").fetchall()]
-    found = [(m, c) for c in columns if (m := re.fullmatch(r"step_([0-9]+)(?:_(p[0-9_]+))?", c))]
-    quantiles = sorted({m[2] or "p50" for m, _ in found}, key=lambda q: float(q[1:].replace("_", "."))) or ["p50"]
-    column = {(int(m[1]), m[2] or "p50"): c for m, c in found}
-    steps = [
-        ", ".join(
-            [f"'step': {k}", *(f"'{q}': {_quoted(column[k, q]) if (k, q) in column else 'NULL'}" for q in quantiles)]
-        )
-        for k in sorted({k for k, _ in column})
-    ]
-    key = "score_id, task, entity_id, as_of, revision, model_version"
-    if not steps:
-        return f"SELECT {key}, NULL::INTEGER AS step, NULL::FLOAT AS p50 FROM scores WHERE false"
-    rows = f"SELECT {key}, unnest([{', '.join('{' + s + '}' for s in steps)}], recursive := true) FROM scores"
-    return f"SELECT * FROM ({rows}) WHERE p50 IS NOT NULL"
-
-
-def _dead_letters(con: duckdb.DuckDBPyConnection, files: Snapshot) -> str:
-    by_status = {s: [f for status, f in files.dead_letters if status == s] for s, _ in files.dead_letters}
-    sources = [f"SELECT *, '{s}' AS status FROM ({_source(con, DEAD_LETTERS, fs)})" for s, fs in by_status.items()]
-    return " UNION ALL BY NAME ".join(sources or [f"SELECT *, '' AS status FROM ({_source(con, DEAD_LETTERS, ())})"])
-
-
-def _ledger(con: duckdb.DuckDBPyConnection, files: Snapshot) -> str:
-    return _source(con, LEDGER, files.ledger)
-
-
-def _source(con: duckdb.DuckDBPyConnection, schema: pa.Schema, files: Sequence[str]) -> str:
-    """A SELECT of all rows of the files; of no rows, with the columns of the schema, for no files."""
-    if files:
-        literals = ", ".join("'" + f.replace("'", "''") + "'" for f in files)
-        return f"SELECT * FROM read_parquet([{literals}], union_by_name = true)"
-    con.register("empty", schema.empty_table())
-    types = {row[0]: row[1] for row in con.execute("DESCRIBE empty").fetchall()}
-    con.unregister("empty")
-    return f"SELECT {', '.join(f'NULL::{t} AS {_quoted(n)}' for n, t in types.items())} WHERE false"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _execute(con: duckdb.DuckDBPyConnection, sql: str) -> Result:
@@ -260,6 +149,8 @@ def _plain(value: object, type_: str = "") -> object:
         return value.replace(tzinfo=None).isoformat() + ("Z" if value.tzinfo else "")
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, dict):

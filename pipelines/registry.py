@@ -90,6 +90,20 @@ def serving(folder: str | os.PathLike[str]) -> Pointer | None:
         raise UserError(f"{path} cannot be read: {error}; {remedy}", Exit.MODEL) from None
 
 
+def stamp(folder: str | os.PathLike[str]) -> tuple[int, int, int] | None:
+    """Changes whenever another version of a task's folder is made to serve; None where that cannot be told."""
+    try:
+        stat = (_absolute(folder) / POINTER).stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def is_version(folder: str | os.PathLike[str]) -> bool:
+    """Whether it is a model's own folder, not that of a task."""
+    return (_absolute(folder) / FILE).is_file()
+
+
 def resolve(model: str | os.PathLike[str]) -> Path:
     """The folder of the model meant by a model's own folder, or by a task's folder, whose serving version it is.
 
@@ -97,7 +111,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
       UserError: it is neither, no version of the task serves, or the one that should is gone.
     """
     folder = _absolute(model)
-    if (folder / FILE).is_file():
+    if is_version(folder):
         return folder
     pointer = serving(folder)
     if pointer is None:
@@ -109,6 +123,21 @@ def resolve(model: str | os.PathLike[str]) -> Path:
             Exit.MODEL,
         )
     return folder / pointer.version
+
+
+def load(folder: Path) -> Version:
+    """A version of a task, which lies in its place.
+
+    Raises:
+      UserError: it is no model, it lies in the wrong place, or it cannot serve.
+    """
+    manifest = load_manifest(folder)
+    if (manifest.task, manifest.version) != (folder.parent.name, folder.name):
+        right = Path(manifest.task, manifest.version)
+        raise UserError(f"{folder} holds version {manifest.version} of {manifest.task}: move it to {right}", Exit.MODEL)
+    if not (folder / "saved_model" / "saved_model.pb").is_file():
+        raise UserError(f"{folder} has no saved_model, so it cannot serve; train the model again", Exit.MODEL)
+    return Version(folder, manifest)
 
 
 def find(root: str | os.PathLike[str], name: str) -> Path:
@@ -143,7 +172,7 @@ def promote(folder: str | os.PathLike[str], version: str) -> Pointer:
     folder = _absolute(folder)
     if not re.fullmatch(NAME, version):
         raise UserError(f"{version!r} is no name of a version: {_choose(folder)}", Exit.MODEL)
-    path = _load(folder / version).path
+    path = load(folder / version).path
     with _locked(folder):
         try:
             old = serving(folder)
@@ -191,23 +220,9 @@ def _parse(text: str) -> Pointer:
     raise ValueError("it must hold version and the list previous, and nothing else")
 
 
-def _load(folder: Path) -> Version:
-    """
-    Raises:
-      UserError: it is no model, it lies in the wrong place, or it cannot serve.
-    """
-    manifest = load_manifest(folder)
-    if (manifest.task, manifest.version) != (folder.parent.name, folder.name):
-        right = Path(manifest.task, manifest.version)
-        raise UserError(f"{folder} holds version {manifest.version} of {manifest.task}: move it to {right}", Exit.MODEL)
-    if not (folder / "saved_model" / "saved_model.pb").is_file():
-        raise UserError(f"{folder} has no saved_model, so it cannot serve; train the model again", Exit.MODEL)
-    return Version(folder, manifest)
-
-
 def _usable(folder: Path) -> bool:
     try:
-        _load(folder)
+        load(folder)
     except UserError:
         return False
     return True
@@ -217,7 +232,7 @@ def _models(folder: Path) -> TaskModels:
     versions, problems, pointer = [], [], None
     for path in _subfolders(folder):
         try:
-            versions.append(_load(path))
+            versions.append(load(path))
         except UserError as error:
             problems.append(str(error))
     try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.config import Input, ScoreConfig
+from pipelines.config import Input, ScoreConfig, StreamConfig
 from pipelines.ledger import NEVER, Ledger
 from pipelines.models.manifest import Manifest
 from pipelines.progress import duration, quantity
 from pipelines.source import Source
 from pipelines.store import Outcome
-from pipelines.task import ChurnLabel, format_time
+from pipelines.task import ChurnLabel, Task, format_time
 
 REASONS = 10  # that are shown one by one
 
@@ -39,10 +39,29 @@ def score_report(
     return "\n".join(lines)
 
 
+def live_report(config: StreamConfig, ledger: Ledger) -> str:
+    """The last screen of a live job: what became of everything that it read since it was first started."""
+    subscription = ", ".join([config.subscription, *(config.bootstrap.patterns if config.bootstrap else ())])
+    waiting = ledger.sequences - ledger.scored - ledger.failed
+    lines = [
+        "",
+        f"task        {config.task.task} live, first as of {format_time(config.first)}",
+        f"input       {subscription}",
+        *ledger_lines(ledger, f"see {config.dead_letters or 'dead_letters'}"),
+        *([f"  pending   {ledger.pending:>12,}  held until the next as-of is due"] if ledger.pending > 0 else []),
+        f"scored      {ledger.scored:,} of {ledger.sequences:,} sequences, {ledger.failed:,} failed",
+        f"written     {config.output} (run {config.run_id})",
+    ]
+    if ledger.pending < 0 or waiting < 0:
+        lines.append("UNBALANCED  more is accounted for than was read: the runner kept what it did twice")
+    return "\n".join([*lines, _next(config.output, config.task)])
+
+
 def ledger_lines(ledger: Ledger, refused: str = "") -> list[str]:
     """What became of every event that was read; `refused` says where the rejected rows are."""
+    late = f"{ledger.late:,} of them too late for a score that was closed" if ledger.late else ""
     counts = [
-        ("accepted", ledger.accepted, ""),
+        ("accepted", ledger.accepted, late),
         ("rejected", ledger.rejected, refused),
         ("duplicate", ledger.duplicates, ""),
         ("outside", ledger.outside, "no as-of of this run could use them"),
@@ -89,12 +108,16 @@ def _ending(config: ScoreConfig, ledger: Ledger, outcome: Outcome, run_id: str) 
         hint = "no event falls in the history of an as-of: compare --as-of with the times above, and events.time.unit"
         return [f"NO SCORES   {hint}"]
     changed = "" if outcome.changed else ", the same bytes as before: nothing was changed"
-    churn = isinstance(config.task.label, ChurnLabel)
-    what = "scores ORDER BY churn DESC LIMIT 10" if churn else "forecasts ORDER BY entity_id, step LIMIT 10"
     return [
         f"written     {config.output} (run {run_id}){changed}",
-        f'next        {ask} {what}"',
+        _next(config.output, config.task),
     ]
+
+
+def _next(output: str, task: Task) -> str:
+    churn = isinstance(task.label, ChurnLabel)
+    what = "scores ORDER BY churn DESC LIMIT 10" if churn else "forecasts ORDER BY entity_id, step LIMIT 10"
+    return f'next        foretide query --output {output} "SELECT * FROM {what}"'
 
 
 def _time(micros: int) -> str:

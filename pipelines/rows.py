@@ -1,22 +1,32 @@
 """What the Parquet files of a run hold: the columns of scores, dead letters and the ledger. No Beam here.
 
-`transforms.sink` makes the rows, `store` keeps the files, `query` reads them.
+`transforms.sink` makes the rows, `store` and `livestore` keep the files, `query` reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.ledger import NEVER, Ledger
-from pipelines.store import Attempt, Status
+from pipelines.ledger import NEVER, Ledger, total
+from pipelines.store import Attempt, Status, write_file
 
 TIME = pa.timestamp("us", "UTC")
 COUNTS = tuple(f.name for f in fields(Ledger) if f.name not in ("first_time", "last_time", "reasons"))
+
+# In SQL: of the rows of a score and revision the first counts; dead letters that have these columns in common are one;
+# and of a live job's ledger the last row of each attempt counts.
+NEWER = "scored_at DESC, n_events DESC, model_version DESC"
+LETTER = "run_id, stage, source, position, reason"
+LAST = "row_number() OVER (PARTITION BY run_id, attempt ORDER BY finished_at DESC) = 1"
+
+ROW_GROUP = 131_072
+REPEATED = ("task", "entity_id", "model_version", "run_id", "stage", "source", "reason")
 REASONS = pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))
 
 DEAD_LETTERS = pa.schema(
@@ -27,6 +37,8 @@ DEAD_LETTERS = pa.schema(
         ("reason", pa.string()),
         ("rows", pa.int64()),
         ("raw", pa.string()),
+        ("payload", pa.binary()),  # what is to be sent again; null where there is nothing to send
+        ("attributes", pa.string()),  # of that message: a JSON object, null for none
         ("run_id", pa.string()),
     ]
 )
@@ -62,6 +74,24 @@ class RunTarget:
     started_at: int  # us
     max_bad_share: float = 0.05
 
+    @property
+    def run_id(self) -> str:
+        return self.attempt.run_id
+
+
+@dataclass(frozen=True)
+class StreamTarget:
+    """What a live job writes, and where: it appends for as long as it runs."""
+
+    out: Path
+    run_id: str
+    attempt: str  # no other launch of the job has it
+    task: str
+    outputs: tuple[str, ...]  # names of the score columns
+    inputs: tuple[str, ...]  # the subscription, and the file patterns it started from
+    started_at: int  # us
+    letters_to_files: bool = True  # otherwise something else takes the dead letters
+
 
 def score_schema(outputs: Sequence[str]) -> pa.Schema:
     """The columns of scores. When they were written is not among them: the same scores are the same bytes."""
@@ -81,35 +111,91 @@ def score_schema(outputs: Sequence[str]) -> pa.Schema:
     )
 
 
+def live_schema(schema: pa.Schema) -> pa.Schema:
+    """The columns of a live job's scores or dead letters: those of any run, and when the row was written."""
+    return schema.append(pa.field("scored_at" if "score_id" in schema.names else "written_at", TIME))
+
+
 def ledger_table(target: RunTarget, ledger: Ledger, status: Status, finished_at: int) -> pa.Table:
     """The one row of a run's ledger."""
+    attempt, version = target.attempt.attempt, target.model_version
+    return _ledger_row(target, ledger, finished_at, attempt=attempt, model_version=version, status=status)
+
+
+def live_ledger_table(target: StreamTarget, ledger: Ledger, finished_at: int) -> pa.Table:
+    """All that an attempt of a live job has counted by a time, us. See `live_ledger`.
+
+    It names no differences: while a job runs, events and sequences are under way.
+    """
+    return _ledger_row(target, ledger, finished_at, attempt=target.attempt, status="live", differences=[])
+
+
+def _ledger_row(target: RunTarget | StreamTarget, ledger: Ledger, finished_at: int, **facts: object) -> pa.Table:
     row = {
-        "run_id": target.attempt.run_id,
-        "attempt": target.attempt.attempt,
+        "run_id": target.run_id,
         "task": target.task,
-        "model_version": target.model_version,
-        "status": status,
         "started_at": target.started_at,
         "finished_at": finished_at,
         "inputs": list(target.inputs),
+        "differences": list(ledger.differences),
+        **_counts(ledger),
+        **facts,
+    }
+    return pa.table({f.name: pa.array([row.get(f.name)], f.type) for f in LEDGER})
+
+
+def _counts(ledger: Ledger) -> dict[str, object]:
+    return {
         **{name: getattr(ledger, name) for name in COUNTS},
         "first_time": None if ledger.first_time == NEVER else ledger.first_time,
         "last_time": None if ledger.last_time == -NEVER else ledger.last_time,
         "reasons": [{"reason": reason, "count": count} for reason, count in ledger.reasons],
-        "differences": list(ledger.differences),
     }
-    return pa.table({f.name: pa.array([row[f.name]], f.type) for f in LEDGER})
 
 
 def read_ledger(path: Path) -> Ledger:
     """The counts in a ledger file."""
-    table = pq.read_table(path)
-    counts = {name: table[name][0].as_py() for name in COUNTS}
-    first, last = (table[name].cast(pa.int64())[0].as_py() for name in ("first_time", "last_time"))
-    reasons = tuple((r["reason"], r["count"]) for r in table["reasons"][0].as_py())
+    return ledgers(pq.read_table(path))[0]
+
+
+def ledgers(table: pa.Table) -> list[Ledger]:
+    """The counts of each row of a ledger table; 0 for a column that it lacks."""
+    times = {name: table[name].cast(pa.int64()) for name in ("first_time", "last_time")}
+    counts = {name: table[name] for name in (*COUNTS, "reasons") if name in table.column_names}
+    return [_ledger(row) for row in pa.table({**counts, **times}).to_pylist()]
+
+
+def live_ledger(tables: Iterable[pa.Table]) -> Ledger:
+    """What the rows of a live job's ledger say together: the last one of each attempt, summed."""
+    last: dict[str, tuple[int, Ledger]] = {}
+    for table in tables:
+        times = table["finished_at"].cast(pa.int64()).to_pylist()
+        for attempt, at, ledger in zip(table["attempt"].to_pylist(), times, ledgers(table), strict=True):
+            if attempt not in last or last[attempt][0] < at:
+                last[attempt] = at, ledger
+    return total(ledger for _, ledger in last.values())
+
+
+def _ledger(row: dict[str, Any]) -> Ledger:
     return Ledger(
-        **counts,
-        first_time=NEVER if first is None else first,
-        last_time=-NEVER if last is None else last,
-        reasons=reasons,
+        **{name: row.get(name) or 0 for name in COUNTS},
+        first_time=NEVER if row["first_time"] is None else row["first_time"],
+        last_time=-NEVER if row["last_time"] is None else row["last_time"],
+        reasons=tuple((r["reason"], r["count"]) for r in row["reasons"]),
     )
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Writes Parquet whose bytes depend on the rows alone, whole or not at all."""
+
+    def write(f: object) -> None:
+        pq.write_table(
+            table,
+            f,
+            row_group_size=ROW_GROUP,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=[name for name in table.column_names if name in REPEATED],
+        )
+
+    write_file(path, write)

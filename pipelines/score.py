@@ -7,10 +7,9 @@ import uuid
 
 import apache_beam as beam
 
-from pipelines import execution, registry
+from pipelines import execution, graph, registry
 from pipelines.config import ScoreConfig
 from pipelines.errors import Exit
-from pipelines.ledger import total
 from pipelines.models.manifest import Manifest, check, load_manifest
 from pipelines.progress import Progress, watch
 from pipelines.report import describe_as_ofs, describe_input, score_report
@@ -21,7 +20,7 @@ from pipelines.taskfile import describe
 from pipelines.transforms.decode import Span
 from pipelines.transforms.files import ReadEvents
 from pipelines.transforms.inference import Infer
-from pipelines.transforms.sequences import Sequences
+from pipelines.transforms.shards import Sequences
 from pipelines.transforms.sink import WriteRun, now
 
 EXITS = {"published": Exit.OK, "refused": Exit.REFUSED, "unbalanced": Exit.UNBALANCED}
@@ -59,13 +58,9 @@ def score(config: ScoreConfig) -> int:
 def build(p: beam.Pipeline, config: ScoreConfig, source: Source, infer: Infer, target: RunTarget) -> None:
     """The graph."""
     task, span, progress = config.task, Span(config.as_ofs), Progress(str(target.attempt.progress))
-    events = p | "Read" >> ReadEvents(task, span, source.pieces, source.shards, progress)
-    read = beam.pvalue.AsSingleton(events.ledger | "SumRead" >> beam.CombineGlobally(total))
-    built = events.blocks | "Sequences" >> Sequences(task, span, read, config.input.max_bad_share, progress)
-    scored = built.sequences | "Infer" >> infer
-    dead = (events.dead, scored.dead) | "Dead" >> beam.Flatten()
-    ledgers = (events.ledger, built.ledger, scored.ledger) | "Ledgers" >> beam.Flatten()
-    (scored.scores, dead, ledgers) | "Write" >> WriteRun(target)
+    read = ReadEvents(task, span, source.pieces, source.shards, progress)
+    sequences = Sequences(task, span, config.input.max_bad_share, progress)
+    graph.build(p, read, sequences, infer, WriteRun(target))
 
 
 def plan(config: ScoreConfig) -> int:
@@ -86,5 +81,5 @@ def _prepare(config: ScoreConfig) -> tuple[Manifest, Source, Infer]:
     folder = registry.resolve(config.model)
     manifest = load_manifest(folder)
     check(manifest, config.task)
-    infer = Infer(str(folder), manifest.version, config.engine, config.device, config.batch_size)
+    infer = Infer(str(folder), config.task, config.engine, config.device, config.batch_size)
     return manifest, find(config.task, config.input, config.execution), infer

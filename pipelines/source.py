@@ -32,10 +32,14 @@ class Source:
         return len({p.path for p in self.pieces})
 
 
-def find(task: Task, input: Input, execution: Execution) -> Source:
-    """Raises UserError when there are no files, or when they do not have the fields of the task."""
+def find(task: Task, input: Input, execution: Execution, arrival: bool = True) -> Source:
+    """Raises UserError when there are no files, or when they do not have the fields of the task.
+
+    Args:
+      arrival: whether the task's field of arrival is among those.
+    """
     FileSystems.set_options(PipelineOptions(list(execution.beam_args)))  # credentials, endpoints
     files = find_files(input.patterns, input.format)
-    preflight(task, files)
+    preflight(task, files, arrival)
     size = sum(f.size for f in files)
     return Source(plan(files), execution.shards or min(max(size // SHARD_BYTES, SHARDS[0]), SHARDS[1]))

@@ -13,13 +13,13 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 
 from pipelines.config import parse_as_ofs
-from pipelines.ledger import total
 from pipelines.progress import Progress
 from pipelines.task import Task, TimeField
 from pipelines.taskfile import load_task
 from pipelines.transforms.decode import Span
 from pipelines.transforms.files import ReadEvents, find, plan
-from pipelines.transforms.sequences import SequenceBatch, Sequences
+from pipelines.transforms.sequences import SequenceBatch
+from pipelines.transforms.shards import Sequences
 from pipelines.transforms.times import micros
 from tests.oracle import Event, oracle
 
@@ -51,8 +51,7 @@ def tensors_of(task: Task, files: Sequence[str], as_ofs: Sequence[int], shards: 
     span = Span(tuple(as_ofs))
     with beam.Pipeline("FnApiRunner") as p:
         events = p | "Read" >> ReadEvents(task, span, plan(find(files)), shards, Progress())
-        read = beam.pvalue.AsSingleton(events.ledger | beam.CombineGlobally(total))
-        built = events.blocks | Sequences(task, span, read, 1.0, Progress())
+        built = (events.blocks, events.ledger) | Sequences(task, span)
         _ = built.sequences | beam.Map(keep)
     return {
         (entity, b.as_of): (b.tensor[i], int(b.n_events[i]), int(b.last_event_time[i]), int(b.revision[i]))

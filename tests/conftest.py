@@ -3,10 +3,42 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.services import Emulator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The same cases every time, and no verdict on speed: the machine is shared.
 settings.register_profile("foretide", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("foretide")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out what only a soak does."""
+    for item in items:
+        mark = item.get_closest_marker("soak")
+        if mark and mark.kwargs.get("only") and "FORETIDE_SOAK" not in os.environ:
+            item.add_marker(pytest.mark.skip(reason="only in make soak"))
+
+
+@pytest.fixture(scope="session")
+def pubsub() -> Iterator[Emulator]:
+    """A Pub/Sub emulator that many tests share: take topics of your own, and end another one if you must."""
+    from tests import services  # they are slow to import
+
+    with services.emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def prism() -> Iterator[str]:
+    """The job endpoint of a Prism that many tests share."""
+    from tests import services
+
+    with services.prism() as endpoint:
+        yield endpoint

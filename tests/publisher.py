@@ -38,7 +38,7 @@ def write_values(
     score |= {"revision": [0] * rows, "churn": [float(value)] * rows, "model_version": ["m"] * rows}
     score |= {"n_events": [value] * rows, "last_event_time": [value] * rows, "run_id": [run] * rows}
     pq.write_table(pa.table(score, schema=score_schema(["churn"])), folder / SCORES)
-    letter = ["read", "f", "row 1", "bad", value, "", run]
+    letter = ["read", "f", "row 1", "bad", value, "", None, None, run]
     pq.write_table(pa.table([[v] * rows for v in letter], schema=DEAD_LETTERS), folder / LETTERS)
     target = RunTarget(Attempt(folder, run, "a"), "churn", ("churn",), "m", (), 0)
     ledger = Ledger(read=value, accepted=value)
@@ -51,12 +51,13 @@ def publish_copy(out: Path, template: Path) -> None:
         publish(run, "published", PARTS)
 
 
-def die_before(step: int) -> None:
-    """Kills this process when the interpreter announces its `step`th file operation."""
+def die_before(step: int, where: str = "") -> None:
+    """Kills this process when the interpreter announces its `step`th file operation, of those that name `where`."""
     steps = count(1)
 
-    def hook(event: str, _: object) -> None:
-        if event.startswith(("os.", "open", "shutil.", "fcntl.")) and next(steps) == step:
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        counts = event.startswith(("os.", "open", "shutil.", "fcntl.")) and any(where in str(a) for a in arguments)
+        if counts and next(steps) == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)

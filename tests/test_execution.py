@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
-from pipelines.execution import check_beam_args, run, runner
+from pipelines.execution import cause, check_beam_args, run, runner
 
 
 def test_options_of_beam_pass_and_others_do_not() -> None:
@@ -16,6 +16,28 @@ def test_options_of_beam_pass_and_others_do_not() -> None:
         check_beam_args(["--runner=DirectRunner", "--bach-size=3"])
     with pytest.raises(UserError, match="loses data"):
         check_beam_args(["--direct_running_mode=multi_threading"])
+
+
+def test_options_of_streams_pass_where_they_are_known() -> None:
+    check_beam_args(["--prism_location=/opt/prism", "--prism_log_level=debug"])
+    flink = ["--checkpointing_interval=3000", "--state_backend", "filesystem", "--finish_bundle_before_checkpointing"]
+    check_beam_args(["--runner=FlinkRunner", *flink])
+    check_beam_args(["--runner=PortableRunner", "--job_endpoint=localhost:8099", "--environment_type=EXTERNAL", *flink])
+    with pytest.raises(UserError, match="unknown option --checkpointing_interval"):
+        check_beam_args(flink)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("plain", "ValueError: plain"),
+        ("Traceback:\n  File x\nKeyError: 'a'\n\n", "KeyError: 'a'"),
+        ("bundle inst001 failed:Traceback\n  x\npipelines.errors.UserError: no.\n", "pipelines.errors.UserError: no"),
+        ("", "ValueError: "),
+    ],
+)
+def test_the_cause_is_the_last_error(text: str, told: str) -> None:
+    assert cause(ValueError(text)) == told
 
 
 def test_the_local_runner_is_pinned() -> None:

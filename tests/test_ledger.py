@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipelines.ledger import NEVER, Ledger, total
 
 GOOD = Ledger(read=10, accepted=4, rejected=1, duplicates=2, outside=2, filtered=1, reasons=(("bad", 1),))
-counts = st.builds(Ledger, *[st.integers(0, 9)] * 8, reasons=st.sampled_from([(), (("a", 1),), (("a", 2), ("b", 1))]))
+counts = st.builds(Ledger, *[st.integers(0, 9)] * 9, reasons=st.sampled_from([(), (("a", 1),), (("a", 2), ("b", 1))]))
 
 
 @given(st.lists(counts, max_size=5))
@@ -31,6 +31,17 @@ def test_what_does_not_add_up_is_named() -> None:
     assert replace(GOOD, accepted=5).differences == ("10 events read, 11 accounted for",)
     assert replace(GOOD, reasons=()).differences == ("1 events rejected, 0 with a reason",)
     assert replace(GOOD, sequences=3, scored=1, failed=1).differences == ("3 sequences, 1 scored and 1 failed",)
+
+
+def test_late_events_are_among_the_accepted() -> None:
+    assert replace(GOOD, late=3).differences == ()
+    assert (replace(GOOD, late=3) + replace(GOOD, late=1)).late == 4
+
+
+def test_what_a_live_job_still_holds_is_pending() -> None:
+    assert GOOD.pending == 0
+    assert replace(GOOD, read=14).pending == 4
+    assert replace(GOOD, accepted=6).pending == -2
 
 
 def test_bad_share_is_of_rows_or_of_files() -> None:

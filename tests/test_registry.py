@@ -18,7 +18,7 @@ import pytest
 
 from pipelines import registry
 from pipelines.errors import UserError
-from pipelines.registry import POINTER, Pointer, find, models, promote, resolve, rollback, serving
+from pipelines.registry import POINTER, Pointer, find, models, promote, resolve, rollback, serving, stamp
 from tests.registered import DAY, TASK, VERSIONS, A, B, C, put
 
 
@@ -53,6 +53,17 @@ def test_promoting_what_serves_changes_nothing(folder: Path) -> None:
     before = (folder / POINTER).stat().st_ino
     assert promote(folder, B) == Pointer(B, (A,))
     assert (folder / POINTER).stat().st_ino == before
+
+
+def test_a_stamp_changes_with_what_serves(folder: Path) -> None:
+    seen = [stamp(folder)]
+    for change in (A, B, None, B, C):
+        promote(folder, change) if change else rollback(folder)
+        seen.append(stamp(folder))
+        assert seen[-1] not in (None, seen[-2])
+    promote(folder, C)
+    assert seen[0] is None
+    assert stamp(str(folder)) == seen[-1]
 
 
 def test_a_pointer_remembers_so_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

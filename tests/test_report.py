@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from pipelines.config import Execution, Input, ScoreConfig
+from pipelines.config import Execution, Input, ScoreConfig, StreamConfig
 from pipelines.ledger import Ledger
 from pipelines.models.manifest import Manifest, signature
-from pipelines.report import describe_as_ofs, ledger_lines, score_report
+from pipelines.report import describe_as_ofs, ledger_lines, live_report, score_report
 from pipelines.source import Source
 from pipelines.store import Outcome
 from pipelines.task import Task, parse_time
@@ -134,6 +134,63 @@ def test_the_numbers_add_up_however_many_reasons_there_are(kinds: int) -> None:
 def test_dead_letters_are_named_only_where_there_are_some() -> None:
     assert "dead_letters" not in "\n".join(ledger_lines(GOOD))
     assert "  rejected            30  see dead_letters" in screen(GOOD, Outcome("published", True, "x"))
+
+
+def test_late_events_are_a_note_beside_the_accepted() -> None:
+    assert not [line for line in ledger_lines(GOOD) if "late" in line]
+    assert "  accepted           900  7 of them too late for a score that was closed" in ledger_lines(
+        replace(GOOD, late=7)
+    )
+
+
+LIVE = StreamConfig(
+    task=CHURN,
+    subscription="projects/p/subscriptions/s",
+    arrival_attribute=None,
+    payload="json",
+    avro_schema=None,
+    bootstrap=Input(("/data/events",), None, 0.05),
+    first=parse_time("2024-05-06"),
+    early=0,
+    model="m",
+    engine="tensorflow",
+    device="auto",
+    batch_size=256,
+    output="out",
+    archive=None,
+    dead_letters=None,
+    max_bad_share=0.05,
+    pullers=1,
+    execution=Execution(1, None, (), False),
+)
+
+
+def test_a_live_job() -> None:
+    text = live_report(LIVE, replace(GOOD, read=1_005, late=7))
+    assert "task        small_shop live, first as of 2024-05-06\n" in text
+    assert "input       projects/p/subscriptions/s, /data/events\n" in text
+    assert "read        1,005 events, from 2024-01-01" in text
+    assert "7 of them too late" in text
+    assert "  rejected            30  see dead_letters\n" in text
+    assert "  pending              5  held until the next as-of is due\n" in text
+    assert "scored      149 of 150 sequences, 1 failed\n" in text
+    assert f"written     out (run {LIVE.run_id})\n" in text
+    assert text.endswith('foretide query --output out "SELECT * FROM scores ORDER BY churn DESC LIMIT 10"')
+    assert "UNBALANCED" not in text
+    assert sum(numbers([line for line in text.splitlines() if re.match(r"  [a-z]", line)], "  ")) == 1_005
+
+
+def test_a_live_job_that_holds_nothing_has_nothing_pending() -> None:
+    assert "pending" not in live_report(LIVE, GOOD)
+    assert "input       projects/p/subscriptions/s\n" in live_report(replace(LIVE, bootstrap=None), GOOD)
+    assert "see projects/p/topics/t\n" in live_report(replace(LIVE, dead_letters="projects/p/topics/t"), GOOD)
+
+
+@pytest.mark.parametrize("change", [{"accepted": 901}, {"scored": 150}])
+def test_a_live_job_that_accounts_for_more_than_it_read(change: dict[str, int]) -> None:
+    text = live_report(LIVE, replace(GOOD, **change))  # type: ignore[arg-type]
+    assert "UNBALANCED  more is accounted for than was read" in text
+    assert "pending" not in text
 
 
 def test_times_that_no_calendar_has_do_not_cost_the_report() -> None:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.ledger import Ledger
-from pipelines.rows import LEDGER, RunTarget, ledger_table, read_ledger, score_schema
+from pipelines.rows import (
+    DEAD_LETTERS,
+    LEDGER,
+    RunTarget,
+    StreamTarget,
+    ledger_table,
+    ledgers,
+    live_ledger,
+    live_ledger_table,
+    live_schema,
+    read_ledger,
+    score_schema,
+)
 from pipelines.store import Attempt
 
 TARGET = RunTarget(Attempt(Path("out"), "churn-1", "a"), "churn", ("churn",), "m1", ("in/*.csv",), 5)
@@ -35,3 +48,27 @@ def test_score_columns_are_named_by_the_task() -> None:
     names = score_schema(["step_1", "step_2"]).names
     assert names[:5] == ["score_id", "task", "entity_id", "as_of", "revision"]
     assert names[5:7] == ["step_1", "step_2"]
+
+
+def test_a_live_row_says_when_it_was_written() -> None:
+    assert live_schema(score_schema(["churn"])).names == [*score_schema(["churn"]).names, "scored_at"]
+    assert live_schema(DEAD_LETTERS).names == [*DEAD_LETTERS.names, "written_at"]
+
+
+def test_the_last_row_of_each_attempt_makes_the_ledger_of_a_live_job() -> None:
+    first = StreamTarget(Path("out"), "churn-live", "a", "churn", ("churn",), ("s",), 5)
+    again = StreamTarget(Path("out"), "churn-live", "b", "churn", ("churn",), ("s", "in/*.csv"), 50)
+    more = FULL + Ledger(read=2, accepted=1)
+    rows = [live_ledger_table(first, FULL, 6), live_ledger_table(again, FULL, 60), live_ledger_table(first, more, 7)]
+    table = pa.concat_tables(rows)
+    assert table.schema == LEDGER
+    assert table["attempt"].to_pylist() == ["a", "b", "a"]
+    assert table["differences"].to_pylist() == [[]] * 3
+    assert ledgers(table) == [FULL, FULL, more]
+    assert live_ledger([table]) == live_ledger(rows[::-1]) == live_ledger([table, rows[0]]) == more + FULL
+    assert live_ledger([]) == Ledger()
+
+
+def test_a_ledger_of_a_file_that_lacks_a_column() -> None:
+    table = ledger_table(TARGET, FULL, "published", 6).drop_columns(["late"])
+    assert ledgers(table) == [FULL]

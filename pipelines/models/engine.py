@@ -19,6 +19,11 @@ Floats = npt.NDArray[np.float32]
 ALIGNMENT = 16
 
 
+def halved(size: int) -> int:
+    """The size to try where a batch did not fit; 0 below ALIGNMENT."""
+    return size // 2 // ALIGNMENT * ALIGNMENT
+
+
 class OutOfMemory(Exception):
     """The device has no room for a batch of this size."""
 
@@ -32,6 +37,10 @@ class Engine(Protocol):
     @property
     def device(self) -> str:
         """In words: `cpu (2 cores)`."""
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """(steps, features) of a row."""
 
     @property
     def outputs(self) -> int: ...

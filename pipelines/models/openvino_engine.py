@@ -36,6 +36,7 @@ class OpenVINOEngine:
             self._model = self._core.read_model(str(path))
         except Exception as error:  # a broken file can fail anywhere in the converter
             raise UserError(f"{path} cannot be converted by OpenVINO: {error}", Exit.MODEL) from error
+        self.inputs = tuple(n.get_length() for n in list(self._model.input(0).partial_shape)[1:])
         self.outputs = int(self._model.output(0).partial_shape[-1].get_length())
         self._shape: tuple[int, ...] = ()
 

@@ -48,10 +48,15 @@ def _is_amount(task: Task, i: int) -> bool:
 
 
 def _amounts(task: Task, x: tf.Tensor) -> tf.Tensor:
-    """Of each column the sums over the last steps and between two periods, and the largest value."""
-    sums = [tf.reduce_sum(x[:, -n:], axis=1) for n in periods(task.sequence.steps)]
+    """Of each column the sums over the last steps and between two periods, and the largest value.
+
+    Sums go along the last axis: along the middle one TensorFlow adds in an order that depends on where in the batch a
+    row stands.
+    """
+    x = tf.transpose(x, [0, 2, 1])
+    sums = [tf.reduce_sum(x[:, :, -n:], axis=2) for n in periods(task.sequence.steps)]
     between = [later - earlier for earlier, later in pairwise(sums)]
-    return signed_log(tf.concat([*sums, *between, tf.reduce_max(x, axis=1)], axis=1))
+    return signed_log(tf.concat([*sums, *between, tf.reduce_max(x, axis=2)], axis=1))
 
 
 def _times(task: Task, x: tf.Tensor, act: tf.Tensor) -> tf.Tensor:

@@ -32,7 +32,8 @@ class TensorFlowEngine:
             except Exception as error:  # a broken file can fail anywhere in the loader
                 raise UserError(f"{path} cannot be loaded by TensorFlow: {error}", Exit.MODEL) from error
         (self._output,) = self._serve.structured_outputs
-        (self._input,) = self._serve.structured_input_signature[1]
+        ((self._input, row),) = self._serve.structured_input_signature[1].items()
+        self.inputs = tuple(row.shape[1:])  # which TensorFlow itself does not hold a call to
         self.outputs = int(self._serve.structured_outputs[self._output].shape[-1])
 
     def predict(self, x: Floats) -> Floats:

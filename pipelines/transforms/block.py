@@ -25,6 +25,17 @@ Rows = slice | Ints | Mask
 VERSION = 1
 HEADER = struct.Struct("<B?xxHHHxxiii")  # version, arrival?, codes, values, hashes, events, keys, bytes of keys
 
+HEADERS = np.dtype(
+    {
+        "names": ["version", "arrival", "codes", "values", "hashes", "events", "keys", "size"],
+        "formats": ["u1", "?", "<u2", "<u2", "<u2", "<i4", "<i4", "<i4"],
+        "offsets": [0, 1, 4, 6, 8, 12, 16, 20],
+        "itemsize": HEADER.size,
+    }
+)
+
+CHUNK = 1 << 22  # bytes of a packed block in state, at most: runners limit the size of an element
+SMALL = 1 << 15  # bytes of a packed block that is joined to others column by column: too small for a pass of its own
 LONG = 1024  # bytes of a string that is hashed word by word
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 NO_CODE = np.uint16(0xFFFF)
@@ -44,6 +55,13 @@ class EventBlock:
     hashes: Hashes  # (H, n) hashes of the fields whose distinct values count, 0 for null
     arrival: Ints | None  # (n) us, if the task has it
 
+    @staticmethod
+    def empty(codes: int, values: int, hashes: int) -> EventBlock:
+        """No events, with that many columns of each kind, and with arrival."""
+        i8 = np.zeros(0, np.int64)
+        columns = np.zeros((codes, 0), np.uint16), np.zeros((values, 0), np.float32), np.zeros((hashes, 0), np.uint64)
+        return EventBlock(pa.array([], pa.string()), np.zeros(0, np.int32), i8, i8.view(np.uint64), *columns, i8)
+
     def __len__(self) -> int:
         return len(self.key)
 
@@ -61,13 +79,17 @@ class EventBlock:
         )
 
     def pack(self) -> bytes:
-        """Little-endian columns behind one header, widest first so that each is aligned; `unpack` is the inverse."""
+        """Little-endian columns behind one header, widest first so that each is aligned; `unpack` is the inverse.
+
+        The length is a multiple of 8, so that packed blocks in a row are aligned, too.
+        """
         offsets, data = _buffers(self.keys)
         wide = [self.time, self.id, self.hashes] + ([] if self.arrival is None else [self.arrival])
         sizes = (len(self.codes), len(self.values), len(self.hashes), len(self), len(self.keys), len(data))
         columns = [*wide, self.values, offsets, self.key.astype(_key_type(len(self.keys))), self.codes]
         head = HEADER.pack(VERSION, self.arrival is not None, *sizes)
-        return b"".join([head, *(np.ascontiguousarray(c).tobytes() for c in columns), data])
+        parts: list[bytes | memoryview] = [head, *(np.ascontiguousarray(c).tobytes() for c in columns), data]
+        return b"".join([*parts, bytes(-sum(map(len, parts)) % 8)])
 
 
 def unpack(raw: bytes) -> EventBlock:
@@ -116,6 +138,79 @@ def concat(blocks: Sequence[EventBlock]) -> EventBlock:
     )
 
 
+def arrivals(raw: bytes) -> Ints:
+    """The arrival column of a packed block that has one, without the rest."""
+    _, _, _, _, hashes, n, _, _ = HEADER.unpack_from(raw)
+    return np.frombuffer(raw, "<i8", n, HEADER.size + 8 * n * (2 + hashes))
+
+
+def joined(raws: Sequence[bytes]) -> EventBlock:
+    """Packed blocks of one task, at least one, in one block: `concat` for thousands of a few events each."""
+    small = [raw for raw in raws if len(raw) < SMALL]
+    blocks = [unpack(raw) for raw in raws if len(raw) >= SMALL]
+    return concat([*blocks, _joined(small)] if small else blocks)
+
+
+def _joined(raws: Sequence[bytes]) -> EventBlock:
+    """Each column of all blocks in one pass."""
+    whole = b"".join(raws)
+    at = _starts(np.array([len(raw) for raw in raws]))
+    head = np.frombuffer(whole, np.uint8)[at[:, None] + np.arange(HEADER.size)].view(HEADERS)[:, 0]
+    if (head["version"] != VERSION).any():
+        raise ValueError(f"an event block of another version; this code reads version {VERSION}")
+    n, k, size = (head[name].astype(np.int64) for name in ("events", "keys", "size"))
+    at += HEADER.size  # of the column that comes next, in each block
+
+    def column(dtype: str, count: Ints) -> Array:
+        item = np.dtype(dtype).itemsize
+        place = np.repeat(at // item - _starts(count), count)
+        place += np.arange(len(place))
+        np.add(at, count * item, out=at)
+        return np.frombuffer(whole, dtype, len(whole) // item)[place]
+
+    def columns(dtype: str, rows: int) -> Array:
+        return np.stack([column(dtype, n) for _ in range(rows)]) if rows else np.empty((0, int(n.sum())), dtype)
+
+    time, id_, hashes = column("<i8", n), column("<u8", n), columns("<u8", int(head["hashes"][0]))
+    arrival = column("<i8", n) if head["arrival"][0] else None
+    values, offsets = columns("<f4", int(head["values"][0])), column("<i4", k + 1)
+    key, codes = column("<u2", n), columns("<u2", int(head["codes"][0]))
+    text = column("u1", size)
+    ends = np.delete(offsets + np.repeat(_starts(size), k + 1), _starts(k + 1))
+    offsets = np.append(0, ends).astype(np.int32)
+    merged = pa.StringArray.from_buffers(int(k.sum()), pa.py_buffer(offsets), pa.py_buffer(text)).dictionary_encode()
+    key = merged.indices.to_numpy()[key + np.repeat(_starts(k), n)]
+    return EventBlock(merged.dictionary, key, time, id_, codes, values, hashes, arrival)  # type: ignore[arg-type]
+
+
+def _starts(lengths: Ints) -> Ints:
+    """Where each of a row of parts begins."""
+    return np.cumsum(lengths) - lengths
+
+
+def pruned(b: EventBlock) -> EventBlock:
+    """Without the keys that no event has."""
+    used = np.zeros(len(b.keys), bool)
+    used[b.key] = True
+    if used.all():
+        return b
+    rank = np.cumsum(used, dtype=np.int32) - np.int32(1)
+    return replace(b, keys=b.keys.filter(pa.array(used)), key=rank[b.key])
+
+
+def chunks(b: EventBlock, size: int = CHUNK) -> Iterator[bytes]:
+    """A block packed in pieces of at most `size` bytes, unless a single event has more; none for no events."""
+    if not len(b):
+        return
+    raw = pruned(b).pack()
+    if len(raw) <= size or len(b) == 1:
+        yield raw
+        return
+    half = len(b) // 2
+    yield from chunks(b.take(slice(None, half)), size)
+    yield from chunks(b.take(slice(half, None)), size)
+
+
 def order(b: EventBlock) -> tuple[Ints, Ints]:
     """Rows by (key, time, id, arrival, content): one order, whatever the order they came in; and the places in it
     whose key and time are those of the place before.
@@ -149,18 +244,22 @@ def _by_key_and_time(b: EventBlock) -> Ints:
     return rows[np.argsort(both, kind="stable")]
 
 
-def tidy(b: EventBlock, identity: bool) -> tuple[EventBlock, int]:
-    """In canonical order; with identity each event once, the copy that arrived first -> (block, copies dropped).
+def tidy(b: EventBlock, identity: bool) -> tuple[EventBlock, Ints]:
+    """In canonical order, each event once, the copy that arrived first -> (block, rows of `b` that stayed).
 
-    Of copies that arrived at once and contradict one another, each field has its smallest value (see `sortable`; the
-    smallest hash of a text), and a category none: no field depends on which others the task reads.
+    Without identity only events with the same id, which then is that of a message, are copies. Of copies that are equal
+    and arrived at once the first in `b` stays. Of copies that arrived at once and contradict one another, each field
+    has its smallest value (see `sortable`; the smallest hash of a text), and a category none: no field depends on which
+    others the task reads.
     """
     rows, tied = order(b)
-    copies = tied[b.id[rows[tied]] == b.id[rows[tied - 1]]] if identity else tied[:0]
-    out = b.take(np.delete(rows, copies))
+    id_ = b.id[rows[tied]]
+    copies = tied[(id_ == b.id[rows[tied - 1]]) & (identity | (id_ != 0))]
+    kept = np.delete(rows, copies)
+    out = b.take(kept)
     if len(copies):
         _merge(out, copies - np.arange(1, len(copies) + 1), b.take(rows[copies]))
-    return out, len(copies)
+    return out, kept
 
 
 def _merge(out: EventBlock, at: Ints, copies: EventBlock) -> None:

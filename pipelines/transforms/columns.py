@@ -6,8 +6,10 @@ A column that does not convert raises; that only some rows are at fault is found
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -75,9 +77,9 @@ def numbers(column: pa.Array, name: str) -> np.ndarray[tuple[int], np.dtype[np.f
 def codes(column: pa.Array, values: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
     """u2 (n) of text or dictionary-encoded text: index into `values`; their number for null and for any other value."""
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    lut = pc.fill_null(pc.index_in(encoded.dictionary, pa.array(values, pa.string())), len(values))
-    lut = np.append(lut.to_numpy(zero_copy_only=False), len(values)).astype(np.uint16)
-    return np.asarray(lut[encoded.indices.fill_null(len(lut) - 1).to_numpy(zero_copy_only=False)])
+    known = pc.index_in(encoded.dictionary, pa.array(values, pa.string()))
+    lut = np.append(filled(known, len(values)), len(values)).astype(np.uint16)
+    return np.asarray(lut[filled(encoded.indices, len(lut) - 1)])
 
 
 def _words(column: pa.Array, name: str) -> pa.Array:
@@ -93,6 +95,11 @@ def _words(column: pa.Array, name: str) -> pa.Array:
 def plain(column: pa.Array) -> pa.Array:
     """The column without dictionary encoding."""
     return column.dictionary.take(column.indices) if pa.types.is_dictionary(column.type) else column
+
+
+def filled(column: pa.Array, value: int) -> npt.NDArray[Any]:
+    """(n) with `value` for null."""
+    return np.asarray((column.fill_null(value) if column.null_count else column).to_numpy(zero_copy_only=False))
 
 
 def is_text(kind: pa.DataType) -> bool:

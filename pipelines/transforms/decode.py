@@ -19,8 +19,10 @@ import pyarrow.compute as pc
 
 from pipelines.task import Task, TimeField
 from pipelines.transforms.block import GOLDEN, EventBlock, Hashes, Ints, Mask, hash64, mix64
-from pipelines.transforms.columns import DecodeError, WrongType, codes, is_text, is_utf8, numbers, plain, text
+from pipelines.transforms.columns import DecodeError, WrongType, codes, filled, is_text, is_utf8, numbers, plain, text
 from pipelines.transforms.times import micros
+
+SKEW = "events.max_skew"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,29 @@ class Span:
         return history | ((time >= before) & (time < before + self.horizon))
 
 
+@dataclass(frozen=True)
+class Since:
+    """Which events a job without an end can use: those in the history of an as-of from `first` on, every
+    `score.every`."""
+
+    first: int  # us
+
+    @property
+    def horizon(self) -> int:
+        """A job without an end has no labels."""
+        return 0
+
+    def after(self, task: Task, time: Ints) -> Ints:
+        """(n) the first as-of of the job that is later than a time (us)."""
+        every = task.score.every
+        return self.first + np.maximum((time - self.first) // every + 1, 0) * every
+
+    def usable(self, task: Task, time: Ints, arrival: Ints | None) -> Mask:
+        """(n) whether any as-of of the job can use an event of that time (us) and arrival (us, else its time)."""
+        known = time if arrival is None else arrival
+        return time >= self.after(task, np.maximum(time, known - task.score.allowed_lateness)) - task.history
+
+
 class Refused(NamedTuple):
     """Why a row cannot be an event."""
 
@@ -65,11 +90,26 @@ class Decoded:
     last_time: int | None
 
 
-def decode(task: Task, table: pa.Table, span: Span, lines: pa.Array | None = None) -> Decoded:
+def without_arrival(task: Task) -> Task:
+    """The task for rows whose arrival is known beside their fields, so that they need not have that one."""
+    events = task.events.model_copy(update={"arrival": None})
+    return Task.model_construct(**{**{name: getattr(task, name) for name in Task.model_fields}, "events": events})
+
+
+def decode(
+    task: Task,
+    table: pa.Table,
+    span: Span | Since,
+    lines: pa.Array | None = None,
+    arrival: Ints | None = None,
+    ids: Hashes | None = None,
+) -> Decoded:
     """Events of a table that has every column of `task.columns`; a row that cannot be one is refused, it alone.
 
     Args:
       lines: the rows as they stand in a text file; with identity `all` they are what is compared.
+      arrival: (n) us, of messages: instead of the task's field. Rows of a stream without either arrived at their time.
+      ids: (n) what makes a row itself with identity `none`; without them each is an event of its own.
     """
     ev, n = task.events, len(table)
     column = {name: _combined(table[name]) for name in table.column_names}
@@ -79,19 +119,22 @@ def decode(task: Task, table: pa.Table, span: Span, lines: pa.Array | None = Non
     entity, named = entities(column[ev.entity], ev.entity, bad)
     time, time_ok = _times(column[ev.time.field], ev.time, bad)
     checks = [(named, f"{ev.entity} is missing"), (time_ok, f"{ev.time.field} is missing or out of range")]
-    arrival = None
-    if ev.arrival is not None:
+    if arrival is not None:
+        checks.append((time - arrival <= ev.max_skew, f"{ev.time.field} is later than its arrival by more than {SKEW}"))
+    elif ev.arrival is not None:
         arrival, arrival_ok = _times(column[ev.arrival.field], ev.arrival, bad)
-        late = f"{ev.time.field} is later than {ev.arrival.field} by more than events.max_skew"
+        late = f"{ev.time.field} is later than {ev.arrival.field} by more than {SKEW}"
         checks += [
             (arrival_ok, f"{ev.arrival.field} is missing or out of range"),
             (time - arrival <= ev.max_skew, late),
         ]
+    elif isinstance(span, Since):
+        arrival = time
     values = np.empty((len(task.numeric), n), np.float32)
     for i, name in enumerate(task.numeric):
         values[i] = np.concatenate(_piecewise(column[name], name, numbers, bad)) + np.float32(0)  # -0.0 becomes 0.0
         checks.append((~np.isinf(values[i]), f"{name} is infinite or larger than a 32-bit float can be"))
-    id_, id_ok = identity(task, column, lines, n, bad)
+    id_, id_ok = identity(task, column, lines, ids, n, bad)
     checks.append((id_ok, "every field of the identity is missing"))
 
     codes_ = [codes(_text(column[name], name, bad), ev.categories[name]) for name in task.categorical]
@@ -102,7 +145,7 @@ def decode(task: Task, table: pa.Table, span: Span, lines: pa.Array | None = Non
     times = time[ok]
     ok &= span.usable(task, time, arrival)
     outside = len(times) - int(ok.sum())
-    key = np.asarray(entity.indices.fill_null(0), np.int32)
+    key = filled(entity.indices, 0).astype(np.int32, copy=False)
     block = EventBlock(
         entity.dictionary, key, time, id_, _stack(codes_, n, np.uint16), values, _stack(hashes, n, np.uint64), arrival
     )
@@ -114,8 +157,8 @@ def entities(column: pa.Array, name: str, bad: dict[int, Refused]) -> tuple[pa.D
     """A text column as distinct strings and indices, and which rows (n) have one: not null, not empty, UTF-8."""
     encoded = _distinct(_text(column, name, bad, _entity_text))
     strings = encoded.dictionary
-    good = np.append(np.asarray(pc.greater(pc.binary_length(strings), 0).fill_null(False), bool), False)
-    index = encoded.indices.fill_null(len(strings)).to_numpy(zero_copy_only=False)
+    good = np.append(pc.binary_length(strings).to_numpy() > 0, False)
+    index = filled(encoded.indices, len(strings))
     wrong = _not_utf8(strings)
     if wrong:
         good[wrong] = False
@@ -128,12 +171,17 @@ def entities(column: pa.Array, name: str, bad: dict[int, Refused]) -> tuple[pa.D
 
 
 def identity(
-    task: Task, column: dict[str, pa.Array], lines: pa.Array | None, n: int, bad: dict[int, Refused]
+    task: Task,
+    column: dict[str, pa.Array],
+    lines: pa.Array | None,
+    ids: Hashes | None,
+    n: int,
+    bad: dict[int, Refused],
 ) -> tuple[Hashes, Mask]:
-    """u8 (n) hash of what makes an event itself, and whether there is anything to hash. 0 without identity."""
+    """u8 (n) hash of what makes an event itself, and whether there is anything to hash. Without identity ids, or 0."""
     fields = task.events.identity
     if fields == "none":
-        return np.zeros(n, np.uint64), np.ones(n, bool)
+        return np.zeros(n, np.uint64) if ids is None else ids, np.ones(n, bool)
     if fields == "all" and lines is not None:
         return hash64(lines), np.ones(n, bool)
     out, known = np.zeros(n, np.uint64), np.zeros(n, bool)
@@ -199,7 +247,7 @@ def _matches(
     for name, value in where.items():
         want = str(value).lower() if isinstance(value, bool) else str(value)
         same = pc.equal(plain(_text(column[name], name, bad)), want)
-        out &= same.fill_null(False).to_numpy(zero_copy_only=False)
+        out &= filled(same, False)
     out[list(bad)] = True
     return out
 

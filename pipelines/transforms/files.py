@@ -21,25 +21,25 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import TaggedOutput
 
 from pipelines.errors import UserError
-from pipelines.ledger import NEVER, DeadLetter, Ledger
+from pipelines.ledger import DeadLetter, Ledger
 from pipelines.progress import Progress
 from pipelines.task import Task, TimeField, parse_time
-from pipelines.transforms.block import EventBlock, concat, split
+from pipelines.transforms.block import EventBlock, split
 from pipelines.transforms.columns import DecodeError
-from pipelines.transforms.decode import Decoded, Span, decode
-from pipelines.transforms.formats import avro, csv, jsonl, parquet
-from pipelines.transforms.formats.base import Format, Piece, Refusal, Rows, Unreadable, explain, shorten
+from pipelines.transforms.decode import Since, Span, decode, without_arrival
+from pipelines.transforms.formats import avro, csv, jsonl, messages, parquet
+from pipelines.transforms.formats.base import Format, Piece, Rows, Unreadable, explain, shorten
+from pipelines.transforms.intake import take_in
 from pipelines.transforms.times import micros
 
-FORMATS: dict[str, Format] = {"parquet": parquet, "jsonl": jsonl, "csv": csv, "avro": avro}
-EXTENSIONS = {".parquet": "parquet", ".pq": "parquet", ".avro": "avro"} | {
+FORMATS: dict[str, Format] = {"messages": messages, "parquet": parquet, "jsonl": jsonl, "csv": csv, "avro": avro}
+EXTENSIONS = {messages.EXTENSION: "messages", ".parquet": "parquet", ".pq": "parquet", ".avro": "avro"} | {
     extension + zipped: name
     for extension, name in ((".jsonl", "jsonl"), (".ndjson", "jsonl"), (".json", "jsonl"), (".csv", "csv"))
     for zipped in ("", ".gz")
 }
 EPOCHS: tuple[Literal["s", "ms", "us", "ns"], ...] = ("s", "ms", "us", "ns")
 SAMPLE = 100  # rows that are looked at before a run
-BLOCK = 1 << 17  # events that are split and packed at once: many small blocks are slow downstream
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,11 @@ def plan(files: Sequence[File]) -> tuple[Piece, ...]:
     return tuple(out)
 
 
-def preflight(task: Task, files: Sequence[File]) -> None:
+def preflight(task: Task, files: Sequence[File], arrival: bool = True) -> None:
     """Holds the task against the first readable file, before anything is computed.
+
+    Args:
+      arrival: whether the file must have the task's arrival field; a stream that starts from files does without.
 
     Raises:
       UserError: no file can be read, a field of the task is not there, or none of the first rows can be an event.
@@ -146,8 +149,12 @@ def preflight(task: Task, files: Sequence[File]) -> None:
             problem = problem or f"{file.path}: not a readable {file.format} file: {explain(error)}"
             continue
         if found:
+            field = task.events.arrival.field if task.events.arrival else None
+            if file.format == "messages" or (not arrival and field not in found):
+                task = without_arrival(task)
             _check_fields(task, file, found)
-            _check_rows(task, file)
+            if file.format != "messages":  # an archive has what came, good or bad
+                _check_rows(task, file)
             return
     if problem:
         raise UserError(problem if len(files) == 1 else f"none of the {len(files)} files can be read; {problem}")
@@ -155,8 +162,8 @@ def preflight(task: Task, files: Sequence[File]) -> None:
 
 def _check_fields(task: Task, file: File, found: dict[str, str]) -> None:
     ev = task.events
-    always = (ev.entity, ev.time.field)  # JSON Lines may leave out what is null
-    for name in always if file.format == "jsonl" else task.columns:
+    always = (ev.entity, ev.time.field)  # JSON may leave out what is null
+    for name in always if file.format in ("jsonl", "messages") else task.columns:
         if name not in found:
             near = difflib.get_close_matches(name, found, 1)
             hint = f", did you mean {near[0]}?" if near else "."
@@ -171,7 +178,8 @@ def _check_rows(task: Task, file: File) -> None:
     if part is None:
         return
     table = part.table.slice(0, SAMPLE)
-    decoded = decode(task, table, Span((0,)), None if part.lines is None else part.lines[:SAMPLE])
+    lines, arrival = (None if x is None else x[:SAMPLE] for x in (part.lines, part.arrival))
+    decoded = decode(task, table, Span((0,)), lines, arrival)
     reasons = {refused.reason for refused in decoded.refused.values()}
     if len(decoded.refused) == len(table) and len(reasons) == 1:
         row, (reason, value) = next(iter(decoded.refused.items()))
@@ -201,52 +209,33 @@ def _plausible(table: pa.Table, spec: TimeField, first: int = 2000, last: int = 
     return bool(len(times) and good.mean() > 0.5)
 
 
-def read_piece(task: Task, span: Span, piece: Piece) -> Iterator[EventBlock | DeadLetter | Ledger]:
-    """Blocks of at most about `BLOCK` events, the refused rows, and one Ledger at the end."""
-    ledger = Ledger(files=int(piece.whole))
-    held: list[EventBlock] = []
-    for part in FORMATS[piece.format].read(piece, task) if piece.size else ():
-        if isinstance(part, Refusal):
-            ledger += _refused(part, piece)
-            yield _letter(part, piece)
-            continue
-        decoded = decode(task, part.table, span, part.lines)
-        ledger += _counted(decoded, len(part))
-        for row, (reason, value) in decoded.refused.items():
-            yield _letter(Refusal(part.position(row), reason, value, part.raw(row)), piece)
-        if len(decoded.block):
-            held.append(decoded.block)
-        if sum(map(len, held)) >= BLOCK:
-            yield concat(held)
-            held = []
-    if held:
-        yield concat(held)
-    yield ledger if ledger.bad_files <= 1 else replace(ledger, bad_files=1)
+def read_piece(
+    task: Task, span: Span | Since, piece: Piece, timed: bool = False
+) -> Iterator[EventBlock | DeadLetter | Ledger]:
+    """Blocks of at most about `BLOCK` events, the refused rows, and one Ledger at the end.
+
+    Args:
+      timed: events without an arrival arrived at their time, since others of the run have one.
+    """
+    task = _fitting(task, span, piece)
+    for part in take_in(task, span, FORMATS[piece.format].read(piece, task) if piece.size else (), piece.path):
+        if isinstance(part, Ledger):  # files are counted with their first piece
+            yield replace(part, files=int(piece.whole), bad_files=int(piece.whole and part.bad_files > 0))
+        elif isinstance(part, EventBlock) and timed and part.arrival is None:
+            yield replace(part, arrival=part.time)
+        else:
+            yield part
 
 
-def _refused(part: Refusal, piece: Piece) -> Ledger:
-    bad = int(part.part and piece.whole)  # counted with the first piece, as files are
-    return Ledger(read=part.rows, rejected=part.rows, bad_files=bad, reasons=((part.reason, part.rows),))
-
-
-def _counted(decoded: Decoded, rows: int) -> Ledger:
-    reasons: dict[str, int] = {}
-    for reason, _ in decoded.refused.values():
-        reasons[reason] = reasons.get(reason, 0) + 1
-    return Ledger(
-        read=rows,
-        rejected=len(decoded.refused),
-        outside=decoded.outside,
-        filtered=decoded.filtered,
-        first_time=NEVER if decoded.first_time is None else decoded.first_time,
-        last_time=-NEVER if decoded.last_time is None else decoded.last_time,
-        reasons=tuple(sorted(reasons.items())),
-    )
-
-
-def _letter(part: Refusal, piece: Piece) -> DeadLetter:
-    reason = f"{part.reason}: {part.value}" if part.value else part.reason
-    return DeadLetter("read", piece.path, part.position, reason, part.rows, part.raw)
+def _fitting(task: Task, span: Span | Since, piece: Piece) -> Task:
+    """The task as the piece is read with: for a stream, files need not have the task's arrival."""
+    arrival = task.events.arrival
+    if isinstance(span, Span) or arrival is None or not piece.size:
+        return task
+    try:
+        return task if arrival.field in FORMATS[piece.format].fields(piece.path) else without_arrival(task)
+    except (Unreadable, OSError):
+        return task
 
 
 @dataclass(eq=False)
@@ -254,13 +243,13 @@ class ReadEvents(beam.PTransform):
     """Pieces -> (shard, packed EventBlock); tagged `dead`: DeadLetter, and `ledger`: one Ledger a piece."""
 
     task: Task
-    span: Span
+    span: Span | Since
     pieces: tuple[Piece, ...]
     shards: int
     progress: Progress
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
-        read = beam.ParDo(_Read(self.task, self.span, self.shards, self.progress))
+        read = beam.ParDo(_Read(self))
         read = read.with_output_types(tuple[int, bytes], dead=DeadLetter, ledger=Ledger)
         return (
             pbegin
@@ -271,11 +260,12 @@ class ReadEvents(beam.PTransform):
 
 
 class _Read(beam.DoFn):
-    def __init__(self, task: Task, span: Span, shards: int, progress: Progress) -> None:
-        self.task, self.span, self.shards, self.progress = task, span, shards, progress
+    def __init__(self, read: ReadEvents) -> None:
+        self.task, self.span, self.shards, self.progress = read.task, read.span, read.shards, read.progress
+        self.timed = any(piece.format == "messages" for piece in read.pieces)
 
     def process(self, piece: Piece) -> Iterator[tuple[int, bytes] | TaggedOutput]:
-        for part in read_piece(self.task, self.span, piece):
+        for part in read_piece(self.task, self.span, piece, self.timed):
             if isinstance(part, EventBlock):
                 for shard, block in split(part, self.shards):
                     yield shard, block.pack()

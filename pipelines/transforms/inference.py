@@ -1,13 +1,16 @@
 """From sequences to scores: full batches of one fixed shape, where a bad row or a full device costs only itself.
 
-`guarded` is the arithmetic, and `Infer` wires it to rows and engines; what an engine is lives in `pipelines.models`.
+`guarded` is the arithmetic, and `Infer` wires it to rows and the model. Which model that is: `serving`. What an engine
+is lives in `pipelines.models`.
 """
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import apache_beam as beam
 import numpy as np
@@ -18,10 +21,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.errors import UserError
 from pipelines.ledger import DeadLetter, Ledger
-from pipelines.models.engine import ALIGNMENT, DeviceName, Engine, EngineName, Floats, OutOfMemory
-from pipelines.models.loading import load_engine
-from pipelines.task import format_time
+from pipelines.metrics import counter, distribution
+from pipelines.models.engine import ALIGNMENT, DeviceName, EngineName, Floats, OutOfMemory, halved
+from pipelines.task import Task, format_time
 from pipelines.transforms.sequences import SequenceBatch
+from pipelines.transforms.serving import CHANGES, Loader, Serving
 
 Predict = Callable[[Floats], Floats]
 
@@ -36,6 +40,7 @@ class ScoreBlock:
     scores: Floats  # (n, outputs), finite
     n_events: npt.NDArray[np.int64]  # (n)
     last_event_time: npt.NDArray[np.int64]  # (n) us
+    version: str  # of the model that made them
 
 
 def guarded(predict: Predict, x: Floats, outputs: int, size: int) -> tuple[Floats, dict[int, str], int]:
@@ -67,9 +72,9 @@ def guarded(predict: Predict, x: Floats, outputs: int, size: int) -> tuple[Float
         try:
             y[rows] = _padded(predict, x[rows], size)
         except OutOfMemory:
-            if size < 2 * ALIGNMENT:
+            if not halved(size):
                 raise
-            size = size // 2 // ALIGNMENT * ALIGNMENT
+            size = halved(size)
             todo.append(rows)
         except Exception as error:  # a model may raise anything
             if len(rows) > 1:
@@ -95,57 +100,46 @@ class Infer(beam.PTransform):
     one Ledger a bundle, which counts scored and failed sequences.
 
     Args:
-      model_dir: an exported model.
-      version: of the model, which dead letters name as their source.
+      model: the folder of a version; or of a task's versions, where the one that serves is followed.
       batch_size: rows of a call of the model, a multiple of ALIGNMENT.
+      watch: seconds between two looks at which version serves. None: `model` is a version's own folder.
     """
 
-    model_dir: str
-    version: str
+    model: str
+    task: Task
     engine: EngineName
     device: DeviceName
     batch_size: int
+    watch: float | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < ALIGNMENT or self.batch_size % ALIGNMENT:
             raise UserError(f"--batch-size {self.batch_size}: must be a multiple of {ALIGNMENT}, such as 256")
+        self.model = os.path.abspath(self.model)  # workers may have another working directory
 
     def device_in_use(self) -> str:
         """The device of this process, in words. Loads the model.
 
         Raises:
-          UserError: what `load_engine` raises.
+          UserError: the model cannot serve, and neither can any that served before it.
         """
-        return _load(self).engine.device
+        return _serving(self).device
 
     def expand(self, sequences: beam.PCollection[SequenceBatch]) -> beam.pvalue.DoOutputsTuple:
         return sequences | "Score" >> beam.ParDo(_Score(self)).with_outputs("dead", "ledger", main="scores")
 
 
-@dataclass
-class _Loaded:
-    """The model of this process. One call at a time: a call uses every core, or the device, by itself."""
-
-    engine: Engine
-    size: int
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def score(self, x: Floats) -> tuple[Floats, dict[int, str]]:
-        with self.lock:
-            y, failed, self.size = guarded(self.engine.predict, x, self.engine.outputs, self.size)
-        return y, failed
+_starting = threading.Lock()
+_started: dict[tuple[object, ...], Serving] = {}  # DoFns and threads of a process share its models
 
 
-_loading = threading.Lock()
-_loaded: dict[tuple[str, str, str, str, int], _Loaded] = {}  # DoFns and threads of a process share its models
-
-
-def _load(infer: Infer) -> _Loaded:
-    key = (infer.model_dir, infer.version, infer.engine, infer.device, infer.batch_size)
-    with _loading:
-        if key not in _loaded:
-            _loaded[key] = _Loaded(load_engine(infer.model_dir, infer.engine, infer.device), infer.batch_size)
-        return _loaded[key]
+def _serving(infer: Infer) -> Serving:
+    key = (infer.model, infer.task.digest, infer.engine, infer.device, infer.batch_size, infer.watch)
+    with _starting:
+        if key not in _started:
+            loader = Loader(infer.task, infer.engine, infer.device, infer.batch_size)
+            _started[key] = Serving(infer.model, loader, infer.watch)
+        return _started[key]
 
 
 class _Score(beam.DoFn):
@@ -153,11 +147,14 @@ class _Score(beam.DoFn):
 
     def __init__(self, infer: Infer) -> None:
         self.infer = infer
+        self.fill, self.ms = distribution("batch_fill_percent"), distribution("model_ms")
+        self.changes = {name: counter(name) for name in CHANGES}
 
     def setup(self) -> None:
-        self.model = _load(self.infer)
+        self.serving = _serving(self.infer)
 
     def start_bundle(self) -> None:
+        self.serving.look()
         self.held: list[SequenceBatch] = []
         self.rows = 0
         self.ledger = Ledger()
@@ -165,11 +162,13 @@ class _Score(beam.DoFn):
     def process(self, batch: SequenceBatch) -> Iterator[ScoreBlock | TaggedOutput]:
         self.held.append(batch)
         self.rows += len(batch.entities)
-        while self.rows >= self.model.size:
-            yield from self._score(self._take(self.model.size))
+        while self.rows >= (size := self.serving.size):
+            yield from self._score(self._take(size))
 
     def finish_bundle(self) -> Iterator[WindowedValue | TaggedOutput]:
         last = list(self._score(self._take(self.rows))) if self.rows else []
+        for change in self.serving.changes():  # counted here: a metric is lost outside of a bundle
+            self.changes[change].inc()
         for out in (*last, TaggedOutput("ledger", self.ledger)):
             # The tag goes outside: inside, it would be lost without an error.
             if isinstance(out, TaggedOutput):
@@ -192,18 +191,22 @@ class _Score(beam.DoFn):
 
     def _score(self, batches: list[SequenceBatch]) -> Iterator[ScoreBlock | TaggedOutput]:
         x = batches[0].tensor if len(batches) == 1 else np.concatenate([b.tensor for b in batches])
-        y, failed = self.model.score(x)
-        scored = joined(batches, y)
+        with self.serving.model() as model:
+            start, size, version = time.perf_counter(), model.size, model.version
+            y, failed, model.size = guarded(model.engine.predict, x, model.engine.outputs, size)
+            self.ms.update(round(1000 * (time.perf_counter() - start)))
+        self.fill.update(100 * len(x) // (-(-len(x) // size) * size))
+        scored = joined(batches, y, version)
         for i, reason in sorted(failed.items()):
             position = f"{scored.entities[i]} as of {format_time(int(scored.as_of[i]))}"
-            yield TaggedOutput("dead", DeadLetter("infer", self.infer.version, position, reason, 1, ""))
+            yield TaggedOutput("dead", DeadLetter("infer", version, position, reason, 1, ""))
         self.ledger += Ledger(scored=len(x) - len(failed), failed=len(failed))
         if len(failed) < len(x):
             yield without(scored, failed) if failed else scored
 
 
-def joined(batches: list[SequenceBatch], scores: Floats) -> ScoreBlock:
-    """The rows of all batches, in order, with their scores (n, outputs)."""
+def joined(batches: list[SequenceBatch], scores: Floats, version: str) -> ScoreBlock:
+    """The rows of all batches, in order, with their scores (n, outputs), which one model made."""
     return ScoreBlock(
         [entity for b in batches for entity in b.entities],
         np.repeat(np.array([b.as_of for b in batches], np.int64), [len(b.entities) for b in batches]),
@@ -211,6 +214,7 @@ def joined(batches: list[SequenceBatch], scores: Floats) -> ScoreBlock:
         scores,
         np.concatenate([b.n_events for b in batches]),
         np.concatenate([b.last_event_time for b in batches]),
+        version,
     )
 
 
@@ -225,6 +229,7 @@ def without(block: ScoreBlock, rows: Collection[int]) -> ScoreBlock:
         block.scores[keep],
         block.n_events[keep],
         block.last_event_time[keep],
+        block.version,
     )
 
 

@@ -1,4 +1,4 @@
-"""From the events of a shard to tensors: the whole meaning of what a model sees, and the transform that applies it.
+"""From the events of a shard to tensors: the whole meaning of what a model sees.
 
 The functions are pure: no Beam, no clock, no I/O. Runners and the order of arrival decide when they are called,
 never what they return. A score at as-of T is due for every entity with an event in the history [T - H, T), also for
@@ -7,21 +7,16 @@ those that fell silent in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from apache_beam.pvalue import TaggedOutput
 
-from pipelines.ledger import Ledger
-from pipelines.progress import Progress
 from pipelines.task import Aggregation, ChurnLabel, PathLabel, Task
-from pipelines.transforms.block import EventBlock, Floats, Hashes, Ints, Mask, concat, sortable, tidy, unpack
-from pipelines.transforms.decode import Span
+from pipelines.transforms.block import EventBlock, Floats, Hashes, Ints, Mask, sortable
 
 Array = npt.NDArray[Any]
 Codes = npt.NDArray[np.uint16]
@@ -36,7 +31,7 @@ class SequenceBatch:
 
     entities: list[str]
     as_of: int  # us; the tensor covers [as_of - history, as_of)
-    revision: npt.NDArray[np.int32]  # (n) 0 on time, k corrected at the k-th boundary after the as-of
+    revision: npt.NDArray[np.int32]  # (n) 0 on time, k corrected at the k-th boundary after, -1 early
     tensor: Floats  # (n, steps, features)
     n_events: Ints  # (n) events in the history
     last_event_time: Ints  # (n) us
@@ -102,10 +97,15 @@ def ties(task: Task, block: EventBlock) -> Ties | None:
     return Ties(rows, np.cumsum(np.concatenate(([True], ~same)))[rows])
 
 
-def sequences(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[tuple[SequenceBatch, Ints]]:
+def sequences(
+    task: Task, block: EventBlock, as_ofs: Sequence[int], only: Mapping[int, Mask] | None = None
+) -> Iterator[tuple[SequenceBatch, Ints]]:
     """(batch, index of its entities in block.keys) of a tidy block, at each as-of (us, ascending).
 
     Steps are aggregated once for all as-ofs; each as-of is a window on them.
+
+    Args:
+      only: as-of -> (keys) the entities that are wanted then; all without it.
     """
     origin, step, steps = task.sequence.origin, task.sequence.step, task.sequence.steps
     ends = [(t - origin) // step for t in as_ofs]
@@ -113,6 +113,8 @@ def sequences(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[
     width = high - low
     at = (block.time - origin) // step - low
     inside = (at >= 0) & (at < width)
+    if only is not None:
+        inside &= np.logical_or.reduce([only[t] for t in as_ofs])[block.key]
     if not inside.all():
         block, at = block.take(inside), at[inside]
     if not len(block):
@@ -131,6 +133,8 @@ def sequences(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[
         for as_of, end in zip(as_ofs, ends, strict=True):
             window = table.window(slice(end - low - steps, end - low))
             live = np.asarray((window.events > 0).any(axis=1))
+            if only is not None:
+                live &= only[as_of][keys]
             if live.any():
                 entities = block.keys.take(pa.array(keys[live])).to_pylist()
                 yield window.batch(task, live, entities, as_of), keys[live]
@@ -355,40 +359,3 @@ def _picked(b: SequenceBatch, rows: Mask) -> SequenceBatch:
     return SequenceBatch(
         entities, b.as_of, b.revision[rows], b.tensor[rows], b.n_events[rows], b.last_event_time[rows], label
     )
-
-
-@dataclass(eq=False)
-class Sequences(beam.PTransform):
-    """(shard, packed EventBlock) -> `sequences`: SequenceBatch, and `ledger`: one Ledger a shard.
-
-    With a horizon in the span the sequences are labelled examples.
-
-    Args:
-      read: the summed Ledger of reading, a side input: when too much was refused, there are no sequences.
-    """
-
-    task: Task
-    span: Span
-    read: beam.pvalue.AsSingleton
-    max_bad_share: float
-    progress: Progress
-
-    def expand(self, blocks: beam.PCollection[tuple[int, bytes]]) -> beam.pvalue.DoOutputsTuple:
-        build = beam.ParDo(_Build(self.task, self.span, self.max_bad_share, self.progress), self.read)
-        return blocks | "ByShard" >> beam.GroupByKey() | "Build" >> build.with_outputs("ledger", main="sequences")
-
-
-class _Build(beam.DoFn):
-    def __init__(self, task: Task, span: Span, max_bad_share: float, progress: Progress) -> None:
-        self.task, self.span, self.max_bad_share, self.progress = task, span, max_bad_share, progress
-
-    def process(self, shard: tuple[int, Iterable[bytes]], read: Ledger) -> Iterator[SequenceBatch | TaggedOutput]:
-        identity = self.task.events.identity != "none"
-        block, duplicates = tidy(concat([unpack(raw) for raw in shard[1]]), identity)
-        built = 0
-        if read.bad_share <= self.max_bad_share:
-            for batch in (examples if self.span.horizon else backfill)(self.task, block, self.span.as_ofs):
-                built += len(batch.entities)
-                yield batch
-        yield TaggedOutput("ledger", Ledger(accepted=len(block), duplicates=duplicates, sequences=built))
-        self.progress.add("scoring", 1)

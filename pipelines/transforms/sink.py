@@ -1,34 +1,50 @@
-"""Writing a run into the output folder: scores, dead letters and ledger as Parquet, published together at the end.
+"""Writing into the output folder: scores, dead letters and ledger as Parquet. A run over files publishes them together
+at its end (`WriteRun`), a live job appends them as they come (`AppendRun`), and its ledger as a running total.
 
-Here: rows, their order and their files. The folder and the commit are in `pipelines.store`, the columns in
-`pipelines.rows`.
+Here: rows, their order and their files. The folders and the commit are in `pipelines.store` and `pipelines.livestore`,
+the columns in `pipelines.rows`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from apache_beam.coders import PickleCoder
+from apache_beam.transforms import userstate
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import Timestamp
 
 from pipelines.ledger import DeadLetter, Ledger, total
-from pipelines.rows import DEAD_LETTERS, RunTarget, ledger_table, score_schema
-from pipelines.store import LEDGER, Outcome, Status, publish, read_outcome, write_file
+from pipelines.livestore import Kind, append
+from pipelines.metrics import counter
+from pipelines.rows import (
+    DEAD_LETTERS,
+    ROW_GROUP,
+    TIME,
+    RunTarget,
+    StreamTarget,
+    ledger_table,
+    live_ledger_table,
+    live_schema,
+    score_schema,
+    write_table,
+)
+from pipelines.store import LEDGER, Outcome, Status, publish, read_outcome
 from pipelines.transforms.inference import ScoreBlock
 
 Inputs = tuple[beam.PCollection[ScoreBlock], beam.PCollection[DeadLetter], beam.PCollection[Ledger]]
 
-Letter = tuple[str, str, str, str, int, str]  # the fields of a DeadLetter
-ROW_GROUP = 131_072
-REPEATED = ["task", "entity_id", "model_version", "run_id", "stage", "source", "reason"]
+Letter = tuple[str, str, str, str, int, str, bytes | None, str | None]  # the fields of a DeadLetter
 
 
 def now() -> int:
@@ -50,6 +66,7 @@ def block_table(block: ScoreBlock, outputs: Sequence[str]) -> pa.Table:
             "as_of": pa.array(block.as_of),
             "revision": pa.array(block.revision),
             **scores,
+            "model_version": _repeated(block.version, len(block.entities)),
             "n_events": pa.array(block.n_events),
             "last_event_time": pa.array(block.last_event_time),
         }
@@ -68,12 +85,14 @@ def split(table: pa.Table, parts: int) -> Iterator[tuple[int, pa.Table]]:
         yield p, table.take(pa.array(np.flatnonzero(part == p)))
 
 
-def score_rows(tables: Iterable[pa.Table], target: RunTarget) -> pa.Table:
+def score_rows(tables: Iterable[pa.Table], target: RunTarget | StreamTarget) -> pa.Table:
     """Whole score rows of `block_table`s, in the order of (as_of, entity_id, revision), whatever order they came in."""
     rows = pa.concat_tables(tables)
+    version = rows.schema.get_field_index("model_version")
+    rows = rows.set_column(version, "model_version", rows["model_version"].cast(pa.string()))
     rows = rows.sort_by([("as_of", "ascending"), ("entity_id", "ascending"), ("revision", "ascending")])
     pairs = zip(rows["entity_id"].to_pylist(), rows["as_of"].to_pylist(), strict=True)
-    same = {"task": target.task, "model_version": target.model_version, "run_id": target.attempt.run_id}
+    same = {"task": target.task, "run_id": target.run_id}
     columns = {
         "score_id": pa.array([score_id(target.task, *pair) for pair in pairs], pa.string()),
         **{name: pa.repeat(value, rows.num_rows) for name, value in same.items()},
@@ -84,9 +103,12 @@ def score_rows(tables: Iterable[pa.Table], target: RunTarget) -> pa.Table:
 
 
 def letter_fields(letter: DeadLetter) -> Letter:
-    """Its fields, as text that UTF-8 can hold."""
-    stage, source, position, reason, rows, raw = astuple(letter)
-    return _clean(stage), _clean(source), _clean(position), _clean(reason), int(rows), _clean(raw)
+    """Its fields, as text that UTF-8 can hold; attributes as a JSON object."""
+    stage, source, position, reason, raw = map(
+        _clean, (letter.stage, letter.source, letter.position, letter.reason, letter.raw)
+    )
+    attributes = _clean(json.dumps(dict(letter.attributes), ensure_ascii=False)) if letter.attributes else None
+    return stage, source, position, reason, int(letter.rows), raw, letter.payload, attributes
 
 
 def letter_rows(letters: Iterable[Letter], run_id: str) -> pa.Table:
@@ -96,27 +118,17 @@ def letter_rows(letters: Iterable[Letter], run_id: str) -> pa.Table:
     return pa.table([*columns, [run_id] * len(ordered)], schema=DEAD_LETTERS)
 
 
+def stamped(rows: pa.Table, at: int) -> pa.Table:
+    """Rows of a live job's scores or dead letters, with the time when they are written, us."""
+    schema = live_schema(rows.schema)
+    return rows.append_column(schema.field(rows.num_columns), pa.repeat(pa.scalar(at, TIME), rows.num_rows))
+
+
 def run_status(ledger: Ledger, max_bad_share: float) -> Status:
     """Refused for too many bad rows, unbalanced if the sums do not match, otherwise published."""
     if ledger.bad_share > max_bad_share:
         return "refused"
     return "unbalanced" if ledger.differences else "published"
-
-
-def write_table(table: pa.Table, path: Path) -> None:
-    """Writes Parquet whose bytes depend on the rows alone, whole or not at all."""
-
-    def write(f: object) -> None:
-        pq.write_table(
-            table,
-            f,
-            row_group_size=ROW_GROUP,
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=_dictionary(table),
-        )
-
-    write_file(path, write)
 
 
 @dataclass(eq=False)  # not frozen: Beam keeps notes of its own on a transform
@@ -152,6 +164,36 @@ class WriteRun(beam.PTransform):
             _Publish(self.target, self.clock), beam.pvalue.AsList(written), beam.pvalue.AsSingleton(ledger)
         )
         return start | "Publish" >> publishing.with_output_types(Outcome)
+
+
+@dataclass(eq=False)
+class AppendRun(beam.PTransform):
+    """Appends (scores, dead letters, ledgers) of a live job to the output folder, one file of a kind and bundle.
+
+    A bundle that is done again writes its scores and dead letters again, which the views and the next merge make one.
+    The ledger is a running total in the state of the job, which a runner that recovers sets back with all the rest:
+    each of its rows replaces those before. To be run after `livestore.prepare`.
+
+    Args:
+      every: seconds from a change of the ledger to a row of it; the end of the input makes one, too.
+    """
+
+    target: StreamTarget
+    clock: Callable[[], int] = now
+    every: float = 5.0
+
+    def expand(self, inputs: Inputs) -> beam.pvalue.PDone:
+        scores, dead, ledgers = inputs
+        scores | "AppendScores" >> beam.ParDo(_AppendScores(self.target, self.clock))
+        (
+            ledgers
+            | "KeyLedger" >> beam.Map(_keyed).with_output_types(tuple[str, Ledger])
+            | "Running" >> beam.ParDo(_Run(self.target.attempt, self.every, self.clock)).with_output_types(Running)
+            | "AppendLedger" >> beam.ParDo(_AppendLedger(self.target))
+        )
+        if self.target.letters_to_files:
+            dead | "AppendLetters" >> beam.ParDo(_AppendLetters(self.target, self.clock))
+        return beam.pvalue.PDone(scores.pipeline)
 
 
 class _SplitScores(beam.DoFn):
@@ -209,18 +251,148 @@ class _Publish(beam.DoFn):
         yield outcome
 
 
+class _Append(beam.DoFn):
+    """Holds what a bundle brings, and writes it at the end of the bundle, or as soon as it is as much as `most`."""
+
+    kind: Kind
+    most: int
+
+    def __init__(self, target: StreamTarget, clock: Callable[[], int]) -> None:
+        self.target, self.clock = target, clock
+
+    def start_bundle(self) -> None:
+        self.held: list[Any] = []
+        self.size = 0
+
+    def finish_bundle(self) -> None:
+        if self.held:
+            self.write()
+
+    def hold(self, value: object, size: int) -> None:
+        self.held.append(value)
+        self.size += size
+        if self.size >= self.most:
+            self.write()
+
+    def write(self) -> None:
+        at = self.clock()
+        append(self.target.out, self.target.run_id, self.kind, self.rows(at), at)
+        self.start_bundle()
+
+    def rows(self, at: int) -> pa.Table:
+        """Of what is held, written at a time, us."""
+        raise NotImplementedError
+
+
+class _AppendScores(_Append):
+    kind: Kind = "scores"
+    most = ROW_GROUP
+
+    def process(self, block: ScoreBlock) -> None:
+        self.hold(block_table(block, self.target.outputs), len(block.entities))
+
+    def rows(self, at: int) -> pa.Table:
+        return stamped(score_rows(self.held, self.target), at)
+
+
+class _AppendLetters(_Append):
+    kind: Kind = "dead_letters"
+    most = 10_000
+
+    def setup(self) -> None:
+        self.letters = counter("dead_letters")
+
+    def process(self, letter: DeadLetter) -> None:
+        self.letters.inc()
+        self.hold(letter_fields(letter), 1)
+
+    def rows(self, at: int) -> pa.Table:
+        return stamped(letter_rows(self.held, self.target.run_id), at)
+
+
+@dataclass(frozen=True)
+class Running:
+    """The ledger of a live job, as its state keeps it."""
+
+    attempt: str  # that began to count: a job that is updated goes on with the state, and so with the attempt
+    total: Ledger
+    at: int = 0  # of the last row, us
+    changed: bool = False  # since then
+
+    def counted(self, ledger: Ledger) -> Running:
+        return replace(self, total=self.total + ledger, changed=True)
+
+    def written(self, at: int) -> Running:
+        """At a time (us), or just after the last row if the clock was put back."""
+        return replace(self, at=max(at, self.at + 1), changed=False)
+
+
+RUNNING = beam.DoFn.StateParam(userstate.ReadModifyWriteStateSpec("running", PickleCoder()))
+SOON_TIMER = userstate.TimerSpec("soon", userstate.TimeDomain.REAL_TIME)
+END_TIMER = userstate.TimerSpec("end", userstate.TimeDomain.WATERMARK)
+SOON, END = beam.DoFn.TimerParam(SOON_TIMER), beam.DoFn.TimerParam(END_TIMER)
+
+
+class _Run(beam.DoFn):
+    """Adds up ledgers, and tells the total a while after it has changed, and at the end of the input."""
+
+    def __init__(self, attempt: str, every: float, clock: Callable[[], int]) -> None:
+        self.attempt, self.every, self.clock = attempt, every, clock
+
+    def process(self, element: tuple[str, Ledger], state: Any = RUNNING, soon: Any = SOON, end: Any = END) -> None:
+        _, ledger = element
+        if ledger == Ledger():
+            return
+        running = state.read() or Running(self.attempt, Ledger())
+        if not running.changed:
+            soon.set(Timestamp.of(self.clock() / 1e6 + self.every))
+            end.set(GlobalWindow().max_timestamp())
+        state.write(running.counted(ledger))
+
+    @userstate.on_timer(SOON_TIMER)
+    def meanwhile(self, state: Any = RUNNING) -> Iterator[Running]:
+        yield from self._tell(state)
+
+    @userstate.on_timer(END_TIMER)
+    def ending(self, state: Any = RUNNING, soon: Any = SOON) -> Iterator[Running]:
+        soon.clear()
+        yield from self._tell(state)
+
+    def _tell(self, state: Any) -> Iterator[Running]:
+        running = state.read()
+        if running is not None and running.changed:
+            running = running.written(self.clock())
+            state.write(running)
+            yield running
+
+
+class _AppendLedger(beam.DoFn):
+    def __init__(self, target: StreamTarget) -> None:
+        self.target = target
+
+    def process(self, running: Running) -> None:
+        row = live_ledger_table(replace(self.target, attempt=running.attempt), running.total, running.at)
+        append(self.target.out, self.target.run_id, "ledger", row, running.at)
+
+
+def _keyed(ledger: Ledger) -> tuple[str, Ledger]:
+    """All under one key."""
+    return "", ledger
+
+
 def _clean(text: str) -> str:
     """Half surrogate pairs, which JSON allows and UTF-8 does not, as \\uNNNN."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
-def _letter_order(letter: Letter) -> tuple[str, int, Letter]:
+def _letter_order(letter: Letter) -> tuple[str, int, tuple[object, ...]]:
     number = re.search(r"\d{1,18}", letter[2])
-    return letter[1], int(number[0]) if number else -1, letter
+    return letter[1], int(number[0]) if number else -1, (*letter[:6], letter[6] or b"", letter[7] or "")
 
 
-def _dictionary(table: pa.Table) -> list[str]:
-    return [name for name in table.column_names if name in REPEATED]
+def _repeated(value: str, n: int) -> pa.Array:
+    """n times the same text, at a byte each."""
+    return pa.DictionaryArray.from_arrays(np.zeros(n, np.int8), pa.array([value], pa.string()))
 
 
 def _pack(table: pa.Table) -> bytes:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipelines.task import UNITS, TimeField
 from pipelines.transforms.block import Ints, Mask
-from pipelines.transforms.columns import DecodeError, WrongType, convert, is_text, plain, text
+from pipelines.transforms.columns import DecodeError, WrongType, convert, filled, is_text, plain, text
 
 UNIT = {"d": UNITS["d"], "s": UNITS["s"], "ms": UNITS["ms"], "us": 1}
 FARTHEST = 1 << 61  # us; 73,000 years: sums and differences of times stay inside 64 bits
@@ -49,13 +49,14 @@ def micros(column: pa.Array, spec: TimeField) -> tuple[Ints, Mask]:
     if pa.types.is_decimal(column.type) or pa.types.is_floating(column.type):
         return _float_micros(convert(column, pa.float64(), name, "a number"), spec.unit or "us")
     whole = convert(column, pa.int64(), name, f"a whole number of {spec.unit}")
-    times, ok = _scaled(whole.fill_null(0).to_numpy(zero_copy_only=False), spec.unit or "us")
+    times, ok = _scaled(filled(whole, 0), spec.unit or "us")
     return times, ok & whole.is_valid().to_numpy(zero_copy_only=False)
 
 
 def _filled(column: pa.Array) -> pa.Array:
     """Empty text is null."""
-    return pc.if_else(pc.equal(column, ""), None, column)
+    empty = pc.equal(column, "")
+    return pc.if_else(empty, None, column) if empty.true_count else column
 
 
 def _number_text(column: pa.Array, name: str) -> pa.Array:
@@ -84,7 +85,7 @@ def _stamps(column: pa.Array) -> tuple[Ints, Mask]:
     kind = column.type
     unit = "d" if pa.types.is_date32(kind) else "ms" if pa.types.is_date(kind) else kind.unit
     whole = column.cast(pa.int32()).cast(pa.int64()) if unit == "d" else column.cast(pa.int64())
-    times, ok = _scaled(whole.fill_null(0).to_numpy(zero_copy_only=False), unit)
+    times, ok = _scaled(filled(whole, 0), unit)
     return times, ok & column.is_valid().to_numpy(zero_copy_only=False)
 
 

@@ -48,7 +48,7 @@ def test_contract(engine: Engine, exported: tuple[Path, Floats]) -> None:
     tolerance = 2e-2 if engine.name == "openvino-bf16" else 1e-5
     assert engine.name in ENGINES
     assert engine.device.startswith(("cpu (", "gpu "))
-    assert engine.outputs == expected.shape[1]
+    assert (engine.inputs, engine.outputs) == (x.shape[1:], expected.shape[1])
     y = engine.predict(x)
     assert y.dtype == np.float32
     np.testing.assert_allclose(y, expected, rtol=tolerance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,11 +17,16 @@ from hypothesis import strategies as st
 
 from pipelines.transforms.block import (
     NO_CODE,
+    SMALL,
     VERSION,
     EventBlock,
+    arrivals,
+    chunks,
     concat,
     hash64,
+    joined,
     order,
+    pruned,
     sortable,
     split,
     tidy,
@@ -69,8 +75,47 @@ def test_pack_unpack(events: list[Row], arrival: bool) -> None:
 
 def test_a_block_of_another_version_is_refused() -> None:
     raw = block_of([]).pack()
-    with pytest.raises(ValueError, match=f"reads version {VERSION}"):
-        unpack(bytes([VERSION + 1]) + raw[1:])
+    for read in (unpack, lambda raw: joined([raw])):
+        with pytest.raises(ValueError, match=f"reads version {VERSION}"):
+            read(bytes([VERSION + 1]) + raw[1:])
+
+
+def test_arrivals_of_a_packed_block() -> None:
+    assert arrivals(block_of([("a", 1, 7, 0, 1.0, 0, 9), ("b", 2, 7, 3, 9.0, 0, 2)]).pack()).tolist() == [9, 2]
+
+
+def test_an_empty_block_is_one_of_no_events() -> None:
+    block = EventBlock.empty(1, 1, 1)
+    assert block.pack() == block_of([]).pack()
+    assert rows_of(concat([block, block_of([("a", 1, 7, 0, 1.0, 0, 9)])])) == [repr(("a", 1, 7, 0, 1.0, 0, 9))]
+
+
+@given(st.lists(st.lists(rows, max_size=6), min_size=1, max_size=6), st.booleans(), st.sampled_from([0, 1, 100]))
+def test_joined_is_concat(parts: list[list[Row]], arrival: bool, more: int) -> None:
+    blocks = [block_of(events, arrival) for events in parts]
+    large = block_of([("x" * 30 + str(i), i, i, 0, 0.5, 1, i) for i in range(8 * more)], arrival)
+    blocks.insert(1, large)
+    raws = [b.pack() for b in blocks]
+    assert (len(raws[1]) >= SMALL) == (more == 100)
+    assert sorted(rows_of(joined(raws))) == sorted(rows_of(concat(blocks)))
+    assert len(joined(raws).keys) == len(concat(blocks).keys)
+
+
+@given(st.lists(rows, min_size=1, max_size=20), st.sets(st.integers(0, 19)))
+def test_pruned_keeps_the_events_and_no_other_key(events: list[Row], picked: set[int]) -> None:
+    block = block_of(events).take(np.array(sorted(i for i in picked if i < len(events)), np.int64))
+    out = pruned(block)
+    assert rows_of(out) == rows_of(block)
+    assert set(out.keys.to_pylist()) == {e[0] for i, e in enumerate(events) if i in picked}
+
+
+@given(st.lists(rows, max_size=20), st.integers(1, 600))
+def test_chunks_are_small_and_lose_nothing(events: list[Row], size: int) -> None:
+    raws = list(chunks(block_of(events), size))
+    parts = [unpack(raw) for raw in raws]
+    assert [r for b in parts for r in rows_of(b)] == rows_of(block_of(events))
+    assert all(len(raw) <= size or len(b) == 1 for raw, b in zip(raws, parts, strict=True))
+    assert all(len(raw) % 8 == 0 for raw in raws)
 
 
 @given(st.lists(rows, max_size=20), st.integers(1, 5))
@@ -92,7 +137,24 @@ def test_tidy_does_not_depend_on_the_order_of_arrival(
     again = tidy(concat([p for p in parts if len(p)]), identity)
     keyed = [sorted_by_key(t[0]) for t in (once, again)]
     assert keyed[0] == keyed[1]
-    assert once[1] == again[1]
+
+
+@given(st.lists(rows, min_size=1, max_size=20), st.booleans())
+def test_tidy_says_which_rows_stayed(events: list[Row], identity: bool) -> None:
+    block, kept = tidy(block_of(events), identity)
+    assert len(set(kept.tolist())) == len(block)
+    for row, stayed in zip(rows_of(block), rows_of(block_of(events).take(kept)), strict=True):
+        name, time, id_, *_, arrival = ast.literal_eval(row.replace("nan", "None"))
+        other = ast.literal_eval(stayed.replace("nan", "None"))
+        assert (name, time, id_, arrival) == (*other[:3], other[-1])
+    different = {(e[0], e[1], e[2]) for e in events if identity or e[2]}
+    assert len(block) == len(different) + sum(not (identity or e[2]) for e in events)
+
+
+def test_of_equal_copies_the_first_given_stays() -> None:
+    event = ("a", 1, 7, 0, 1.0, 0, 9)
+    for identity in (True, False):
+        assert tidy(block_of([event, ("b", 0, 1, 0, 0.0, 0, 0), event]), identity)[1].tolist() == [0, 1]
 
 
 def sorted_by_key(b: EventBlock) -> list[str]:
@@ -103,10 +165,14 @@ def sorted_by_key(b: EventBlock) -> list[str]:
 
 def test_of_two_copies_the_one_that_arrived_first_stays() -> None:
     late, early = ("a", 1, 7, 0, 1.0, 0, 9), ("a", 1, 7, 3, 9.0, 0, 2)
-    kept, dropped = tidy(block_of([late, early]), identity=True)
-    assert dropped == 1
+    kept, rows = tidy(block_of([late, early]), identity=True)
+    assert rows.tolist() == [1]
     assert rows_of(kept) == rows_of(block_of([early]))
-    assert tidy(block_of([late, early]), identity=False)[1] == 0
+
+
+def test_without_identity_only_ids_of_messages_make_copies() -> None:
+    row, message = ("a", 1, 0, 0, 1.0, 0, 2), ("a", 1, 7, 0, 1.0, 0, 2)
+    assert tidy(block_of([row, message, row, message]), identity=False)[1].tolist() == [0, 2, 1]
 
 
 def test_copies_that_arrived_at_once_are_settled_field_by_field() -> None:
@@ -117,8 +183,8 @@ def test_copies_that_arrived_at_once_are_settled_field_by_field() -> None:
         ("a", 1, 7, 2, null, 4, 2),
         ("a", 1, 7, 3, -8.0, 1, 3),
     ]
-    kept, dropped = tidy(block_of([*events, ("b", 1, 7, 3, 1.0, 5, 2)]), identity=True)
-    assert dropped == 3
+    kept, rows = tidy(block_of([*events, ("b", 1, 7, 3, 1.0, 5, 2)]), identity=True)
+    assert len(rows) == 2
     assert rows_of(kept) == rows_of(block_of([("a", 1, 7, 2, -1.5, 4, 2), ("b", 1, 7, 3, 1.0, 5, 2)]))
     kept, _ = tidy(block_of([("a", 1, 7, 1, null, 0, 2), ("a", 1, 7, 2, null, 0, 2)]), identity=True)
     assert rows_of(kept) == rows_of(block_of([("a", 1, 7, int(NO_CODE), null, 0, 2)]))

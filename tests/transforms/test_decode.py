@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.task import Task, parse_time
-from pipelines.transforms.decode import Decoded, Span, decode
+from pipelines.transforms.decode import Decoded, Since, Span, decode, without_arrival
+from tests.generated import STEP
+from tests.generated import tasks as random_tasks
 from tests.transforms.formats.writers import DAY, SPAN, START, task
 
 T0 = START * 1_000_000
@@ -224,3 +226,50 @@ def test_usable() -> None:
     assert day[labels].tolist() == [*range(40, 110, 10), *range(240, 310, 10)]
     late = Span(as_ofs).usable(spec, T0 + day * DAY, np.full(len(day), T0 + 200 * DAY))
     assert day[late].tolist() == list(range(240, 300, 10))
+
+
+def test_an_arrival_that_is_given() -> None:
+    """The field of the task is not read, and events must not lie after the arrival in any task."""
+    arrival = np.array([T0, T0 - 60_000_001, T0 + 5])
+    for field in ({"field": "seen", "unit": "s"}, None):
+        spec = without_arrival(task(arrival=field, max_skew="61s"))
+        decoded = decode(spec, table(), SPAN, arrival=arrival)
+        assert reasons(decoded) == {1: "ts is later than its arrival by more than events.max_skew"}
+        assert decoded.block.arrival is not None
+        assert decoded.block.arrival.tolist() == [T0, T0 + 5]
+    assert "seen" not in without_arrival(task(arrival={"field": "seen", "unit": "s"})).columns
+
+
+def test_a_stream_starts_from_files_without_arrival() -> None:
+    block = decode(task(), table(), Since(T0 + DAY)).block
+    assert block.arrival is not None
+    assert block.arrival.tolist() == block.time.tolist()
+    assert decode(task(), table(), SPAN).block.arrival is None
+    decoded = decode(task(), table(), Since(T0 + 60 * DAY + 1))  # every score.every from there: the first event is old
+    assert (len(decoded.block), decoded.outside) == (2, 1)
+
+
+@given(
+    random_tasks(),
+    st.integers(-2, 6),
+    st.lists(st.tuples(st.integers(-20, 20), st.integers(-20, 20)), min_size=1, max_size=20),
+    st.sampled_from([0, 1]),
+)
+def test_usable_since(spec: Task, first: int, when: list[tuple[int, int]], more: int) -> None:
+    """Some as-of of the job has the event in its history, and is still open when it arrives."""
+    every, lateness = spec.score.every, spec.score.allowed_lateness
+    since = Since(spec.sequence.origin + first * every)
+    grid = [since.first + i * every for i in range(100)]
+    time, arrival = (np.array(column) * STEP // 2 + more for column in zip(*when, strict=True))
+    for known in (arrival, None):
+        usable = since.usable(spec, time, known).tolist()
+        for t, a, ok in zip(time, time if known is None else known, usable, strict=True):
+            assert ok == any(as_of > t >= as_of - spec.history and as_of + lateness > a for as_of in grid)
+    assert since.after(spec, time).tolist() == [next(as_of for as_of in grid if as_of > t) for t in time]
+    assert since.horizon == 0
+
+
+def test_ids_are_for_tasks_without_identity() -> None:
+    ids = np.array([7, 8, 9], np.uint64)
+    assert decode(task(identity="none"), table(), SPAN, ids=ids).block.id.tolist() == [7, 8, 9]
+    assert decode(task(), table(), SPAN, ids=ids).block.id.tolist() == decode(task(), table(), SPAN).block.id.tolist()

@@ -21,12 +21,15 @@ from pipelines.errors import UserError
 from pipelines.ledger import DeadLetter, Ledger, total
 from pipelines.progress import Progress
 from pipelines.progress import read as progress_of
-from pipelines.transforms import files
-from pipelines.transforms.block import EventBlock, hash64, unpack
+from pipelines.transforms import intake
+from pipelines.transforms.archive import write_messages
+from pipelines.transforms.block import EventBlock, concat, hash64, unpack
+from pipelines.transforms.decode import Since
 from pipelines.transforms.files import File, ReadEvents, find, plan, preflight, read_piece
 from pipelines.transforms.formats import avro, lines, parquet
 from pipelines.transforms.formats.base import Piece
 from tests.transforms.formats import writers
+from tests.transforms.formats.sent import messages, text
 from tests.transforms.formats.writers import SPAN, START, task, written
 
 ROWS = writers.records(500)
@@ -279,7 +282,7 @@ def test_blocks_are_big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (piece,) = plan(find([str(written(tmp_path / "x.parquet", writers.parquet(ROWS, row_group=10)))]))
     blocks = [p for p in read_piece(task(), SPAN, piece) if isinstance(p, EventBlock)]
     assert [len(b) for b in blocks] == [500]
-    monkeypatch.setattr(files, "BLOCK", 100)
+    monkeypatch.setattr(intake, "BLOCK", 100)
     blocks = [p for p in read_piece(task(), SPAN, piece) if isinstance(p, EventBlock)]
     assert [len(b) for b in blocks] == [100] * 5
 
@@ -307,3 +310,39 @@ def _events(element: tuple[int, bytes]) -> int:
     assert (hash64(block.keys) % np.uint64(7) == element[0]).all()
     assert block.time.min() >= START * 1_000_000
     return len(block)
+
+
+@pytest.mark.parametrize("name", sorted(writers.WRITERS))
+def test_a_stream_starts_from_files_that_know_no_arrival(tmp_path: Path, name: str) -> None:
+    spec, since = task(arrival={"field": "seen", "unit": "s"}), Since(SPAN.as_ofs[0])
+    path = written(tmp_path / name, writers.WRITERS[name](ROWS))
+    preflight(spec, find([str(path)]), arrival=False)
+    if not name.startswith("data.jsonl"):
+        with pytest.raises(UserError, match="the task needs the field seen"):
+            preflight(spec, find([str(path)]))
+    result = writers.read(spec, path, since)
+    assert len(result.events) == len(ROWS)
+    assert all(np.array_equal(np.asarray(b.arrival), b.time) for b in result.blocks)
+
+
+def test_files_that_know_the_arrival_keep_it_for_a_stream(tmp_path: Path) -> None:
+    spec, since = task(arrival={"field": "seen", "unit": "s"}), Since(SPAN.as_ofs[0])
+    rows = [{**row, "seen": int(str(row["ts"])) + 5} for row in ROWS]
+    result = writers.read(spec, written(tmp_path / "data.jsonl", writers.jsonl(rows)), since)
+    assert all(np.array_equal(np.asarray(b.arrival), b.time + 5_000_000) for b in result.blocks)
+
+
+def test_events_arrive_at_their_time_where_others_are_messages(tmp_path: Path) -> None:
+    write_messages(tmp_path / "archive", messages(text(ROWS[:200])))
+    written(tmp_path / "history.jsonl", writers.jsonl(ROWS[200:]))
+    pieces = plan(find([str(tmp_path)]))
+
+    def check(found: list[tuple[int, bytes]]) -> None:
+        whole = concat([unpack(raw) for _, raw in found])
+        assert whole.arrival is not None
+        assert len(whole) == len(whole.arrival) == len(ROWS)
+        assert int((whole.arrival == whole.time).sum()) == len(ROWS) - 200
+
+    with beam.Pipeline(FnApiRunner()) as p:
+        read = p | ReadEvents(task(), SPAN, pieces, 4, Progress(str(tmp_path / "progress")))
+        assert_that(read.blocks, check)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -10,15 +15,24 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.testing.util import assert_that
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import RuntimeTimer, TimerSpec, on_timer
+from apache_beam.utils.timestamp import Timestamp
 
 from pipelines.errors import UserError
 from pipelines.ledger import DeadLetter, Ledger, total
+from pipelines.metrics import NAMESPACE
 from pipelines.models.engine import OutOfMemory
 from pipelines.models.loading import load_engine
-from pipelines.transforms.inference import Infer, ScoreBlock, guarded, joined, without
+from pipelines.models.manifest import load_manifest
+from pipelines.registry import promote, rollback
+from pipelines.transforms import serving
+from pipelines.transforms.inference import Infer, ScoreBlock, _Score, guarded, joined, without
 from pipelines.transforms.sequences import SequenceBatch
-from tests.toy import DAY, export_toy, tensor
+from tests.served import HARMS, SEEDS, SIZE, Shelf, make_shelf, settle
+from tests.toy import DAY, export_toy, task, tensor
 
 Floats = npt.NDArray[np.float32]
 
@@ -107,13 +121,14 @@ def test_a_model_that_fails_on_zeros_is_no_fault_of_the_rows() -> None:
 
 def test_blocks_keep_rows_together() -> None:
     batches = [sequences("a", 3, 5 * DAY), sequences("b", 2, 6 * DAY)]
-    block = joined(batches, np.arange(5, dtype=np.float32)[:, None])
+    block = joined(batches, np.arange(5, dtype=np.float32)[:, None], "v1")
     kept = without(block, [1, 4])
     assert kept.entities == ["a0", "a2", "b0"]
     assert kept.as_of.tolist() == [5 * DAY, 5 * DAY, 6 * DAY]
     assert kept.scores[:, 0].tolist() == [0, 2, 3]
     assert kept.n_events.tolist() == [0, 2, 0]
     assert block.as_of.dtype == np.int64
+    assert (block.version, kept.version) == ("v1", "v1")
 
 
 def sequences(name: str, n: int, as_of: int) -> SequenceBatch:
@@ -153,6 +168,7 @@ def test_on_beam(model: Path, size: int) -> None:
     def check_scores(blocks: list[ScoreBlock]) -> None:
         engine = load_engine(model, "tensorflow", "cpu")
         found = scored(blocks)
+        assert {b.version for b in blocks} == {version}
         assert len(found) == sum(len(b.entities) for b in blocks) == ROWS - 1
         for start in (0, 1):
             for batch in Make().process(start):
@@ -166,12 +182,13 @@ def test_on_beam(model: Path, size: int) -> None:
     def check_dead(letters: list[DeadLetter]) -> None:
         reason = "the sequence has a value that is not finite"
         position = "u1-10-0 as of 1970-01-22"
-        assert letters == [DeadLetter("infer", "v1", position, reason, 1, "")]
+        assert letters == [DeadLetter("infer", version, position, reason, 1, "")]
 
     def check_ledger(parts: list[Ledger]) -> None:
         assert total(parts) == Ledger(scored=ROWS - 1, failed=1)
 
-    infer = Infer(str(model), "v1", "tensorflow", "cpu", size)
+    version = load_manifest(model).version
+    infer = Infer(str(model), task(), "tensorflow", "cpu", size)
     with beam.Pipeline("FnApiRunner", PipelineOptions(["--direct_running_mode=in_memory"])) as p:
         out = p | beam.Create([0, 1]) | beam.ParDo(Make()) | infer
         assert_that(out.scores, check_scores, label="scores")
@@ -182,4 +199,158 @@ def test_on_beam(model: Path, size: int) -> None:
 
 def test_refuses_a_size_that_kernels_would_cut() -> None:
     with pytest.raises(UserError, match="--batch-size 100: must be a multiple of 16"):
-        Infer("model", "v1", "tensorflow", "cpu", 100)
+        Infer("model", task(), "tensorflow", "cpu", 100)
+
+
+BUNDLES = 60
+NAMED = {0: 0, 10: 1, 30: 1, 40: 2, 50: 1}  # bundle: version that serves soon after it
+
+
+def fed(bundle: int) -> list[SequenceBatch]:
+    """Some full batches of 32 rows and a part of one."""
+    sizes = np.random.default_rng(bundle).integers(1, 30, 5).tolist()
+    return [sequences(f"u{bundle}-{i}-", n, (20 + bundle) * DAY) for i, n in enumerate(sizes)]
+
+
+NEXT = TimerSpec("next", TimeDomain.WATERMARK)
+TIMER = beam.DoFn.TimerParam(NEXT)
+
+
+class Feed(beam.DoFn):
+    """A bundle each time that a timer fires, and promotions between them."""
+
+    def __init__(self, folder: Path, shelf: Shelf) -> None:
+        self.folder, self.shelf = folder, shelf
+
+    def process(self, _: tuple[int, int], timer: RuntimeTimer = TIMER) -> None:
+        timer.set(Timestamp(0))
+
+    @on_timer(NEXT)
+    def fire(self, now: Timestamp = beam.DoFn.TimestampParam, timer: RuntimeTimer = TIMER) -> Iterator[SequenceBatch]:
+        bundle = int(now.seconds())
+        if bundle + 1 < BUNDLES:
+            timer.set(Timestamp(bundle + 1))
+        _, b, c = self.shelf.versions
+        if bundle == 10:
+            promote(self.folder, b)
+        elif bundle == 20:
+            HARMS["weights that are no numbers"][0](self.folder / c, self.shelf)
+            promote(self.folder, c)
+        elif bundle in (30, 50):
+            rollback(self.folder)
+        elif bundle == 40:
+            shutil.rmtree(self.folder / c)
+            shutil.copytree(self.shelf.folder / c, self.folder / c)
+            promote(self.folder, c)
+        elif bundle % 10 == 5:
+            settle()
+        yield from fed(bundle)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return make_shelf(tmp_path_factory.mktemp("shelf"))
+
+
+def test_versions_change_under_a_pipeline(shelf: Shelf, tmp_path: Path) -> None:
+    """No score is lost, each is of the version that its row names, and a version that cannot serve never does."""
+    folder = shelf.registry(tmp_path)
+    promote(folder, shelf.versions[0])
+
+    def check_scores(blocks: list[ScoreBlock]) -> None:
+        engines = {v: load_engine(shelf.folder / v, "tensorflow", "cpu") for v in shelf.versions}
+        rows = {
+            (entity, b.as_of): x
+            for bundle in range(BUNDLES)
+            for b in fed(bundle)
+            for entity, x in zip(b.entities, b.tensor, strict=True)
+        }
+        assert sum(len(b.entities) for b in blocks) == len(rows)
+        made: dict[int, set[str]] = {}
+        for b in blocks:
+            x = np.zeros((32, *tensor(1).shape[1:]), np.float32)
+            x[: len(b.entities)] = [rows.pop((e, t)) for e, t in zip(b.entities, b.as_of.tolist(), strict=True)]
+            assert engines[b.version].predict(x)[: len(b.entities)].tobytes() == b.scores.tobytes()
+            for as_of in set(b.as_of.tolist()):
+                made.setdefault(as_of // DAY - 20, set()).add(b.version)
+        for bundle, versions in made.items():
+            allowed = [shelf.versions[NAMED[n]] for n in sorted(NAMED) if n <= bundle]
+            assert versions <= set(allowed[-1:] if bundle % 10 > 5 else allowed[-2:])
+
+    infer = Infer(str(folder), task(network="mlp"), "tensorflow", "cpu", 32, watch=0)
+    p = beam.Pipeline("FnApiRunner", PipelineOptions(["--direct_running_mode=in_memory"]))
+    out = p | beam.Create([(0, 0)]) | beam.ParDo(Feed(folder, shelf)) | infer
+    assert_that(out.scores, check_scores)
+    result = p.run()
+    result.wait_until_finish()
+    metrics = result.metrics().query()
+    counters = {m.key.metric.name: m.committed for m in metrics["counters"] if m.key.metric.namespace == NAMESPACE}
+    assert counters == {"models_swapped": 3, "models_refused": 1}
+    spread = {m.key.metric.name: m.committed for m in metrics["distributions"] if m.key.metric.namespace == NAMESPACE}
+    calls = sum(-(-sum(len(b.entities) for b in fed(i)) // 32) for i in range(BUNDLES))
+    assert spread["model_ms"].count == spread["batch_fill_percent"].count == calls
+    assert spread["batch_fill_percent"].max == 100
+
+
+def test_versions_change_under_threads(shelf: Shelf, tmp_path: Path) -> None:
+    """Several DoFns of a process, as runners have them: each block is of the version it names, and of no other."""
+    folder = shelf.registry(tmp_path)
+    promote(folder, shelf.versions[0])
+    infer, stop = Infer(str(folder), task(network="mlp"), "tensorflow", "cpu", SIZE, watch=0), threading.Event()
+    made: set[str] = set()
+
+    def score(seed: int) -> int:
+        scorer, blocks = _Score(infer), 0
+        scorer.setup()
+        batch = replace(sequences("u", SIZE, DAY), tensor=tensor(SIZE, seed))
+        while not stop.is_set():
+            scorer.start_bundle()
+            for block in [*scorer.process(batch), *scorer.process(batch)]:
+                assert isinstance(block, ScoreBlock)
+                assert block.scores.tobytes() == shelf.expected[block.version, seed]
+                made.add(block.version)
+                blocks += 1
+            assert [out.tag for out in scorer.finish_bundle()] == ["ledger"]
+        return blocks
+
+    with ThreadPoolExecutor(SEEDS) as pool:
+        try:
+            threads = [pool.submit(score, seed) for seed in range(SEEDS)]
+            for i in range(10):
+                made.clear()
+                promote(folder, shelf.versions[i % 3])
+                while shelf.versions[i % 3] not in made and not stop.wait(0.001):
+                    assert not any(t.done() for t in threads), [t.result() for t in threads]
+        finally:
+            stop.set()
+        assert all(t.result() > 10 for t in threads)
+    settle()
+
+
+def named(out: ScoreBlock | TaggedOutput) -> str:
+    """The version that a block or a dead letter names."""
+    return out.version if isinstance(out, ScoreBlock) else out.value.source
+
+
+def test_a_swap_right_after_a_call(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores and dead letters name the version that made them, not the one that serves by then."""
+    (a, b, _), folder = shelf.versions, shelf.registry(tmp_path)
+    promote(folder, a)
+    scorer = _Score(Infer(str(folder), task(network="mlp"), "tensorflow", "cpu", SIZE, watch=0))
+    scorer.setup()
+    served, call = scorer.serving, scorer.serving.model
+
+    @contextmanager
+    def swapped() -> Iterator[serving.Model]:
+        with call() as model:
+            yield model
+        promote(folder, b)
+        served.look()
+        settle()
+
+    monkeypatch.setattr(served, "model", swapped)
+    batch = sequences("u", SIZE, DAY)
+    batch.tensor[3] = np.nan
+    scorer.start_bundle()
+    assert [named(out) for out in scorer.process(batch)] == [a, a]
+    assert [named(out) for out in scorer.process(batch)] == [b, b]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import fastavro
 
@@ -33,6 +33,7 @@ from pipelines.transforms.formats.base import (
 PIECE = 16 << 20  # bytes
 LARGEST = 256 << 20  # bytes of a block
 HEADER = 4 << 20  # bytes of a file's header, at most
+MAGIC = b"Obj\x01"
 SYNC = 16
 ROWS = 1 << 15  # in memory at once
 DAMAGED = "an Avro block that cannot be read"
@@ -79,15 +80,64 @@ def header(file: BinaryIO) -> Header:
     file.seek(0)
     raw = file.read(HEADER)
     try:
-        if raw[:4] != b"Obj\x01":
+        if not raw.startswith(MAGIC):
             raise Unreadable("it does not begin as Avro does")
-        metadata, at = _metadata(raw, 4)
+        metadata, at = _metadata(raw, len(MAGIC))
         schema = json.loads(metadata["avro.schema"])
         if not isinstance(schema, dict) or schema.get("type") != "record" or len(raw) < at + SYNC:
             raise Unreadable("its records are not of a record type")
-        return Header(raw[: at + SYNC], {str(f["name"]): _named(f["type"]) for f in schema["fields"]})
+        return Header(raw[: at + SYNC], named(schema))
     except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Unreadable("a damaged Avro header") from error
+
+
+def named(schema: Mapping[str, Any]) -> dict[str, str]:
+    """Fields of the schema of a record, and their types in a word or two."""
+    return {str(f["name"]): _named(f["type"]) for f in schema["fields"]}
+
+
+def decoded(data: bytes) -> list[records.Record]:
+    """The records of a whole container.
+
+    Raises:
+      Exception: of any kind; damaged data can fail in any way.
+    """
+    return [record for block in _checked(data) for record in block]
+
+
+def single(data: bytes, record: int) -> bytes:
+    """A container with one record (from 0) of a container that can be read, byte for byte."""
+    for block in _checked(data):
+        if record < block.num_records:
+            for _ in range(record + 1):
+                start = block.bytes_.tell()
+                fastavro.schemaless_reader(block.bytes_, block.writer_schema, None)
+            return _container(block.writer_schema, block.bytes_.getvalue()[start : block.bytes_.tell()])
+        record -= block.num_records
+    raise IndexError("fewer records")
+
+
+def _checked(data: bytes) -> Iterator[Any]:
+    """The blocks of a container, none of which promises more records than it can hold."""
+    for block in fastavro.block_reader(io.BytesIO(data)):
+        if block.num_records > max(len(block.bytes_.getvalue()), 1) * 8:
+            raise Unreadable("a block that is too small for its records")
+        yield block
+
+
+def _container(schema: Mapping[str, Any], record: bytes) -> bytes:
+    out = io.BytesIO()
+    fastavro.writer(out, schema, [], codec="null", sync_marker=bytes(SYNC))
+    return b"".join([out.getvalue(), b"\x02", _zigzag(len(record)), record, bytes(SYNC)])
+
+
+def _zigzag(size: int) -> bytes:
+    """A length as Avro writes it."""
+    out, rest = bytearray(), size << 1
+    while rest > 127:
+        out.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([*out, rest])
 
 
 def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
@@ -183,20 +233,21 @@ def _rows(task: Task, first: int, held: list[records.Record]) -> Iterator[Rows |
     place = f"row {{}} after byte {first}"
     good, bad = records.tables(task, held)
     for row, (reason, value) in bad.items():
-        yield Refusal(place.format(row), reason, value, _raw(held[row]))
+        yield Refusal(place.format(row), reason, value, shown(held[row]))
     for table, rows in good:
         yield Rows(table, rows, place, partial(_content, held, rows))
 
 
 def _content(held: list[records.Record], rows: Ints, row: int) -> str:
-    return _raw(held[rows[row]])
+    return shown(held[rows[row]])
 
 
-def _raw(record: records.Record) -> str:
-    return readable(json.dumps(record, default=_shown, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+def shown(record: records.Record) -> str:
+    """A record as JSON."""
+    return readable(json.dumps(record, default=_plain, ensure_ascii=False).encode("utf-8", "backslashreplace"))
 
 
-def _shown(value: object) -> str:
+def _plain(value: object) -> str:
     return readable(value) if isinstance(value, bytes) else str(value)
 
 

@@ -21,6 +21,7 @@ RAW = 1 << 20  # bytes of a refused row that are kept
 REFUSED = {403: "Permission denied", 404: "No such file, folder or bucket"}  # HTTP answers
 
 Ints = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class Piece:
     whole: bool  # the first piece of its file, by which files are counted
 
 
+class Sent(NamedTuple):
+    """What a message brought, so that it can be sent again."""
+
+    position: str  # "message 17", or "message 17, event 3"
+    payload: bytes  # of the event alone where it can be had
+    attributes: tuple[tuple[str, str], ...]  # of the message, and `foretide_id`, by which an event stays the same
+
+
 @dataclass(frozen=True)
 class Rows:
     """n rows in columns, in the order of the file."""
@@ -44,12 +53,22 @@ class Rows:
     place: str  # "row {}" or "byte {}"
     raw: Callable[[int], str]  # the content of a row
     lines: pa.Array | None = None  # the rows as they stand in a text file, with identity `all`
+    arrival: Ints | None = None  # (n) us, where it is known beside the table
+    ids: Hashes | None = None  # (n) of events of messages, with identity `none`: so that one sent twice counts once
+    sent: Callable[[int], Sent] | None = None  # of messages
 
     def __len__(self) -> int:
         return len(self.at)
 
+    def refusal(self, row: int, reason: str, value: str) -> Refusal:
+        """A row that cannot be an event."""
+        if self.sent is None:
+            return Refusal(self.position(row), reason, value, self.raw(row))
+        sent = self.sent(row)
+        return Refusal(sent.position, reason, value, self.raw(row), sent=sent)
+
     def position(self, row: int) -> str:
-        return self.place.format(self.at[row])
+        return self.place.format(self.at[row]) if self.sent is None else self.sent(row).position
 
 
 class Refusal(NamedTuple):
@@ -61,6 +80,7 @@ class Refusal(NamedTuple):
     raw: str
     rows: int = 1
     part: bool = False  # a part of the file that could not be read at all
+    sent: Sent | None = None  # of a message
 
 
 class Format(Protocol):

@@ -98,11 +98,10 @@ class Parser:
         if table is not None:
             wrong = np.array([row for row, _ in skipped], np.int64)
             for row, reason in skipped:
-                yield Refusal(f"byte {chunk.at[row]}", "a row with another number of fields", reason, chunk.raw(row))
+                yield chunk.refusal(row, "a row with another number of fields", reason)
             good = chunk.take(np.setdiff1d(np.arange(len(chunk)), wrong)) if skipped else chunk
-            array = good.array() if self.task.events.identity == "all" else None
             if len(good):
-                yield Rows(table, good.at, "byte {}", good.raw, array)
+                yield good.rows(table, self.task.events.identity == "all")
         elif len(chunk) == 1:
             yield from chunk.refused(OPEN)
         else:

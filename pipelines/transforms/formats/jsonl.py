@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -30,14 +30,20 @@ def fields(path: str) -> dict[str, str]:
     Raises:
       Unreadable, OSError: the file cannot be opened or read, or none of these lines is an object.
     """
-    out: dict[str, set[str]] = {}
     first = [line for line in lines.head(path).removeprefix(lines.BOM).splitlines() if line.strip()][:100]
-    for record in map(_parsed, first):
-        for name, value in record.items() if isinstance(record, dict) else ():
-            out.setdefault(name, set()).add(_named(value))
+    out = kinds(first)
     if first and not out:
         raise Unreadable("it does not hold one JSON object a line (but a list, or objects of many lines?)")
-    return {name: " or ".join(sorted(kinds)) for name, kinds in out.items()}
+    return out
+
+
+def kinds(texts: Iterable[bytes]) -> dict[str, str]:
+    """Fields of some objects, and the JSON types that they have; what is no object has none."""
+    out: dict[str, set[str]] = {}
+    for record in map(_parsed, texts):
+        for name, value in record.items() if isinstance(record, dict) else ():
+            out.setdefault(name, set()).add(_named(value))
+    return {name: " or ".join(sorted(found)) for name, found in out.items()}
 
 
 def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
@@ -58,7 +64,7 @@ def parse(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
         table = regular.columns(task, chunk)
         table = _fast(task, chunk) if table is None else table
     if table is not None:
-        yield _rows(task, table, chunk)
+        yield chunk.rows(table, task.events.identity == "all")
     elif len(chunk) <= SINGLE:
         yield from _slow(task, chunk)
     else:
@@ -128,16 +134,12 @@ def _slow(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
         else:
             reason = "not a JSON object" if isinstance(record, str) else f"{_named(record)} instead of a JSON object"
             value = record if isinstance(record, str) else ""
-            yield Refusal(f"byte {chunk.at[i]}", reason, value, chunk.raw(i))
+            yield chunk.refusal(i, reason, value)
     good, bad = records.tables(task, found)
     for row, (reason, value) in bad.items():
-        yield Refusal(f"byte {chunk.at[rows[row]]}", reason, value, chunk.raw(rows[row]))
+        yield chunk.refusal(rows[row], reason, value)
     for table, some in good:
-        yield _rows(task, table, chunk.take(np.array(rows, np.int64)[some]))
-
-
-def _rows(task: Task, table: pa.Table, chunk: Lines) -> Rows:
-    return Rows(table, chunk.at, "byte {}", chunk.raw, chunk.array() if task.events.identity == "all" else None)
+        yield chunk.take(np.array(rows, np.int64)[some]).rows(table, task.events.identity == "all")
 
 
 def _parsed(line: bytes) -> object:

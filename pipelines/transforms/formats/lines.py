@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from dataclasses import dataclass, replace
+from typing import BinaryIO, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.transforms.columns import is_utf8
-from pipelines.transforms.formats.base import RAW, Ints, Piece, Refusal, Unreadable, explain, opened, ranges, readable
+from pipelines.transforms.formats.base import (
+    RAW,
+    Ints,
+    Piece,
+    Refusal,
+    Rows,
+    Unreadable,
+    explain,
+    opened,
+    ranges,
+    readable,
+)
 
 PIECE = 32 << 20  # bytes of a file that one piece holds
 CHUNK = 4 << 20  # bytes of lines in memory, beside one long line
@@ -42,8 +53,8 @@ class Lines:
     def at(self) -> Ints:
         return self.start + self.offset
 
-    def take(self, rows: slice | Ints) -> Lines:
-        return Lines(self.data, self.start[rows], self.end[rows], self.offset)
+    def take(self, rows: slice | Ints) -> Self:
+        return replace(self, start=self.start[rows], end=self.end[rows])
 
     def text(self) -> pa.Buffer:
         """The lines with line ends, and nothing else but them; not copied where they stand together."""
@@ -56,10 +67,18 @@ class Lines:
         """(n) binary."""
         return cut(self.data, self.start, self.end, pa.binary()) if len(self) else pa.array([], pa.binary())
 
+    def rows(self, table: pa.Table, whole: bool) -> Rows:
+        """What the lines hold, in columns; with `whole` also the lines themselves."""
+        return Rows(table, self.at, "byte {}", self.raw, self.array() if whole else None)
+
+    def refusal(self, row: int, reason: str, value: str = "") -> Refusal:
+        """A line that cannot be a row."""
+        return Refusal(f"byte {self.at[row]}", reason, value, self.raw(row))
+
     def refused(self, reason: str) -> Iterator[Refusal]:
         """Each line as one that cannot be a row."""
         for row in range(len(self)):
-            yield Refusal(f"byte {self.at[row]}", reason, "", self.raw(row))
+            yield self.refusal(row, reason)
 
 
 def cut(data: bytes, start: Ints, end: Ints, kind: pa.DataType) -> pa.Array:
@@ -148,7 +167,10 @@ def whole_lines(data: bytes, offset: int) -> Lines:
     return Lines(data, start, end, offset) if not blank.any() else Lines(data, start[~blank], end[~blank], offset)
 
 
-def unicode(chunk: Lines) -> tuple[Lines, Lines]:
+L = TypeVar("L", bound=Lines)
+
+
+def unicode(chunk: L) -> tuple[L, L]:
     """(the lines that are UTF-8, the others)."""
     if chunk.data.isascii() or is_utf8(chunk.data):
         return chunk, chunk.take(slice(0, 0))

@@ -21,7 +21,8 @@ BROKEN = (pa.ArrowException, OSError, ValueError)
 
 
 @contextmanager
-def _open(path: str, dictionary: list[str] | None = None) -> Iterator[pq.ParquetFile]:
+def reader(path: str, dictionary: list[str] | None = None) -> Iterator[pq.ParquetFile]:
+    """An open file. Raises one of BROKEN."""
     with (
         opened(path) as raw,
         pq.ParquetFile(raw, read_dictionary=dictionary, pre_buffer=True, coerce_int96_timestamp_unit="us") as file,
@@ -32,7 +33,7 @@ def _open(path: str, dictionary: list[str] | None = None) -> Iterator[pq.Parquet
 def pieces(path: str, size: int) -> list[Piece]:
     """Consecutive row groups of about `PIECE` bytes."""
     try:
-        with _open(path) as file:
+        with reader(path) as file:
             groups = [file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)]
     except BROKEN:
         groups = []
@@ -53,7 +54,7 @@ def fields(path: str) -> dict[str, str]:
       Unreadable: no readable footer.
     """
     try:
-        with _open(path) as file:
+        with reader(path) as file:
             return {f.name: str(f.type) for f in file.schema_arrow}
     except BROKEN as error:
         raise Unreadable(explain(error)) from error
@@ -62,7 +63,7 @@ def fields(path: str) -> dict[str, str]:
 def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
     """Row groups [start, end). A row group that breaks off is refused from where it breaks."""
     try:
-        with _open(piece.path) as file:
+        with reader(piece.path) as file:
             schema = file.schema_arrow
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     except BROKEN as error:
@@ -75,7 +76,7 @@ def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
         yield without(lacking, schema.names, rows)
     if lacking is not None:
         return
-    with _open(piece.path, _dictionaries(task, schema)) as file:
+    with reader(piece.path, _dictionaries(task, schema)) as file:
         for group in range(piece.start, piece.end):
             yield from _group(file, group, columns, first, groups[group])
             first += groups[group]

@@ -42,6 +42,9 @@ class Bad(NamedTuple):
 
 def tables(task: Task, records: Sequence[Record]) -> tuple[list[tuple[pa.Table, Ints]], dict[int, Bad]]:
     """(table, its rows) for each combination of types, and the rows that fit none."""
+    uniform = _uniform(task, records)
+    if uniform is not None:
+        return [(_with_others(task, uniform, records), np.arange(len(records)))], {}
     groups: dict[tuple[type, ...], list[int]] = {}
     cells: list[list[object]] = []
     bad: dict[int, Bad] = {}
@@ -52,17 +55,52 @@ def tables(task: Task, records: Sequence[Record]) -> tuple[list[tuple[pa.Table, 
             groups.setdefault(tuple(map(type, values)), []).append(row)
         else:
             bad[row] = problem
+    groups = _merged(groups)
     return [
-        (_table(task, [records[r] for r in rows], [cells[r] for r in rows]), np.array(rows)) for rows in groups.values()
+        (_table(task, kinds, [records[r] for r in rows], [cells[r] for r in rows]), np.array(rows))
+        for kinds, rows in groups.items()
     ], bad
 
 
-def _table(task: Task, records: Sequence[Record], cells: list[list[object]]) -> pa.Table:
-    """Rows of one combination of types. With identity `all` the other fields are there as text, to be compared."""
+def _uniform(task: Task, records: Sequence[Record]) -> dict[str, pa.Array] | None:
+    """The task's columns where each has plain values of one type, as they mostly have; else None. Column by column it
+    takes a third of the time."""
+    out: dict[str, pa.Array] = {}
+    for name, kind in task.columns.items():
+        values = [record.get(name) for record in records]
+        types = set(map(type, values)) - {type(None)}
+        if len(types) > 1 or not types <= TYPES.keys():
+            return None
+        type_ = TYPES[types.pop()] if types else pa.null()
+        try:
+            column = pa.array(values, type_)
+        except (ValueError, OverflowError, pa.ArrowException):  # half a surrogate pair, a number that is too large
+            return None
+        is_number = kind == "number" and type_ == pa.int64()
+        out[name] = column.cast(pa.float64(), safe=False) if is_number else column
+    return out
+
+
+def _merged(groups: dict[tuple[type, ...], list[int]]) -> dict[tuple[type, ...], list[int]]:
+    """One group where columns differ in nothing but nulls, as they mostly do: many small tables are slow to decode."""
+    kinds = [set(column) - {type(None)} for column in zip(*groups, strict=True)]
+    if len(groups) < 2 or any(len(kind) > 1 for kind in kinds):
+        return groups
+    key = tuple(kind.pop() if kind else type(None) for kind in kinds)
+    return {key: sorted(row for rows in groups.values() for row in rows)}
+
+
+def _table(task: Task, kinds: tuple[type, ...], records: Sequence[Record], cells: list[list[object]]) -> pa.Table:
+    """Rows of one combination of types."""
     columns = {
-        name: pa.array([row[i] for row in cells], TYPES.get(type(cells[0][i]), pa.null()))
-        for i, name in enumerate(task.columns)
+        name: pa.array([row[i] for row in cells], TYPES.get(kind, pa.null()))
+        for i, (name, kind) in enumerate(zip(task.columns, kinds, strict=True))
     }
+    return _with_others(task, columns, records)
+
+
+def _with_others(task: Task, columns: dict[str, pa.Array], records: Sequence[Record]) -> pa.Table:
+    """With identity `all` the other fields are there as text, to be compared."""
     if task.events.identity == "all":
         others = sorted({name for record in records for name in record} - set(columns))
         columns |= {name: pa.array([_comparable(r.get(name)) for r in records], pa.string()) for name in others}

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipelines.ledger import DeadLetter, Ledger, total
 from pipelines.task import Task
 from pipelines.transforms.block import EventBlock, concat
-from pipelines.transforms.decode import Span
+from pipelines.transforms.decode import Since, Span
 from pipelines.transforms.files import FORMATS, File, plan, read_piece
 
 Record = Mapping[str, object]
@@ -125,7 +125,7 @@ class Result(NamedTuple):
         return sorted((names[k], t, i, tuple(c), repr(v)) for k, t, i, c, v in rows)
 
 
-def read(spec: Task, path: Path, span: Span = SPAN) -> Result:
+def read(spec: Task, path: Path, span: Span | Since = SPAN) -> Result:
     """Reads a file with all its pieces; checks that each row is accounted for."""
     name = next(f for f in FORMATS if f[:4] in path.name)
     parts = [p for piece in plan([File(str(path), path.stat().st_size, name)]) for p in read_piece(spec, span, piece)]

@@ -1,0 +1,41 @@
+"""The graph of scoring, the same for files and for an endless stream: its input decides which of the two it is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import apache_beam as beam
+
+from pipelines.transforms.inference import Infer
+from pipelines.transforms.shards import Sequences
+
+
+class Events(Protocol):
+    """What reading gives."""
+
+    @property
+    def blocks(self) -> beam.PCollection[tuple[int, bytes]]:
+        """(shard, packed EventBlock)."""
+
+    @property
+    def dead(self) -> beam.PCollection:
+        """DeadLetter of each row that is no event."""
+
+    @property
+    def ledger(self) -> beam.PCollection:
+        """Ledger of each part that was read."""
+
+
+def build(p: beam.Pipeline, read: beam.PTransform, sequences: Sequences, infer: Infer, write: beam.PTransform) -> None:
+    """Events -> sequences -> scores -> sink.
+
+    Args:
+      read: gives `Events`.
+      write: takes (scores, dead letters, ledgers).
+    """
+    events: Events = p | "Read" >> read
+    built = (events.blocks, events.ledger) | "Sequences" >> sequences
+    scored = built.sequences | "Infer" >> infer
+    dead = (events.dead, built.dead, scored.dead) | "Dead" >> beam.Flatten()
+    ledgers = (events.ledger, built.ledger, scored.ledger) | "Ledgers" >> beam.Flatten()
+    (scored.scores, dead, ledgers) | "Write" >> write

@@ -1,0 +1,256 @@
+"""Running a stream: start a runner where it needs one, submit, show how it goes, and drain it when asked to stop.
+
+On this machine the runner is Prism and the worker is this process. Elsewhere it is what --runner says.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Literal, TextIO
+
+import apache_beam as beam
+import grpc
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.runners.portability import portable_runner
+from apache_beam.runners.runner import PipelineResult, PipelineState
+
+from pipelines.config import Execution
+from pipelines.errors import Exit, UserError
+from pipelines.execution import LOCAL, cause
+from pipelines.figures import Figures, Lines, collect
+from pipelines.prism import Prism, locate
+
+State = Literal["drained", "cancelled", "detached"]
+
+POLL = 0.1  # s between two looks at whether the job has ended
+LOOK = 1.0  # s between two looks at its metrics
+CANCELLING = 20.0  # s that a cancelled job has to end
+ENDING = 1.0  # s that threads have to end; some of them never do
+READERS = ("run_worker_", "read_state", "read_grpc_client_inputs", "wait_until_finish_read")  # names of Beam's threads
+FOREVER = 10 * 365 * 86400  # s
+PRISM = (
+    "--runner=PortableRunner",
+    "--environment_type=LOOPBACK",
+    f"--job_server_timeout={FOREVER}",  # this limit of Beam cuts off the stream of the job's states, too
+    "--experiments=prism_disable_sdf_split",  # a split would forget the watermark of the half that waits
+    "--experiments=disable_logging_submission_environment",  # Beam would run pip for a list that nobody reads
+)
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """How a stream ended: all that it took is written (drained); what was under way is not acknowledged and comes
+    again (cancelled); it runs on without this process (detached)."""
+
+    state: State
+    figures: Figures
+    seconds: float
+
+
+def run_stream(
+    execution: Execution,
+    build: Callable[[beam.Pipeline], None],
+    stop: Path,
+    wait: bool = True,
+    drain: float = 3600.0,
+    to: TextIO | None = None,
+) -> StreamResult:
+    """Runs a stream until its source ends.
+
+    SIGTERM and SIGINT (Ctrl-C) drain: they make the file `stop`, at which the source must end, and wait for what is
+    under way. A second one, or `drain` seconds, cancel. A job whose workers are elsewhere is left running instead.
+
+    Args:
+        execution: where; on this machine, in this process, without --runner.
+        build: makes the graph, whose source watches `stop`.
+        stop: what is there is removed at the start.
+        wait: False leaves a job elsewhere to itself as soon as it is submitted.
+        drain: seconds from the request to stop until it is cancelled.
+        to: where the status goes; standard error where None.
+
+    Raises:
+      UserError: there is no Prism, or the job failed.
+    """
+    options, status, begun = stream_options(execution), to or sys.stderr, time.monotonic()
+    stop.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        if not execution.debug:  # workers print what they raise, and threads of Beam how their connections end
+            stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
+        stack.enter_context(_connections_end())
+        stops = stack.enter_context(_stops(stop))
+        prism = stack.enter_context(Prism(locate(options))) if is_local(execution) else None
+        if prism:
+            options.view_as(PortableOptions).job_endpoint = prism.endpoint
+        try:
+            pipeline = beam.Pipeline(options=options)
+            build(pipeline)
+            job = _Job(pipeline.run(), works_here(options), stops, drain, status)
+            state = job.follow() if wait or job.here else "detached"
+        except UserError:
+            raise
+        except Exception as error:
+            if execution.debug:
+                raise
+            gone = isinstance(error, grpc.RpcError)  # a connection tells it before the process has ended
+            reason = (prism.ended(5.0 if gone else 0.0) if prism else None) or cause(error)
+            raise UserError(
+                f"the stream failed: {reason}. Run again with --debug for the whole trace", Exit.FAILED
+            ) from error
+    return StreamResult(state, job.figures, time.monotonic() - begun)
+
+
+def runner_name(execution: Execution) -> str:
+    """The runner that a stream gets: PrismRunner on this machine, which is what DirectRunner means, too."""
+    name = _runner(PipelineOptions(list(execution.beam_args)))
+    return "PrismRunner" if name in LOCAL else name
+
+
+def is_local(execution: Execution) -> bool:
+    """Whether the stream runs on a Prism that this process starts."""
+    return runner_name(execution) == "PrismRunner"
+
+
+def stream_options(execution: Execution) -> PipelineOptions:
+    """Beam's options for a stream."""
+    options = PipelineOptions([*execution.beam_args, *(PRISM if is_local(execution) else ())])
+    options.view_as(StandardOptions).streaming = True
+    return options
+
+
+def works_here(options: PipelineOptions) -> bool:
+    """Whether the workers are in this process: the job ends with it."""
+    kind = options.view_as(PortableOptions).environment_type
+    flink = options.view_as(FlinkRunnerOptions).flink_master.strip("[]") in ("auto", "local")
+    return kind == "LOOPBACK" or (kind is None and _runner(options) == "FlinkRunner" and flink)
+
+
+def _runner(options: PipelineOptions) -> str:
+    return str(options.view_as(StandardOptions).runner or LOCAL[0])
+
+
+@dataclass
+class _Stops:
+    """Requests to stop: the first one makes the file."""
+
+    path: Path
+    count: int = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        self.path.touch()
+
+
+@contextmanager
+def _stops(path: Path) -> Iterator[_Stops]:
+    """Takes SIGTERM and SIGINT as requests to stop. Only the main thread can."""
+    stops = _Stops(path)
+    if threading.current_thread() is not threading.main_thread():
+        yield stops
+        return
+    before = {number: signal.signal(number, stops) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _connections_end() -> Iterator[None]:
+    """Lets threads of Beam that read from a runner end with it; each would report that its connection is gone."""
+    before, report = set(threading.enumerate()), threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, grpc.RpcError):
+            report(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        end = time.monotonic() + ENDING
+        for thread in set(threading.enumerate()) - before:
+            if thread.name.startswith(READERS):
+                thread.join(max(0.0, end - time.monotonic()))
+        threading.excepthook = report
+
+
+@dataclass
+class _Job:
+    """A job that was submitted, and what is known of it."""
+
+    result: PipelineResult
+    here: bool
+    stops: _Stops
+    drain: float
+    to: TextIO
+    figures: Figures = field(default_factory=Figures)
+    error: BaseException | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def follow(self) -> State:
+        """Shows how it goes until it has ended, and stops it when asked to.
+
+        Raises:
+          Exception: it failed.
+        """
+        threading.Thread(target=self._wait, name="job", daemon=True).start()
+        status = Lines(self.to, 2.0 if self.to.isatty() else 10.0, time.monotonic())
+        try:
+            cancelled = self._attend(status)
+            self._look(status)
+        finally:
+            status.close()
+        if cancelled:
+            return "cancelled"
+        if not self.ended.is_set():
+            return "detached"
+        if self.error is not None:
+            raise self.error
+        return "drained" if self.result.state in (PipelineState.DONE, PipelineState.DRAINED) else "cancelled"
+
+    def _attend(self, status: Lines) -> bool:
+        """Until it has ended, or is left to itself. Returns whether it was cancelled."""
+        looked, due = 0.0, None
+        while not self.ended.wait(POLL):
+            now = time.monotonic()
+            if now >= looked + (LOOK if self.here else 10 * LOOK):
+                looked = now
+                self._look(status)
+            if self.stops.count and not self.here:
+                return False
+            if self.stops.count and due is None:
+                due = now + self.drain
+                status.note("draining: no more messages are taken; once more (Ctrl-C) cancels at once")
+            if due is not None and (self.stops.count > 1 or now > due):
+                self.result.cancel()
+                self.ended.wait(CANCELLING)
+                return True
+        return False
+
+    def _wait(self) -> None:
+        try:
+            self.result.wait_until_finish()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.ended.set()
+
+    def _look(self, status: Lines) -> None:
+        """Its metrics, if they can be had just now."""
+        if isinstance(self.result, portable_runner.PipelineResult):
+            self.result._metrics = None  # Beam keeps the first answer
+        try:
+            self.figures = collect(self.result.metrics())
+        except Exception:  # the job may be gone; how it ended says the rest
+            return
+        status.show(time.monotonic(), self.figures)

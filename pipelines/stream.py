@@ -1,0 +1,211 @@
+"""The live job: messages of a subscription -> sequences -> scores -> output folder, until it is drained."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import apache_beam as beam
+
+from pipelines import graph, portable, registry
+from pipelines.compaction import compacting
+from pipelines.config import StreamConfig
+from pipelines.errors import Exit, UserError
+from pipelines.figures import summary
+from pipelines.livestore import folder, prepare, read_live_ledger
+from pipelines.models.manifest import Manifest, check, load_manifest
+from pipelines.progress import Progress
+from pipelines.report import describe_input, live_report
+from pipelines.rows import StreamTarget
+from pipelines.source import Source, find
+from pipelines.subscription import Facts, check_runner, preflight
+from pipelines.task import format_duration, format_time
+from pipelines.taskfile import describe
+from pipelines.transforms import pubsub
+from pipelines.transforms.archive import Archive, compacting_archive
+from pipelines.transforms.decode import Since
+from pipelines.transforms.files import ReadEvents
+from pipelines.transforms.inference import Infer
+from pipelines.transforms.letters import PublishLetters, check_topic
+from pipelines.transforms.live import Live
+from pipelines.transforms.messages import Payload
+from pipelines.transforms.receive import DecodeMessages
+from pipelines.transforms.shards import Sequences
+from pipelines.transforms.sink import AppendRun, Inputs, now
+
+WATCH = 5.0  # seconds between two looks at which version of the model serves
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was found before the job starts."""
+
+    manifest: Manifest
+    infer: Infer
+    facts: Facts
+    payload: Payload
+    history: Source | None
+
+
+def stream(config: StreamConfig) -> int:
+    """Runs until it is drained, prints the last screen, and returns the exit code.
+
+    Raises:
+      UserError: the model, the history or the subscription will not do, or the pipeline failed.
+    """
+    ready = _prepare(config)
+    for warning in ready.facts.warnings:
+        print(f"warning     {warning}")
+    print(_beginning(config, ready), flush=True)
+    prepare(config.output, config.run_id)
+    stop = _stop(config)
+    archive = compacting_archive(config.archive) if config.archive else nullcontext()
+    with compacting(config.output, config.run_id), archive:
+        result = portable.run_stream(config.execution, lambda p: build(p, config, ready, stop), stop)
+    print(summary(result.figures, result.seconds))
+    print(live_report(config, read_live_ledger(config.output, config.run_id)))
+    return Exit.INTERRUPTED if result.state == "cancelled" else Exit.OK
+
+
+def plan(config: StreamConfig) -> int:
+    """Checks all that a job checks, and prints what it would do."""
+    ready = _prepare(config)
+    print(describe(config.task))
+    print(_beginning(config, ready))
+    for warning in ready.facts.warnings:
+        print(f"warning     {warning}")
+    print("dry run: nothing was read, scored or written")
+    return Exit.OK
+
+
+def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, stop: Path) -> None:
+    """The graph."""
+    task, since = config.task, Since(config.first)
+    ticks = not portable.runner_name(config.execution).endswith("DataflowRunner")  # whose own read gives none
+    live = Live(config.subscription, config.early / 1e6, ticks)
+    read = ReadLive(config, ready, stop)
+    graph.build(p, read, Sequences(task, since, live=live), ready.infer, WriteLive(config))
+
+
+class Events(NamedTuple):
+    """See `graph.Events`."""
+
+    blocks: beam.PCollection[tuple[int, bytes]]
+    dead: beam.PCollection
+    ledger: beam.PCollection
+
+
+@dataclass(eq=False)
+class ReadLive(beam.PTransform):
+    """-> `Events` of the subscription, and of the history before it."""
+
+    config: StreamConfig
+    ready: Prepared
+    stop: Path
+
+    def expand(self, p: beam.pvalue.PBegin) -> Events:
+        config, task, since = self.config, self.config.task, Since(self.config.first)
+        runner = portable.runner_name(config.execution)
+        pulled = p | "Pull" >> pubsub.ReadMessages(self._source(), runner, config.pullers)
+        if config.archive is not None:
+            pulled.messages | "Archive" >> Archive(config.archive, self.ready.payload)
+        decoded = pulled.messages | DecodeMessages(
+            task, since, config.shards, config.subscription, self.ready.payload, config.max_bad_share
+        )
+        parts = [Events(decoded.blocks, decoded.dead, decoded.ledger)]
+        history = self.ready.history
+        if history is not None:
+            old = p | "History" >> ReadEvents(task, since, history.pieces, config.shards, Progress())
+            parts.append(Events(old.blocks, old.dead, old.ledger))
+        return Events(
+            tuple(e.blocks for e in parts) | "Blocks" >> beam.Flatten(),
+            (pulled.dead, *(e.dead for e in parts)) | "Dead" >> beam.Flatten(),
+            (pulled.ledger, *(e.ledger for e in parts)) | "Ledgers" >> beam.Flatten(),
+        )
+
+    def _source(self) -> pubsub.Source:
+        task, facts = self.config.task, self.ready.facts
+        return pubsub.Source(
+            subscription=self.config.subscription,
+            first=self.config.first,
+            every=task.score.every,
+            deadline=facts.deadline,
+            backoff=facts.backoff,
+            arrival_attribute=self.config.arrival_attribute,
+            stop=str(self.stop),
+        )
+
+
+@dataclass(eq=False)
+class WriteLive(beam.PTransform):
+    """(scores, dead letters, ledgers) -> the output folder, and dead letters to their topic where there is one."""
+
+    config: StreamConfig
+
+    def expand(self, inputs: Inputs) -> beam.pvalue.PDone:
+        config = self.config
+        if config.dead_letters is not None:
+            inputs[1] | "Letters" >> PublishLetters(config.dead_letters)
+        history = config.bootstrap.patterns if config.bootstrap else ()
+        target = StreamTarget(
+            out=Path(config.output),
+            run_id=config.run_id,
+            attempt=uuid.uuid4().hex[:8],
+            task=config.task.task,
+            outputs=config.task.outputs,
+            inputs=(config.subscription, *history),
+            started_at=now(),
+            letters_to_files=config.dead_letters is None,
+        )
+        return inputs | "Append" >> AppendRun(target)
+
+
+def _prepare(config: StreamConfig) -> Prepared:
+    manifest = load_manifest(registry.resolve(config.model))
+    check(manifest, config.task)
+    check_runner(portable.runner_name(config.execution), config.execution.beam_args, config.arrival_attribute)
+    infer = Infer(config.model, config.task, config.engine, config.device, config.batch_size, WATCH)
+    payload = Payload(config.payload, _text(config.avro_schema) if config.avro_schema else "")
+    if config.dead_letters is not None:
+        check_topic(config.dead_letters)
+    facts = preflight(config.subscription)
+    history = find(config.task, config.bootstrap, config.execution, arrival=False) if config.bootstrap else None
+    return Prepared(manifest, infer, facts, payload, history)
+
+
+def _beginning(config: StreamConfig, ready: Prepared) -> str:
+    """What the job is going to do."""
+    task, attribute = config.task, config.arrival_attribute
+    clock = f"attribute {attribute}" if attribute else "publish time"
+    every, open_for = format_duration(task.score.every), format_duration(task.score.allowed_lateness)
+    early = f", early ones after {format_duration(config.early)}" if config.early else ""
+    watched = "" if registry.is_version(config.model) else ", the version that serves is followed"
+    due = f"every {every}, open for {open_for}{early}"
+    lines = [
+        f"task        {task.task} live: first as of {format_time(config.first)}, {due}",
+        f"messages    {config.subscription} by {clock}, {config.payload}",
+        *([describe_input(ready.history, config.bootstrap)] if ready.history and config.bootstrap else []),
+        f"model       {ready.manifest.version} in {config.model}{watched}",
+        f"runner      {portable.runner_name(config.execution)}, {config.shards} shards, {config.pullers} puller(s)",
+        f"output      {config.output}, run {config.run_id}",
+    ]
+    if config.archive is not None:
+        lines.append(f"archive     {config.archive}: start again with --bootstrap {config.archive}")
+    elif portable.is_local(config.execution):
+        lines.append("archive     none: what this process knows is gone when it ends (--archive FOLDER keeps it)")
+    return "\n".join(lines)
+
+
+def _stop(config: StreamConfig) -> Path:
+    """The file that ends the source."""
+    return folder(config.output, config.run_id, "scores").parent / "stop"
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--avro-schema {path}: cannot be read: {error}") from error

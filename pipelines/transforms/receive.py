@@ -1,0 +1,100 @@
+"""From messages to packed event blocks by shard, stamped with their arrival: the stream's side of what `files` does."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Timestamp
+
+from pipelines.ledger import DeadLetter, Ledger
+from pipelines.metrics import counter, distribution
+from pipelines.task import Task
+from pipelines.transforms.block import EventBlock, Ints, split
+from pipelines.transforms.decode import Since, without_arrival
+from pipelines.transforms.formats.payloads import parse
+from pipelines.transforms.intake import take_in
+from pipelines.transforms.messages import Messages, Payload, quality
+
+TICK = struct.Struct("<q")  # us
+COUNTED = {"events": "read", "rejected": "rejected", "outside": "outside", "filtered": "filtered"}  # metric: count
+
+
+@dataclass(eq=False)
+class DecodeMessages(beam.PTransform):
+    """Messages -> `blocks`: (shard, packed EventBlock), each at the earliest arrival in it; tagged `dead`: DeadLetter,
+    and `ledger`: one Ledger for all Messages but those without an event.
+
+    A tick becomes 8 bytes for every shard, at its own time. Too large a share of refused events pauses the source, see
+    `messages.Quality`.
+    """
+
+    task: Task
+    span: Since
+    shards: int
+    subscription: str
+    payload: Payload = field(default_factory=Payload)
+    max_bad_share: float = 0.05
+
+    def expand(self, messages: beam.PCollection[Messages]) -> beam.pvalue.DoOutputsTuple:
+        decode = beam.ParDo(_Decode(self)).with_output_types(tuple[int, bytes], dead=DeadLetter, ledger=Ledger)
+        return messages | "Decode" >> decode.with_outputs("dead", "ledger", main="blocks")
+
+
+class _Decode(beam.DoFn):
+    def __init__(self, settings: DecodeMessages) -> None:
+        self.task, self.span, self.shards = without_arrival(settings.task), settings.span, settings.shards
+        self.subscription, self.payload = settings.subscription, settings.payload
+        self.max_bad_share = settings.max_bad_share
+
+    def setup(self) -> None:
+        self.quality = quality(self.subscription)
+        self.counters = {name: counter(metric) for metric, name in COUNTED.items()}
+        self.lag = distribution("event_lag_ms")
+
+    def process(self, messages: Messages) -> Iterator[TimestampedValue | TaggedOutput]:
+        example = ""
+        rows = parse(self.task, messages, self.payload)
+        for part in take_in(self.task, self.span, rows, self.subscription):
+            if isinstance(part, EventBlock):
+                yield from self._blocks(part)
+            elif isinstance(part, DeadLetter):
+                example = example or part.position
+                yield TaggedOutput("dead", part)
+            elif part.read:
+                self._note(part, example)
+                yield TaggedOutput("ledger", part)
+        if messages.tick is not None:
+            yield from ticks(self.shards, messages.tick)
+
+    def _blocks(self, block: EventBlock) -> Iterator[TimestampedValue]:
+        for value in lags(block):
+            self.lag.update(value)
+        for shard, part in split(block, self.shards):
+            assert part.arrival is not None, "events of messages have an arrival"
+            yield TimestampedValue((shard, part.pack()), Timestamp(micros=int(part.arrival.min())))
+
+    def _note(self, ledger: Ledger, example: str) -> None:
+        self.quality.judge(ledger.read, ledger.reasons, example, self.max_bad_share)
+        for name, each in self.counters.items():
+            count = getattr(ledger, name)
+            if count:
+                each.inc(count)
+
+
+def lags(block: EventBlock) -> list[int]:
+    """Arrival after event time in ms: the least, the middle and the largest of a block, which tell enough of all."""
+    arrival = block.time if block.arrival is None else block.arrival
+    lag: Ints = np.sort(arrival - block.time) // 1_000
+    return [int(lag[0]), int(lag[len(lag) // 2]), int(lag[-1])]
+
+
+def ticks(shards: int, tick: int) -> Iterator[TimestampedValue]:
+    """A tick for every shard."""
+    for shard in range(shards):
+        yield TimestampedValue((shard, TICK.pack(tick)), Timestamp(micros=tick))

@@ -1,0 +1,209 @@
+"""Streams on a real Prism: they drain, are cancelled, fail and die as they should, and tell how they go."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+
+from pipelines.config import Execution
+from pipelines.errors import UserError
+from pipelines.portable import run_stream, runner_name, stream_options, works_here
+from tests.test_prism import alive, wait_until_dead
+from tests.ticking import build
+
+HERE = Execution(1, None, (), False)
+
+
+@contextmanager
+def launched(folder: Path, *args: str, bad: int = -1) -> Iterator[subprocess.Popen[str]]:
+    """tests.ticking in a process of its own, once it has counted something."""
+    command = [sys.executable, "-m", "tests.ticking", str(folder / "stop"), str(folder / "out"), str(bad), *args]
+    process = subprocess.Popen(
+        command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def wait_for_counts(folder: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not (folder / "out").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def counted(folder: Path) -> int:
+    return sum(int(line.split()[1]) for line in (folder / "out").read_text().splitlines())
+
+
+def child(process: subprocess.Popen[str]) -> int:
+    """The Prism that a process has started."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with open(stat) as f:
+            fields = f.read().rpartition(") ")
+        if int(fields[2].split()[1]) == process.pid and "(prism" in fields[0]:
+            return int(stat.parent.name)
+    raise AssertionError("no Prism")
+
+
+def test_sigterm_drains(tmp_path: Path) -> None:
+    with launched(tmp_path) as process:
+        wait_for_counts(tmp_path, process)
+        prism = child(process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    state, messages = out.split()[:2]
+    assert state == "drained"
+    assert int(messages) == counted(tmp_path) > 0
+    assert "Traceback" not in err
+    assert not alive(prism)
+
+
+def test_kill_9_takes_prism_along(tmp_path: Path) -> None:
+    with launched(tmp_path) as process:
+        wait_for_counts(tmp_path, process)
+        prism = child(process)
+        assert alive(prism)
+        process.kill()
+        process.wait()
+    wait_until_dead(prism)
+
+
+def test_a_failure_is_one_line(tmp_path: Path) -> None:
+    with launched(tmp_path, bad=55) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert out == ""
+    assert err.splitlines()[-1] == (
+        "ticking: the stream failed: LookupError: the shelf is empty. Run again with --debug for the whole trace"
+    )
+    assert "Traceback" not in err
+
+
+def test_the_end_of_prism_is_told(tmp_path: Path) -> None:
+    with launched(tmp_path) as process:
+        wait_for_counts(tmp_path, process)
+        os.kill(child(process), signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("ticking: the stream failed: Prism was killed (SIGKILL).")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_second_signal_or_the_limit_cancels(tmp_path: Path, signals: int) -> None:
+    """The source watches another file: a drain would last for ever."""
+    out, text = tmp_path / "out", io.StringIO()
+
+    def interrupt() -> None:
+        wait_for(out)
+        os.kill(os.getpid(), signal.SIGTERM)
+        if signals > 1:
+            wait_for(tmp_path / "stop")
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    result = run_stream(
+        HERE,
+        lambda p: build(p, tmp_path / "never", out),
+        tmp_path / "stop",
+        drain=0.5 if signals == 1 else 300,
+        to=text,
+    )
+    thread.join()
+    assert result.state == "cancelled"
+    assert "draining: no more messages are taken" in text.getvalue()
+    assert result.figures.count("messages") > 0
+    assert result.seconds < 120
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_source_may_end_by_itself_and_an_old_stop_file_does_not_count(tmp_path: Path) -> None:
+    text = io.StringIO()
+    (tmp_path / "stop").touch()
+
+    def touch() -> None:
+        wait_for(tmp_path / "out")
+        (tmp_path / "stop").touch()
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    result = run_stream(HERE, lambda p: build(p, tmp_path / "stop", tmp_path / "out"), tmp_path / "stop", to=text)
+    thread.join()
+    assert result.state == "drained"
+    assert result.figures.count("messages") == result.figures.count("scores_on_time") == counted(tmp_path)
+    assert re.search(r"\d messages/s, 0 events/s, watermark 1\.5 s behind; scores 0 early", text.getvalue())
+
+
+def test_debug_raises_what_happened(tmp_path: Path) -> None:
+    stop, out = tmp_path / "stop", tmp_path / "out"
+    with pytest.raises(RuntimeError, match="Traceback"):
+        run_stream(Execution(1, None, (), True), lambda p: build(p, stop, out, bad=5), stop, to=io.StringIO())
+
+
+def test_an_error_of_the_graph_passes(tmp_path: Path) -> None:
+    def refuse(p: beam.Pipeline) -> None:
+        raise UserError("the task has no arrival")
+
+    with pytest.raises(UserError, match=r"^the task has no arrival$"):
+        run_stream(HERE, refuse, tmp_path / "stop")
+
+
+def test_where_a_stream_runs() -> None:
+    def works(*args: str) -> bool:
+        return works_here(stream_options(Execution(1, None, args, False)))
+
+    def name(*args: str) -> str:
+        return runner_name(Execution(1, None, args, False))
+
+    assert name() == name("--runner=DirectRunner") == name("--runner=PrismRunner") == "PrismRunner"
+    assert name("--runner=FlinkRunner") == "FlinkRunner"
+    assert works()
+    assert works("--runner=FlinkRunner")
+    assert works("--runner=PortableRunner", "--job_endpoint=localhost:1", "--environment_type=LOOPBACK")
+    assert not works("--runner=FlinkRunner", "--flink_master=flink:8081")
+    assert not works("--runner=DataflowRunner")
+
+
+@pytest.mark.soak(only=True)
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    def resident(pid: int) -> int:
+        return int(re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0])
+
+    with launched(tmp_path) as process:
+        wait_for_counts(tmp_path, process)
+        prism, kilobytes = child(process), []
+        for _ in range(30):
+            time.sleep(20)
+            kilobytes.append((resident(process.pid), resident(prism)))
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert int(out.split()[1]) == counted(tmp_path)
+    for one in zip(*kilobytes, strict=True):
+        assert max(one[-5:]) < 1.2 * max(one[2:7]), kilobytes

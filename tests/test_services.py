@@ -1,0 +1,49 @@
+"""The services that tests run against: what the emulator keeps, counts and forgets."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.services import Counts, Emulator, binary, emulator
+
+
+def test_publish_pull_and_count(pubsub: Emulator) -> None:
+    topic = pubsub.topic("services-count")
+    subscription = pubsub.subscription(topic, ack_deadline_seconds=60)
+    payloads = [b"x" * (1 + i % 7) for i in range(2500)]
+    ids = pubsub.publish(topic, payloads, [{"n": str(i)} for i in range(2500)])
+    assert len(set(ids)) == 2500
+    assert pubsub.counts(topic) == Counts(2500, 0, 0, 0)
+    with pubsub.subscriber() as client:
+        first = client.pull(request={"subscription": subscription, "max_messages": 1000}).received_messages
+        assert {(m.message.data, m.message.attributes["n"]) for m in first} <= {
+            (payload, str(i)) for i, payload in enumerate(payloads)
+        }
+        client.acknowledge(request={"subscription": subscription, "ack_ids": [m.ack_id for m in first]})
+    assert pubsub.counts(topic) == Counts(2500, 1000, 1000, 1000)
+    assert pubsub.counts(topic).outstanding == 1500
+    with pytest.raises(TimeoutError, match="acked=1000"):
+        pubsub.wait_until_acked(topic, timeout=0.1)
+
+
+def test_large_payloads_go_in_several_requests(pubsub: Emulator) -> None:
+    topic = pubsub.topic("services-large")
+    assert len(pubsub.publish(topic, [bytes(1 << 20)] * 7)) == 7
+
+
+def test_a_killed_emulator_comes_back_empty_at_its_address() -> None:
+    with emulator() as service:
+        topic, address = service.topic("gone"), service.address
+        service.publish(topic, [b"a"])
+        service.kill()
+        service.start()
+        assert service.address == address
+        assert service.counts(topic) == Counts(0, 0, 0, 0)
+        service.pause()
+        service.resume()
+        assert service.topic("gone") == topic
+
+
+def test_a_missing_program_names_its_target() -> None:
+    with pytest.raises(RuntimeError, match="run `make services`"):
+        binary("no-such-program")

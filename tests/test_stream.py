@@ -1,0 +1,270 @@
+"""The live job through the real command line: a Pub/Sub emulator, Prism, kills, restarts and mistakes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.errors import Exit
+from pipelines.query import select
+from pipelines.rehearse import compare
+from tests.services import Emulator
+from tests.test_end_to_end import foretide
+from tests.toy import export_toy
+
+TASK = """\
+task: toy
+events:
+  entity: user
+  time: {field: at, unit: s}
+  arrival: {field: arrived, unit: s}
+  identity: [id]
+sequence:
+  step: 1d
+  steps: 12
+  features:
+    - {agg: count}
+    - {agg: sum, field: amount}
+    - {agg: last, field: price, fill: forward, scale: relative}
+    - {agg: mean, field: amount, scale: none}
+score: {every: 1d, allowed_lateness: 2d}
+label: {kind: churn, horizon: 7d, active_within: 7d}
+model: {network: gru, units: [8, 8]}
+"""
+DAY = 86_400
+START = 1_704_067_200  # 2024-01-01
+SEAM, END = START + 20 * DAY, START + 26 * DAY
+AS_OFS = "2024-01-21..2024-01-27"
+
+
+@dataclass(frozen=True)
+class World:
+    task: Path
+    model: Path
+    events: Path
+    rows: Sequence[dict[str, Any]]  # in the order of arrival
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Four weeks of events, of which every fifth arrives up to three days late and every twentieth comes twice."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "toy.yaml").write_text(TASK)
+    export_toy(folder / "model")
+    rng = np.random.default_rng(3)
+    n = 2_000
+    at = START + np.sort(rng.integers(0, 27 * DAY, n))
+    late = np.where(rng.random(n) < 0.2, rng.integers(0, 3 * DAY, n), 0)
+    table = pa.table(
+        {
+            "user": pa.array([f"user {u}" for u in rng.zipf(1.5, n) % 60]),
+            "at": at,
+            "arrived": at + late,
+            "id": pa.array([f"e{i}" for i in range(n)]),
+            "amount": rng.normal(0, 20, n).round(2),
+            "price": 100 + rng.normal(0, 1, n).cumsum().round(2),
+        }
+    )
+    again = table.take(pa.array(np.arange(0, n, 20)))
+    again = again.set_column(2, "arrived", pa.array(again["arrived"].to_numpy() + 3600))
+    table = pa.concat_tables([table, again]).sort_by("arrived")
+    pq.write_table(table, folder / "events.parquet")
+    return World(folder / "toy.yaml", folder / "model", folder / "events.parquet", table.to_pylist())
+
+
+@pytest.fixture(scope="module")
+def backfill(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("backfill")
+    arguments = ["--task", str(world.task), "--input", str(world.events), "--as-of", AS_OFS]
+    foretide("score", *arguments, "--model", str(world.model), "--output", str(out))
+    return out
+
+
+@contextmanager
+def live(pubsub: Emulator, *arguments: object, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A live job in a process of its own, killed at the end of the block if it still runs."""
+    command = [sys.executable, "-m", "pipelines.cli", "stream", *map(str, arguments)]
+    with log.open("wb") as out:
+        job = subprocess.Popen(command, env={**os.environ, **pubsub.environment}, stdout=out, stderr=out)
+        try:
+            yield job
+        finally:
+            job.kill()
+            job.wait()
+
+
+def drained(job: subprocess.Popen[bytes], log: Path) -> str:
+    """Ends a job as an operator does; all that it said."""
+    job.send_signal(signal.SIGTERM)
+    code = job.wait(120)
+    told = log.read_text()
+    assert code == Exit.OK, told
+    assert "Traceback" not in told
+    return told
+
+
+def publish(pubsub: Emulator, topic: str, rows: Sequence[dict[str, Any]], clock: int | None = None) -> None:
+    """Rows as messages; `clock`: the arrival, in s, that an empty message says has been reached."""
+    payloads = [json.dumps({k: v for k, v in row.items() if k != "arrived"}).encode() for row in rows]
+    arrivals = [row["arrived"] for row in rows] + ([] if clock is None else [clock])
+    payloads += [] if clock is None else [b""]
+    pubsub.publish(topic, payloads, [{"arrival": str(a * 1_000_000)} for a in arrivals])
+
+
+def common(world: World, subscription: str, out: Path) -> list[object]:
+    where = ["--subscription", subscription, "--arrival-attribute", "arrival"]
+    return ["--task", world.task, "--model", world.model, "--output", out, *where]
+
+
+def split(world: World, *times: int) -> list[list[dict[str, Any]]]:
+    """The rows that arrive before the first time, from there to the next one, and so on."""
+    edges = [0, *times, 1 << 40]
+    return [[r for r in world.rows if a <= r["arrived"] < b] for a, b in itertools.pairwise(edges)]
+
+
+def test_a_rehearsal_with_careless_publishers_finds_no_difference(world: World, tmp_path: Path) -> None:
+    arguments = ["--task", str(world.task), "--input", str(world.events), "--as-of", AS_OFS, "--speed", "2d", "--mess"]
+    told = foretide("rehearse", *arguments, "--model", str(world.model), "--output", str(tmp_path / "out"))
+    found = re.search(r"parity +([\d,]+) rows of 7 as-ofs compared, ([\d,]+) of them corrected: .* bit for bit", told)
+    assert found, told
+    assert int(found[1].replace(",", "")) > 300
+    assert int(found[2]) > 30
+
+
+def test_a_killed_job_goes_on_from_its_archive(world: World, backfill: Path, pubsub: Emulator, tmp_path: Path) -> None:
+    topic = pubsub.topic("killed")
+    out, archive, log = tmp_path / "out", tmp_path / "archive", tmp_path / "log"
+    history, first, second = split(world, SEAM, SEAM + 3 * DAY)
+    files = tmp_path / "history.parquet"
+    pq.write_table(pa.Table.from_pylist(history), files)
+    base = [*common(world, pubsub.subscription(topic), out), "--archive", archive, "--from", "2024-01-21"]
+    publish(pubsub, topic, first, SEAM + 3 * DAY)
+    with live(pubsub, *base, "--bootstrap", files, log=log) as job:
+        pubsub.wait_until_acked(topic, 120)
+        wait_for_scores(out, job, log)
+        os.kill(job.pid, signal.SIGKILL)
+    publish(pubsub, topic, second, END + 4 * DAY)
+    with live(pubsub, *base, "--bootstrap", files, archive, log=log) as job:
+        pubsub.wait_until_acked(topic, 120)
+        told = drained(job, log)
+    parity = compare(out, backfill, ["churn"])
+    assert parity.equal, parity
+    assert parity.rows > 300
+    assert parity.corrected > 30
+    assert not re.search(r"^  behind ", told, re.MULTILINE), told
+
+
+def wait_for_scores(out: Path, job: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 120
+    while not list(out.glob("live/*/scores/*.parquet")):
+        assert job.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.1)
+
+
+def test_bad_messages_are_kept_and_come_again(world: World, pubsub: Emulator, tmp_path: Path) -> None:
+    topic = pubsub.topic("bad")
+    out, log = tmp_path / "out", tmp_path / "log"
+    history, rows, _ = split(world, SEAM, END)
+    broken = [b'{"user": "user 1", "at": "soon", "id": "x1", "amount": 1, "price": 1}', b"{", b"\xff\x00"]
+    base = [*common(world, pubsub.subscription(topic), out), "--from", "2024-01-21"]
+    publish(pubsub, topic, history + rows)
+    pubsub.publish(topic, broken, [{"arrival": str(SEAM * 1_000_000)}] * 3)
+    publish(pubsub, topic, [], END + 4 * DAY)
+    with live(pubsub, *base, log=log) as job:
+        pubsub.wait_until_acked(topic, 120)
+        told = drained(job, log)
+    assert re.search(r"rejected +3 ", told), told
+    letters = {row[0] for row in select(out, "SELECT payload FROM dead_letters WHERE stage = 'read'").rows}
+    assert letters == set(broken)
+    accounted = "accepted + duplicates + rejected + outside + pending"
+    ledger = next(iter(select(out, f"SELECT read, {accounted} FROM ledger").rows))
+    assert ledger[0] == ledger[1] == len(history) + len(rows) + 3
+    retry = pubsub.topic("retry")
+    where = ["--output", str(out), "--topic", retry]
+    os.environ.update(pubsub.environment)
+    try:
+        assert "3" in foretide("replay", *where, "--dry-run")
+        assert pubsub.counts(retry).messages == 0
+        foretide("replay", *where, "--reason", "JSON")
+        assert pubsub.counts(retry).messages == 1
+    finally:
+        del os.environ["PUBSUB_EMULATOR_HOST"]
+
+
+def test_too_many_bad_messages_pause_the_job(world: World, pubsub: Emulator, tmp_path: Path) -> None:
+    topic = pubsub.topic("paused")
+    log = tmp_path / "log"
+    stamp = {"arrival": str(SEAM * 1_000_000)}
+    base = [*common(world, pubsub.subscription(topic), tmp_path / "out"), "--from", "2024-01-21"]
+    pubsub.publish(topic, [b"no event"] * 200, [stamp] * 200)
+    with live(pubsub, *base, log=log) as job:
+        pubsub.wait_until_acked(topic, 120)
+        pubsub.publish(topic, [b"no event"] * 50, [stamp] * 50)
+        while "paused" not in log.read_text():
+            assert job.poll() is None, log.read_text()
+            time.sleep(0.1)
+        told = drained(job, log)
+    assert pubsub.counts(topic).outstanding == 50, told
+    assert "--max-bad-share" in told
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (["--from", "soon"], "--from soon: a time is a date"),
+        (["--early", "often"], "--early often: a duration is"),
+        (["--runner=BundleBasedDirectRunner"], "BundleBasedDirectRunner"),
+        (["--runner=FlinkRunner"], "checkpointing_interval"),
+        (["--avro-schema", "nowhere.avsc"], "--avro-schema goes with --payload avro"),
+        (["--payload", "avro", "--avro-schema", "nowhere.avsc"], "nowhere.avsc: cannot be read"),
+        (["--dead-letters", "letters"], "projects/"),
+        (["--bootstrap", "nowhere.parquet"], "nowhere.parquet: no such file"),
+        (["--arrival-attribute", "a"], "say where it begins with --from"),
+        (["--unknown"], "unknown option --unknown"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(
+    changed: list[str], told: str, world: World, pubsub: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub.address)
+    name = f"mistake{abs(hash(tuple(changed))) % 10**9}"
+    where = ["--subscription", pubsub.subscription(pubsub.topic(name)), "--output", str(tmp_path / "out")]
+    arguments = ["--task", str(world.task), "--model", str(world.model), *where, *changed]
+    assert told in foretide("stream", *arguments, expect=Exit.USAGE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_subscription_that_is_not_there(world: World, pubsub: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub.address)
+    arguments = ["--task", str(world.task), "--model", str(world.model), "--output", "out"]
+    told = foretide("stream", *arguments, "--subscription", "projects/test/subscriptions/none", expect=Exit.USAGE)
+    assert "projects/test/subscriptions/none" in told
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(
+    world: World, pubsub: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub.address)
+    where = ["--subscription", pubsub.subscription(pubsub.topic("dry")), "--output", str(tmp_path / "out")]
+    arguments = ["--task", str(world.task), "--model", str(world.model), *where, "--bootstrap", str(world.events)]
+    told = foretide("stream", *arguments, "--early", "30s", "--dry-run")
+    assert "PrismRunner" in told
+    assert "events.parquet" in told
+    assert not (tmp_path / "out").exists()
