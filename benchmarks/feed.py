@@ -1,4 +1,4 @@
-"""What the benchmarks of a live job work on: a task of short steps, its models, and a publisher of a steady rate."""
+"""What the benchmarks of a live job work on: a task of short steps, its events, a publisher of a steady rate, the job."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import workload as w
-from benchmarks.model import Rows, export
 from pipelines.emulator import Emulator
-from pipelines.task import Task
-from pipelines.taskfile import load_task
 from pipelines.transforms.messages import Messages
 
 TASK = w.HERE / "live.yaml"
@@ -32,34 +29,10 @@ PULSE = 0.05  # s between two publications
 KEPT = 5_000  # messages that may come again
 SEED = 7
 
-STREAM = 200_000  # messages of a stream that nobody publishes
+STREAM = 100_000  # messages of a stream that nobody publishes
 WARM = 5_000  # the first of them, which are not measured
 START = w.START  # us, when it begins
 RATE = 2_000  # messages a second of its own time
-
-
-@dataclass(frozen=True)
-class Activity(Rows):
-    """Tensors like those of the stream."""
-
-    task: Task
-
-    def tensor(self, rows: w.Ints) -> w.Floats:
-        random, shape = np.random.default_rng(int(rows[0])), (len(rows), self.task.sequence.steps)
-        count = random.poisson(0.5, shape)
-        amount = random.normal(0, 20, shape)
-        price = 100 * np.exp(np.cumsum(random.normal(0, 0.01, shape), axis=1))
-        return np.stack([count, count * amount, price, amount], axis=2).astype(np.float32)
-
-
-def put_models(root: Path, seeds: range) -> list[str]:
-    """A registry with a version for each seed, none of which serves. Returns their names."""
-    task, versions = load_task(TASK), []
-    for seed in seeds:
-        spec = task.with_model(task.model.with_values({"seed": seed}))
-        versions.append(export(spec, Activity(task), root / task.task / "new", time.time_ns() // 1000))
-        (root / task.task / "new").rename(root / task.task / versions[-1])
-    return versions
 
 
 @dataclass
@@ -96,13 +69,13 @@ class Feed:
         return out
 
 
-def stream() -> Messages:
-    """`STREAM` messages, `RATE` a second from `START` on."""
+def stream(messages: int = STREAM) -> Messages:
+    """The first messages of a stream of `RATE` a second from `START` on."""
     source, together = Feed(), int(RATE * PULSE)
-    arrival = START + np.arange(STREAM) * 1_000_000 // RATE
-    parts = [source.take(together, int(arrival[i]) / 1e6) for i in range(0, STREAM, together)]
+    arrival = START + np.arange(messages) * 1_000_000 // RATE
+    parts = [source.take(together, int(arrival[i]) / 1e6) for i in range(0, messages, together)]
     data = tuple(payload for part in parts for payload in part)
-    return Messages(data, tuple(map(str, range(STREAM))), arrival, ({},) * STREAM)
+    return Messages(data[:messages], tuple(map(str, range(messages))), arrival, ({},) * messages)
 
 
 @contextmanager

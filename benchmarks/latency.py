@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from benchmarks import feed
 from benchmarks import workload as w
+from benchmarks.live_model import put_models
 from benchmarks.measure import Meter
 from pipelines import registry
 from pipelines.emulator import emulator
@@ -83,7 +84,7 @@ def main() -> None:
     tracked = Tracked(args.rate)
     with tempfile.TemporaryDirectory() as name, emulator() as pubsub:
         out, topic = Path(name), pubsub.topic("events")
-        (version,) = feed.put_models(out / "models", range(1))
+        (version,) = put_models(out / "models", range(1))
         (folder,) = (out / "models").iterdir()
         registry.promote(folder, version)
         seen, looked = Seen(out), 0.0

@@ -105,6 +105,11 @@ def memory(results: Results) -> float:
     return many / few
 
 
+def live(size: int) -> Callable[[Results], float]:
+    """CPU of the stateful path over that of the consumer with dicts."""
+    return lambda r: r.measured[f"live {size}"].cpu / r.measured["live naive"].cpu
+
+
 def peak(results: Results) -> float:
     """GB of the largest of our processes."""
     ours = [m.peak for name, m in results.measured.items() if name.startswith("ours")]
@@ -129,6 +134,7 @@ OTHERS: Mapping[str, Callable[[Results], float]] = {
     "features, JSON Lines: CPU of ours / polars with expressions only": frame("jsonl"),
     "inference of the bare tf.function, share of the sgemm rate": bare_inference,
     "training of ours, share of the sgemm rate": training,
+    **{f"live, bundles of {n:,} messages: CPU of ours / a consumer with dicts": live(n) for n in w.BUNDLES},
 }
 
 
@@ -186,7 +192,9 @@ def intro(results: Results) -> str:
         "CPU second, which a busy neighbour disturbs least. "
         "`training steps` is the same model learning from batches of "
         f"{w.BATCH}, three times the work of scoring them; `training N` is a whole training on N examples, from "
-        "preprocessing to the report beside its baselines, with one epoch of a linear network."
+        "preprocessing to the report beside its baselines, with one epoch of a linear network. "
+        "`live N` takes a stream in bundles of N messages up to the tensors of each boundary, in one process without a "
+        "runner; `latency N` is a whole live job on Prism at N messages a second."
     )
 
 
@@ -200,10 +208,35 @@ def markdown(results: Results) -> str:
             intro(results),
             table(("ratio", "goal", "measured", "met"), [*(t.row(results) for t in TARGETS), *others(results)]),
             table(heads, [contestant_row(x) for x in m.values()]),
+            *_stream(results),
             *_sentences(results),
             table(("machine", ""), [[k, v] for k, v in machine().items()]) + "\n",
         ]
     )
+
+
+def _stream(results: Results) -> Iterator[str]:
+    """The stateful path by size of bundle, and how long scores take."""
+    paths = {f"{n:,}": results.measured.get(f"live {n}") for n in w.BUNDLES}
+    paths["a consumer with dicts"] = results.measured.get("live naive")
+    found = {name: m for name, m in paths.items() if m is not None}
+    if found:
+        parts = ("intake", "receive", "boundary")
+        heads = ("messages in a bundle", "events/s a core", "all, µs/event", *(f"{part}, µs/event" for part in parts))
+        yield table(heads, [_path_row(name, m, parts) for name, m in found.items()])
+    waits = {rate: m.extra for rate in w.RATES if (m := results.measured.get(f"latency {rate}")) is not None}
+    if waits:
+        heads = ("messages/s", "p50, s", "p99, s", "longest, s", "events")
+        keys = ("p50", "p99", "most")
+        rows = [[f"{n:,}", *(f"{x[key]:.2f}" for key in keys), f"{x['tracked']:,.0f}"] for n, x in waits.items()]
+        yield "From the publication of an event to a score on the disk that counts it, with early scores after 1 s:"
+        yield table(heads, rows)
+
+
+def _path_row(name: str, m: Measured, parts: Sequence[str]) -> list[str]:
+    n = m.extra["messages"]
+    each = [f"{m.extra[part] / n * 1e6:.1f}" if part in m.extra else "" for part in parts]
+    return [name, f"{n / m.cpu:,.0f}", f"{m.cpu / n * 1e6:.1f}", *each]
 
 
 def _sentences(results: Results) -> Iterator[str]:

@@ -51,16 +51,28 @@ def training(_: int) -> Contestants:
         yield f"training {n}", "train_whole", (n,)
 
 
+def stream(_: int) -> Contestants:
+    """The stateful path alone, and then a whole live job."""
+    for _ in range(ROUNDS):
+        for size in w.BUNDLES:
+            yield f"live {size}", "live", (size,)
+        yield "live naive", "live_naive", ()
+    for rate in w.RATES:
+        yield f"latency {rate}", "latency", (rate,)
+
+
 PARTS: Mapping[str, Callable[[int], Contestants]] = {
     "features": features,
     "inference": inference,
     "training": training,
+    "stream": stream,
 }
+FILES = {"features", "inference"}  # the parts that read the generated events
 
 
 def prepare(events: int, parts: list[str]) -> None:
     """What the parts need, made by a process each, so that this one stays small."""
-    if parts != ["training"]:
+    if FILES.intersection(parts):
         for n in (events, w.NAIVE):
             _make("generate", "--events", n)
     if "inference" in parts and not (w.MODEL / "manifest.json").exists():

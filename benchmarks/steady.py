@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,6 +26,7 @@ import duckdb
 import numpy as np
 
 from benchmarks import feed
+from benchmarks.live_model import put_models
 from benchmarks.measure import memory
 from pipelines import registry
 from pipelines.config import LIVE_SHARDS, floor
@@ -152,7 +155,7 @@ def processes(job: int, pubsub: Emulator) -> dict[str, int]:
 
 def sample(seconds: float, job: int, pubsub: Emulator, folders: Mapping[str, Path]) -> Sample:
     held = {name: memory(pid) for name, pid in processes(job, pubsub).items()}
-    files = {name: [p.stat().st_size for p in _files(folder)] for name, folder in folders.items()}
+    files = {name: list(_sizes(folder)) for name, folder in folders.items()}
     return Sample(
         round(seconds, 1),
         {name: m.rss for name, m in held.items()},
@@ -163,16 +166,19 @@ def sample(seconds: float, job: int, pubsub: Emulator, folders: Mapping[str, Pat
     )
 
 
-def _files(folder: Path) -> list[Path]:
-    """That are still there."""
-    return [p for p in folder.rglob("*") if p.is_file()]
+def _sizes(folder: Path) -> Iterator[int]:
+    """Of the files, but for those that vanish meanwhile."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                yield os.stat(os.path.join(parent, name)).st_size
 
 
 class Models:
     """A registry with two versions and a broken one, and which of them served when."""
 
     def __init__(self, root: Path) -> None:
-        self.versions = feed.put_models(root, range(2))
+        self.versions = put_models(root, range(2))
         self.folder = root / load_task(feed.TASK).task
         self.served: list[Served] = []
         self.log: list[str] = []
@@ -225,13 +231,17 @@ def load(out: Path, minutes: float, rate: float, models: Models) -> tuple[list[S
 def backfill(out: Path, models: Models, first: int, last: int) -> dict[str, Path]:
     """What each version gives for the archive, by version."""
     folders = {version: out / f"backfill-{version}" for version in models.versions}
+    running = []
     for version, folder in folders.items():
         command = [
             *(sys.executable, "-m", "pipelines.cli", "score", "--task", str(feed.TASK)),
             *("--as-of", f"{format_time(first)}..{format_time(last)}", "--input", str(out / "archive")),
             *("--model", str(models.folder / version), "--output", str(folder)),
         ]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    codes = [each.wait() for each in running]
+    if any(codes):
+        raise RuntimeError("a backfill failed")
     return folders
 
 

@@ -79,7 +79,8 @@ METRICS: tuple[Metric, ...] = (
         "behind",
         "events",
         "Events with an arrival before a boundary that had been scored: the watermark broke its promise.",
-        "Must stay 0. Raise --slack, and keep the ack deadline below --hold; the scores in question are corrected.",
+        "Must stay 0; the scores in question are corrected. Start the job again if the ack deadline of its "
+        "subscription was raised, or if something else pulls from it.",
     ),
     _counter("scores_early", "scores", "Scores before their as-of, to be replaced.", "None: set by --early."),
     _counter(

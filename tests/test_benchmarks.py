@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import examples, run
+from benchmarks import examples, feed, live, live_naive, run, steady
 from benchmarks import workload as w
 from benchmarks.generate import generate
 from benchmarks.measure import Check, Measured
 from benchmarks.report import Results, markdown
+from pipelines.figures import Figures, Spread, summary
 from pipelines.taskfile import load_task
+from pipelines.transforms.block import unpack
 
 pytest.importorskip("polars")
 from benchmarks import features_polars
@@ -97,6 +100,38 @@ def test_examples_that_are_there_are_not_made_again(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     examples.generate(EXAMPLES, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("size", [7, 1_000])
+def test_a_consumer_with_dicts_builds_the_tensors_of_a_live_job(size: int) -> None:
+    messages = feed.stream(25_000)
+    ours, naive = live.run(messages, size, live.Spent()), live_naive.run(messages)
+    assert ours.sequences > 2 * feed.ENTITIES * 0.8
+    assert ours.corrected > 0
+    np.testing.assert_allclose(ours.numbers(), naive.numbers(), rtol=1e-4)  # prices of one ms are told apart by id
+
+
+def test_a_trend_is_that_of_the_means_of_minutes() -> None:
+    seconds = list(range(0, 1800, 5))
+    noise = [math.sin(7 * s) for s in seconds]  # far faster than a minute
+    assert steady.trend(seconds, noise).flat
+    growing = steady.trend(seconds, [300 + n + 36 * s / 3600 for n, s in zip(noise, seconds, strict=True)])
+    assert growing.per_hour == pytest.approx(36, abs=3 * growing.error)
+    assert not growing.flat
+    assert steady.trend(seconds[:20], noise[:20]).error == np.inf
+
+
+def test_the_last_screen_of_a_job_is_read_as_numbers() -> None:
+    figures = Figures({"events": 1234567, "late": 3}, {"model_ms": Spread(2, 3000, 1000, 2000)})
+    assert steady.said(summary(figures, 10)) == {"events": [1234567], "late": [3], "model_ms": [1500, 1000, 2000]}
+
+
+def test_what_a_state_should_hold_is_what_a_packed_block_holds() -> None:
+    job = live.Job()
+    ((_, raw), *_) = job.blocks(feed.stream(5_000))
+    block = unpack(raw)
+    name = sum(map(len, block.keys.to_pylist())) / len(block.keys)
+    assert steady.packed(len(block), len(block.keys), name) == pytest.approx(len(raw), abs=8)
 
 
 def test_a_part_runs_what_its_ratios_need() -> None:

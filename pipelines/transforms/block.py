@@ -247,10 +247,10 @@ def _by_key_and_time(b: EventBlock) -> Ints:
 def tidy(b: EventBlock, identity: bool) -> tuple[EventBlock, Ints]:
     """In canonical order, each event once, the copy that arrived first -> (block, rows of `b` that stayed).
 
-    Without identity only events with the same id, which then is that of a message, are copies. Of copies that are equal
-    and arrived at once the first in `b` stays. Of copies that arrived at once and contradict one another, each field
-    has its smallest value (see `sortable`; the smallest hash of a text), and a category none: no field depends on which
-    others the task reads.
+    Without identity only events with the same id, which then is that of a message, are copies. Of copies that arrived
+    at once, the first in `b` is the one that stayed; where they contradict one another, each field has its smallest
+    value (see `sortable`; the smallest hash of a text), and a category none: no field depends on which others the task
+    reads.
     """
     rows, tied = order(b)
     id_ = b.id[rows[tied]]
@@ -258,15 +258,17 @@ def tidy(b: EventBlock, identity: bool) -> tuple[EventBlock, Ints]:
     kept = np.delete(rows, copies)
     out = b.take(kept)
     if len(copies):
-        _merge(out, copies - np.arange(1, len(copies) + 1), b.take(rows[copies]))
+        at, copies = copies - np.arange(1, len(copies) + 1), rows[copies]
+        if b.arrival is not None:
+            at_once = b.arrival[copies] == b.arrival[kept[at]]
+            at, copies = at[at_once], copies[at_once]
+        _merge(out, at, b.take(copies))
+        np.minimum.at(kept, at, copies)
     return out, kept
 
 
 def _merge(out: EventBlock, at: Ints, copies: EventBlock) -> None:
     """Settles each of `copies` with the event of `out` (places `at`, ascending) that stays for it, in place."""
-    if copies.arrival is not None and out.arrival is not None:
-        first = copies.arrival == out.arrival[at]
-        copies, at = copies.take(first), at[first]
     events, place = np.unique(at, return_inverse=True)
     for kept, new in zip(out.values, copies.values, strict=True):
         smallest = sortable(kept[events])

@@ -31,7 +31,7 @@ from pipelines.transforms.decode import Since
 from pipelines.transforms.due import Due, due, early
 from pipelines.transforms.sequences import SequenceBatch
 
-TICK = struct.Struct("<q")
+TICK = struct.Struct("<q")  # us
 CLOCK = struct.Struct("<??qqq")
 NONE = -(1 << 63)
 TOO_LATE = "too late for a score that was closed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,9 +18,9 @@ from pipelines.transforms.block import EventBlock, Ints, split
 from pipelines.transforms.decode import Since, without_arrival
 from pipelines.transforms.formats.payloads import parse
 from pipelines.transforms.intake import take_in
+from pipelines.transforms.live import TICK
 from pipelines.transforms.messages import Messages, Payload, quality
 
-TICK = struct.Struct("<q")  # us
 COUNTED = {"events": "read", "rejected": "rejected", "outside": "outside", "filtered": "filtered"}  # metric: count
 
 

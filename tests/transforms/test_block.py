@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import permutations
 from random import Random
 from typing import Any
 
@@ -155,6 +156,9 @@ def test_of_equal_copies_the_first_given_stays() -> None:
     event = ("a", 1, 7, 0, 1.0, 0, 9)
     for identity in (True, False):
         assert tidy(block_of([event, ("b", 0, 1, 0, 0.0, 0, 0), event]), identity)[1].tolist() == [0, 1]
+    others = [("a", 1, 7, 2, 0.5, 0, 9), ("a", 1, 7, 0, 5.0, 1, 9)]
+    for events in permutations([event, *others]):
+        assert tidy(block_of([*events, ("a", 1, 7, 0, -1.0, 1, 10)]), True)[1].tolist() == [0]
 
 
 def sorted_by_key(b: EventBlock) -> list[str]:

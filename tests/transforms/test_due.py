@@ -76,6 +76,16 @@ def test_a_duplicate_corrects_nothing() -> None:
     assert (result.accepted, result.duplicates) == (0, 2)
 
 
+def test_copies_that_contradict_a_known_event_correct_nothing() -> None:
+    """All of them arrived at once and were known at the last boundary; one of them comes again."""
+    copies = [event("a", 5, 5, price=p) for p in (1, 2, 3)]
+    known = at(20, 10, NOTHING, block(*copies)).keep
+    for again in copies:
+        result = at(30, 20, known, block(again))
+        assert scores(result) == {("a", 30, 0): 1}
+        assert (result.accepted, result.duplicates, result.behind) == (0, 1, 0)
+
+
 def test_too_late_for_the_first_score_only() -> None:
     result = at(40, 30, NOTHING, block(event("a", 5, 31), event("a", 15, 31)))
     assert scores(result) == {("a", 20, 2): 2, ("a", 30, 1): 2, ("a", 40, 0): 1}
