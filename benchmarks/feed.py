@@ -1,4 +1,4 @@
-"""What the benchmarks of a live job work on: a task of short steps, its events, a publisher of a steady rate, the job."""
+"""What the benchmarks of a live job work on: a task of short steps, its events, a steady publisher, and the job."""
 
 from __future__ import annotations
 

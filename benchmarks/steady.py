@@ -299,49 +299,47 @@ def _intervals(served: Sequence[Served]) -> Iterator[tuple[str, float, float]]:
 
 def report(samples: Sequence[Sample], source: feed.Feed, rate: float, rows: Rows, log: str, deeds: list[str]) -> str:
     """All that was found, for people."""
-    half = [s for s in samples if s.seconds >= samples[-1].seconds / 2]
-    seconds, metrics = [s.seconds for s in half], said(log)
+    metrics = said(log)
+    wrong = (
+        f"{rows.missing:,} missing, {rows.extra:,} extra, {rows.different:,} different, {rows.unknown:,} of unknown "
+        f"versions, {rows.misplaced:,} of a version that did not serve then"
+    )
     lines = [
         f"load        {samples[-1].seconds / 60:.1f} minutes, {rate:,.0f} messages/s: {source.made:,} events and "
         f"{source.copies:,} copies of {feed.ENTITIES:,} entities",
         f"models      {', '.join(deeds)}",
         f"            {metrics.get('models_swapped', [0])[0]} swaps, {metrics.get('models_refused', [0])[0]} refused",
-        "memory      MB at the start, in the middle and at the end; growth in the second half in MB/hour",
-    ]
-    for kind in ("rss", "pss"):
-        for name in samples[-1].rss:
-            values = [getattr(s, kind).get(name, 0) / 1e6 for s in half]
-            growth = trend(seconds, values)
-            first = next(getattr(s, kind)[name] for s in samples if name in s.rss) / 1e6
-            word = "flat within noise" if growth.flat else "GROWS"
-            if name == "emulator":
-                word = "keeps every message for ever"
-            lines.append(
-                f"  {kind} {name:<16} {first:>7,.0f} {values[0]:>7,.0f} {values[-1]:>7,.0f}  "
-                f"{growth.per_hour:+8.1f} ± {growth.error:.1f}  {word}"
-            )
-    lines.append("cpu         cores, in the second half")
-    for name in samples[-1].cpu:
-        used = half[-1].cpu.get(name, 0) - half[0].cpu.get(name, 0)
-        lines.append(f"  {name:<20} {used / (half[-1].seconds - half[0].seconds):.2f}")
-    lines.append("files       number and MB: in the middle and at the end")
-    for name in samples[-1].files:
-        a, b = half[0], half[-1]
-        lines.append(
-            f"  {name:<20} {a.files[name]:,} and {a.sizes[name] / 1e6:,.1f}, "
-            f"{b.files[name]:,} and {b.sizes[name] / 1e6:,.1f}"
-        )
-    lines += _state(rate, metrics)
-    wrong = (
-        f"{rows.missing:,} missing, {rows.extra:,} extra, {rows.different:,} different, {rows.unknown:,} of unknown "
-        f"versions, {rows.misplaced:,} of a version that did not serve then"
-    )
-    lines += [
+        *_resources(samples),
+        *_state(rate, metrics),
         f"scores      {rows.rows:,} rows, {rows.corrected:,} of them corrected, against backfills: {wrong}",
         f"            by version {rows.by_version}; {rows.alike:,} that both versions score alike",
         f"            {'equal, bit for bit' if rows.equal else 'NOT EQUAL'}",
     ]
     return "\n".join(lines)
+
+
+def _resources(samples: Sequence[Sample]) -> Iterator[str]:
+    """What the processes and folders held."""
+    end = samples[-1]
+    start = next(s for s in samples if s.seconds >= min(MINUTE, end.seconds))
+    half = [s for s in samples if s.seconds >= end.seconds / 2]
+    middle, seconds = half[0], [s.seconds for s in half]
+    yield "memory      MB after a minute, in the middle and at the end; growth in the second half in MB/hour"
+    for kind in ("rss", "pss"):
+        for name in end.rss:
+            growth = trend(seconds, [getattr(s, kind).get(name, 0) / 1e6 for s in half])
+            held = " ".join(f"{getattr(s, kind).get(name, 0) / 1e6:>7,.0f}" for s in (start, middle, end))
+            word = "flat within noise" if growth.flat else "GROWS"
+            told = "keeps every message for ever" if name == "emulator" else word
+            yield f"  {kind} {name:<16} {held}  {growth.per_hour:+8.1f} ± {growth.error:.1f}  {told}"
+    yield "cpu         cores, in the second half"
+    for name in end.cpu:
+        used = end.cpu[name] - middle.cpu.get(name, 0)
+        yield f"  {name:<20} {used / (end.seconds - middle.seconds):.2f}"
+    yield "files       number and MB, in the middle and at the end"
+    for name in end.files:
+        held = ", ".join(f"{s.files[name]:,} and {s.sizes[name] / 1e6:,.1f}" for s in (middle, end))
+        yield f"  {name:<20} {held}"
 
 
 def _state(rate: float, metrics: Mapping[str, list[int]]) -> list[str]:

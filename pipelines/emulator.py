@@ -24,6 +24,7 @@ from google.pubsub_v1 import PublisherClient, SubscriberClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
+from pipelines.errors import UserError
 from pipelines.prism import bound
 
 PROJECT = "projects/test"
@@ -34,7 +35,7 @@ def binary(name: str) -> Path:
     """A program next to the interpreter."""
     path = Path(sys.executable).parent / name
     if not path.exists():
-        raise RuntimeError(f"{path} is missing: run `make services`, which builds it")
+        raise UserError(f"{path} is missing: run `make services`, which builds it")
     return path
 
 
@@ -81,7 +82,7 @@ class Emulator:
         assert self.process.stdout is not None
         ready = self.process.stdout.readline().split()
         if ready[:1] != ["ready"]:
-            raise RuntimeError(f"{' '.join(command)} ended with {self.process.wait()}")
+            raise UserError(f"{' '.join(command)} ended with {self.process.wait()}")
         self.address = ready[1]
         self._counts = self.process.stdout.readline().split()[1]
 

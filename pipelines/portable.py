@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from pipelines.errors import Exit, UserError
 from pipelines.execution import LOCAL, cause
 from pipelines.figures import Figures, Lines, collect
 from pipelines.prism import Prism, locate
+from pipelines.subscription import CHECKPOINTED
 
 State = Literal["drained", "cancelled", "detached"]
 
@@ -43,6 +44,10 @@ PRISM = (
     f"--job_server_timeout={FOREVER}",  # this limit of Beam cuts off the stream of the job's states, too
     "--experiments=prism_disable_sdf_split",  # a split would forget the watermark of the half that waits
     "--experiments=disable_logging_submission_environment",  # Beam would run pip for a list that nobody reads
+)
+FLINK = (
+    "--finish_bundle_before_checkpointing",  # else what a bundle gives as a checkpoint begins waits for the next bundle
+    "--max_bundle_time_mills=200",  # bundles of a source end at this time only
 )
 
 
@@ -85,7 +90,7 @@ def run_stream(
     with ExitStack() as stack:
         if not execution.debug:  # workers print what they raise, and threads of Beam how their connections end
             stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
-        stack.enter_context(_connections_end())
+        stack.enter_context(connections_end())
         stops = stack.enter_context(_stops(stop))
         prism = stack.enter_context(Prism(locate(options))) if is_local(execution) else None
         if prism:
@@ -121,9 +126,19 @@ def is_local(execution: Execution) -> bool:
 
 def stream_options(execution: Execution) -> PipelineOptions:
     """Beam's options for a stream."""
-    options = PipelineOptions([*execution.beam_args, *(PRISM if is_local(execution) else ())])
+    options = PipelineOptions([*execution.beam_args, *needed(execution)])
     options.view_as(StandardOptions).streaming = True
     return options
+
+
+def needed(execution: Execution) -> Sequence[str]:
+    """Options that a stream needs on its runner."""
+    if is_local(execution):
+        return PRISM
+    if runner_name(execution) not in CHECKPOINTED:
+        return ()
+    given = {arg.partition("=")[0] for arg in execution.beam_args}
+    return [arg for arg in FLINK if arg.partition("=")[0] not in given]
 
 
 def works_here(options: PipelineOptions) -> bool:
@@ -165,7 +180,7 @@ def _stops(path: Path) -> Iterator[_Stops]:
 
 
 @contextmanager
-def _connections_end() -> Iterator[None]:
+def connections_end() -> Iterator[None]:
     """Lets threads of Beam that read from a runner end with it; each would report that its connection is gone."""
     before, report = set(threading.enumerate()), threading.excepthook
 

@@ -21,10 +21,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from pipelines import registry
 from pipelines.config import Input
 from pipelines.emulator import Emulator, emulator
 from pipelines.errors import Exit, UserError
 from pipelines.folders import replaceable, replacing
+from pipelines.models.manifest import check, load_manifest
 from pipelines.query import select
 from pipelines.task import Task, format_time
 from pipelines.transforms.archive import write_messages
@@ -77,8 +79,9 @@ def rehearse(config: RehearseConfig) -> int:
     """Publishes, scores live, backfills, compares, and says so.
 
     Raises:
-      UserError: a command failed, or the emulator is not installed.
+      UserError: the model does not fit, a command failed, or the emulator is not installed.
     """
+    check(load_manifest(registry.resolve(config.model)), config.task)
     target = replaceable(config.output, MARK, "rehearsal")
     with replacing(target) as folder:
         (folder / MARK).write_text(json.dumps({"task": config.task.task}))

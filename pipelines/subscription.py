@@ -21,7 +21,7 @@ EMULATOR = "PUBSUB_EMULATOR_HOST"
 TIMEOUT = 10.0  # s, of a request
 NAME = re.compile(r"projects/[a-z0-9][a-z0-9.:-]*/subscriptions/[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 LONG_DEADLINE = 60  # s
-SLOW_CHECKPOINT = LONGEST / 2  # s
+SLOW_CHECKPOINT = LONGEST / 4  # s; an acknowledgement waits for up to three checkpoints
 FINAL = ("NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 METHODS = ("Pull", "Acknowledge", "ModifyAckDeadline")
 

@@ -38,7 +38,8 @@ def pubsub() -> Iterator[Emulator]:
 @pytest.fixture(scope="session")
 def prism() -> Iterator[str]:
     """The job endpoint of a Prism that many tests share."""
+    from pipelines.portable import connections_end
     from tests import services
 
-    with services.prism() as endpoint:
+    with connections_end(), services.prism() as endpoint:
         yield endpoint

@@ -138,6 +138,7 @@ def test_a_part_runs_what_its_ratios_need() -> None:
     names = {part: {name for name, *_ in contestants(EVENTS)} for part, contestants in run.PARTS.items()}
     assert names["training"] == {"sgemm", "training steps", "training 20000", "training 80000"}
     assert {"sgemm", "ours parquet", "ours tensorflow", "polars tensorflow"} <= names["inference"]
+    assert names["stream"] == {"live 10", "live 100", "live 1000", "live naive", "latency 500", "latency 2000"}
 
 
 def test_training_is_told_as_a_share_of_sgemm_and_by_the_growth_of_its_memory() -> None:
@@ -149,6 +150,21 @@ def test_training_is_told_as_a_share_of_sgemm_and_by_the_growth_of_its_memory() 
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     assert ["training on four times as many examples: peak memory", "≤ 1.1", "1.04", "yes"] in rows
     assert ["training of ours, share of the sgemm rate", "", "0.70", ""] in rows
+
+
+def test_a_stream_is_told_by_event_and_in_seconds() -> None:
+    parts = {"intake": 2.0, "receive": 0.5, "boundary": 0.5}
+    ours = Measured("live 100", 3.0, 3.0, 4.0, 4.0, 10**9, extra={"messages": 60_000, **parts})
+    naive = Measured("live naive", 1.5, 1.5, 2.0, 2.0, 10**9, extra={"messages": 60_000})
+    waits = Measured(
+        "latency 500", 9.0, 60.0, 9.0, 60.0, 10**9, extra={"p50": 1.4, "p99": 2.2, "most": 3, "tracked": 9}
+    )
+    text = markdown(Results(EVENTS, {m.name: m for m in (ours, naive, waits)}))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert ["live, bundles of 100 messages: CPU of ours / a consumer with dicts", "", "2.00", ""] in rows
+    assert ["100", "20,000", "50.0", "33.3", "8.3", "8.3"] in rows
+    assert ["a consumer with dicts", "40,000", "25.0", "", "", ""] in rows
+    assert ["500", "1.40", "2.20", "3.00", "9"] in rows
 
 
 def test_a_report_without_all_contestants_says_what_is_missing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipelines.errors import UserError
 from tests.services import Counts, Emulator, binary, emulator
 
 
@@ -45,5 +46,5 @@ def test_a_killed_emulator_comes_back_empty_at_its_address() -> None:
 
 
 def test_a_missing_program_names_its_target() -> None:
-    with pytest.raises(RuntimeError, match="run `make services`"):
+    with pytest.raises(UserError, match="run `make services`"):
         binary("no-such-program")
