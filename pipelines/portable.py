@@ -28,7 +28,7 @@ from pipelines.errors import Exit, UserError
 from pipelines.execution import LOCAL, cause
 from pipelines.figures import Figures, Lines, collect
 from pipelines.prism import Prism, locate
-from pipelines.subscription import CHECKPOINTED
+from pipelines.transforms.subscription import CHECKPOINTED
 
 State = Literal["drained", "cancelled", "detached"]
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from pipelines.errors import Exit, UserError
 from pipelines.query import select
-from pipelines.subscription import Client, check_name, client
 from pipelines.transforms.leases import Refused
 from pipelines.transforms.letters import Message, check_topic, original, publish, publisher
 from pipelines.transforms.messages import ID
+from pipelines.transforms.subscription import Client, check_name, client
 
 BATCH = 1_000  # letters at once
 EMPTY = 3  # pulls without a new letter, after which there are no more: one proves nothing on the real service

@@ -21,7 +21,6 @@ from pipelines.progress import Progress
 from pipelines.report import describe_input, live_report
 from pipelines.rows import StreamTarget
 from pipelines.source import Source, find
-from pipelines.subscription import Facts, check_runner, preflight
 from pipelines.task import format_duration, format_time
 from pipelines.taskfile import describe
 from pipelines.transforms import pubsub
@@ -35,6 +34,7 @@ from pipelines.transforms.messages import Payload
 from pipelines.transforms.receive import DecodeMessages
 from pipelines.transforms.shards import Sequences
 from pipelines.transforms.sink import AppendRun, Inputs, now
+from pipelines.transforms.subscription import Facts, check_runner, preflight
 
 WATCH = 5.0  # seconds between two looks at which version of the model serves
 

@@ -30,10 +30,10 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.ledger import DeadLetter, Ledger
 from pipelines.metrics import counter, distribution
-from pipelines.subscription import client
 from pipelines.transforms.leases import Bundle, Leases, Refused
 from pipelines.transforms.messages import Messages, quality
 from pipelines.transforms.pulled import MOST, Batch, Pulled, micros_of
+from pipelines.transforms.subscription import client
 from pipelines.transforms.watermark import Together, Watermark
 
 AT_ONCE = 1_000  # messages in a pull

@@ -12,8 +12,17 @@ from google.auth import exceptions as auth
 from google.cloud.pubsub_v1 import types
 
 from pipelines.errors import UserError
-from pipelines.subscription import Client, check_name, check_pullable, check_runner, client, explained, facts, preflight
 from pipelines.transforms.leases import Refused
+from pipelines.transforms.subscription import (
+    Client,
+    check_name,
+    check_pullable,
+    check_runner,
+    client,
+    explained,
+    facts,
+    preflight,
+)
 from tests.services import Emulator, free_port
 
 NAME = "projects/shop/subscriptions/orders"
@@ -200,7 +209,7 @@ def test_flink_needs_checkpoints_often_enough(runner: str) -> None:
     for args in ([], ["--checkpointing_interval=-1"]):
         with pytest.raises(UserError, match="needs --checkpointing_interval"):
             check_runner(runner, args)
-    with pytest.raises(UserError, match="at most 300000"):
+    with pytest.raises(UserError, match="at most 150000"):
         check_runner(runner, ["--checkpointing_interval=600000"])
     with pytest.raises(UserError, match="whole number"):
         check_runner(runner, ["--checkpointing_interval=soon"])
