@@ -26,6 +26,7 @@ from pipelines.config import Input
 from pipelines.emulator import Emulator, emulator
 from pipelines.errors import Exit, UserError
 from pipelines.folders import replaceable, replacing
+from pipelines.ledger import NEVER
 from pipelines.models.manifest import check, load_manifest
 from pipelines.query import select
 from pipelines.task import Task, format_time
@@ -105,11 +106,11 @@ def messages_of(config: RehearseConfig) -> tuple[Messages, Messages]:
 
     Rows without a time or an arrival are left out: nobody could say when to publish them.
     """
-    task = config.task
+    task, closing = config.task, _closing(config.task, config.end)
     times, arrivals, payloads = [], [], []
     for part in _rows(config):
         time, arrival = _known(task, part)
-        rows = np.flatnonzero((time >= config.start - task.history) & (arrival < _closing(task, config.end)))
+        rows = np.flatnonzero((time >= config.start - task.history) & (arrival < closing))
         times.append(time[rows])
         arrivals.append(arrival[rows])
         payloads += list(_payloads(task, part.table.take(pa.array(rows))))
@@ -119,6 +120,7 @@ def messages_of(config: RehearseConfig) -> tuple[Messages, Messages]:
     else:
         copies = np.arange(len(arrival))
     order = np.argsort(arrival, kind="stable")
+    order = order[arrival[order] < closing]  # a messy one may come later
     arrival, copies = arrival[order], copies[order]
     live = int(np.searchsorted(arrival, config.start))
     if live == len(arrival):
@@ -176,8 +178,7 @@ def _rows(config: RehearseConfig) -> Iterator[Rows]:
 
 
 def _known(task: Task, part: Rows) -> tuple[Ints, Ints]:
-    """(event time, arrival) of the rows in us; where one is missing, a time that no rehearsal reaches."""
-    never = np.iinfo(np.int64).max
+    """(event time, arrival) of the rows in us; NEVER where one is missing."""
     try:
         time, ok = micros(part.table[task.events.time.field].combine_chunks(), task.events.time)
         if part.arrival is not None:
@@ -188,7 +189,7 @@ def _known(task: Task, part: Rows) -> tuple[Ints, Ints]:
             arrival, known = time, ok
     except DecodeError as error:
         raise UserError(f"the input cannot be rehearsed: {error}") from error
-    return time, np.where(ok & known, arrival, never)
+    return time, np.where(ok & known, arrival, NEVER)
 
 
 def _payloads(task: Task, table: pa.Table) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ TASK = Task.model_validate_json(json.dumps(yaml.safe_load(small.TASK)))
 def shards(monkeypatch: pytest.MonkeyPatch, sizes: list[int], asked: int | None = None) -> int:
     files = [File(f"{i}.csv", size, "csv") for i, size in enumerate(sizes)]
     monkeypatch.setattr(source, "find_files", lambda patterns, format: files)
-    monkeypatch.setattr(source, "preflight", lambda task, found: None)
+    monkeypatch.setattr(source, "preflight", lambda task, found, arrival: None)
     monkeypatch.setattr(source, "plan", lambda found: ())
     return source.find(TASK, Input(("x",), None, 0.05), Execution(1, asked, (), False)).shards
 

@@ -254,7 +254,9 @@ def test_random_kills_under_a_reader(tmp_path: Path, publisher: Publisher, templ
 
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(keep_reading)
-        for _ in range(15):
+        rounds = 0
+        while rounds < 15 or (len(seen) <= 10 and not reader.done()):
+            rounds += 1
             pids = [publisher.ask("loop") for _ in range(2)]
             for pid in pids:
                 time.sleep(chance.uniform(0, 0.1))

@@ -73,7 +73,7 @@ class NeverWaits(Core):
 
 @pytest.mark.parametrize("wrong", [IgnoresArrival, ForgetsToArm, KeepsItsClock, GoesBack, NeverWaits])
 def test_a_wrong_machine_is_caught(wrong: type[Core]) -> None:
-    @settings(max_examples=300, database=None, phases=[Phase.generate])
+    @settings(max_examples=5_000, database=None, phases=[Phase.generate])  # about a hundred do, as a rule
     @given(case=cases(), seed=st.integers(0, 1 << 32))
     def run(case: Case, seed: int) -> None:
         simulation = Simulation(case, seed, wrong)
