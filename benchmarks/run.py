@@ -61,11 +61,18 @@ def stream(_: int) -> Contestants:
         yield f"latency {rate}", "latency", (rate,)
 
 
+def table(_: int) -> Contestants:
+    """Score rows into an emulator of BigQuery, whose speed decides: one run of each."""
+    for how in ("ours", "bare"):
+        yield f"table {how}", "table", (how, w.SCORES)
+
+
 PARTS: Mapping[str, Callable[[int], Contestants]] = {
     "features": features,
     "inference": inference,
     "training": training,
     "stream": stream,
+    "table": table,
 }
 FILES = {"features", "inference"}  # the parts that read the generated events
 

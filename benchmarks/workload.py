@@ -26,6 +26,7 @@ NAIVE = 100_000  # the part that the naive pipeline gets
 EXAMPLES = (20_000, 80_000)  # of trainings
 BUNDLES = (10, 100, 1_000)  # messages in a bundle of a live job
 RATES = (500, 2_000)  # messages a second that a live job gets
+SCORES = 1_000_000  # rows that are written into BigQuery
 PER_ENTITY = 250  # events of an entity, on average: 5 million events are 20,000 entities
 
 STEPS = 90

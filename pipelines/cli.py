@@ -82,6 +82,8 @@ def _score(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
         batch_size=args.batch_size,
         output=args.output,
         execution=_execution(args, rest),
+        method=args.bigquery_method,
+        replace_model=args.replace_model,
     )
     return plan(config) if args.dry_run else score(config)
 
@@ -109,7 +111,7 @@ def _stream(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
         engine=args.engine,
         device=args.device,
         batch_size=args.batch_size,
-        output=os.path.abspath(args.output),
+        output=_place(args.output),
         archive=args.archive and os.path.abspath(args.archive),
         dead_letters=args.dead_letters,
         max_bad_share=args.max_bad_share,
@@ -124,6 +126,8 @@ def _rehearse(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
     task = _task(args)
     as_ofs = parse_as_ofs(task, args.as_of)
+    if any("://" in path for path in args.input):
+        raise UserError("--input: a rehearsal reads files of this machine")
     if (as_ofs[0] - task.sequence.origin) % task.score.every:
         raise UserError(f"--as-of {args.as_of}: a live job scores at sequence.origin plus multiples of score.every")
     config = RehearseConfig(
@@ -231,6 +235,15 @@ def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     return int(Exit.OK)
 
 
+def _schema(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    from pipelines.bigquery.schema import schema_apply
+    from pipelines.bigquery.tables import parse_table
+
+    if rest:
+        raise UserError(f"unknown option {rest[0]}; see foretide schema --help")
+    return schema_apply(parse_table(args.output), _task(args), args.dry_run)
+
+
 def _task(args: argparse.Namespace) -> Task:
     from pipelines.taskfile import load_task
 
@@ -238,8 +251,13 @@ def _task(args: argparse.Namespace) -> Task:
 
 
 def _input(args: argparse.Namespace, paths: Sequence[str], max_bad_share: float) -> Input:
-    patterns = tuple(p if "://" in p else os.path.abspath(p) for p in paths)
+    patterns = tuple(map(_place, paths))
     return Input(patterns, args.format, max_bad_share)
+
+
+def _place(path: str) -> str:
+    """A path for processes in any folder."""
+    return path if "://" in path else os.path.abspath(path)
 
 
 def _execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
@@ -280,7 +298,16 @@ def _parser() -> argparse.ArgumentParser:
     _pipeline_flags(score)
     _as_of_flag(score)
     _model_flags(score)
-    score.add_argument("--output", required=True, metavar="FOLDER", help="where scores, dead letters and ledger go")
+    _output_flag(score)
+    score.add_argument(
+        "--bigquery-method",
+        choices=("storage", "load"),
+        default="storage",
+        help="how rows come into BigQuery: the Storage Write API, or load jobs (storage)",
+    )
+    score.add_argument(
+        "--replace-model", action="store_true", help="in BigQuery, replace scores of the same revision by another model"
+    )
 
     stream = _command(commands, "stream", _stream, "score every entity at each as-of as events come from Pub/Sub")
     _stream_flags(stream)
@@ -332,6 +359,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     models.add_argument("--models", default="models", metavar="FOLDER", help="of `foretide train` (models)")
 
+    schema = _command(commands, "schema", _schema, "make or extend the tables and views of BigQuery that scores go to")
+    schema.add_argument("action", choices=("apply",), help="what is there is only added to")
+    schema.add_argument("--task", required=True, metavar="FILE", help="task file (YAML)")
+    schema.add_argument("--output", required=True, metavar="TABLE", help="bq://PROJECT.DATASET.TABLE")
+    schema.add_argument("--dry-run", action="store_true", help="print what would be changed, and do nothing")
+
     query = _command(commands, "query", _query, "run SQL on scores, dead_letters and ledger")
     query.add_argument("sql", metavar="SQL", help='such as "SELECT * FROM scores ORDER BY churn DESC LIMIT 10"')
     query.add_argument("--output", required=True, metavar="FOLDER", help="the output folder of `foretide score`")
@@ -361,6 +394,15 @@ def _as_of_flag(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _output_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--output",
+        required=True,
+        metavar="PLACE",
+        help="where scores, dead letters and ledger go: a folder, or bq://PROJECT.DATASET.TABLE",
+    )
+
+
 def _model_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", required=True, metavar="FOLDER", help="models/TASK for the version that serves, or a version's own"
@@ -379,7 +421,7 @@ def _stream_flags(command: argparse.ArgumentParser) -> None:
     _pipeline_flags(command)
     _format_flag(command)
     _model_flags(command)
-    command.add_argument("--output", required=True, metavar="FOLDER", help="where scores, dead letters and ledger go")
+    _output_flag(command)
     command.add_argument(
         "--bootstrap",
         nargs="+",
@@ -411,7 +453,13 @@ def _stream_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _input_flag(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--input", required=True, nargs="+", metavar="PATH", help="event files, folders or globs")
+    command.add_argument(
+        "--input",
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help="event files, folders, globs, bq://PROJECT.DATASET.TABLE or bq://PROJECT?QUERY",
+    )
     _format_flag(command)
 
 

@@ -15,11 +15,12 @@ from pipelines.task import Task, format_duration, format_time, parse_time
 FIRST = parse_time("0001-01-02")
 LIVE_SHARDS = 16
 PayloadFormat = Literal["json", "avro"]
+WriteMethod = Literal["storage", "load"]  # into BigQuery: the Storage Write API, or load jobs
 
 
 @dataclass(frozen=True)
 class Input:
-    """Where events come from: files, folders or globs, local or of a scheme that Beam knows."""
+    """Where events come from: files, folders or globs, local or of a scheme that Beam knows; tables or queries (bq://)."""
 
     patterns: tuple[str, ...]
     format: str | None  # by the name of the file where None
@@ -47,6 +48,8 @@ class ScoreConfig:
     batch_size: int
     output: str
     execution: Execution
+    method: WriteMethod = "storage"
+    replace_model: bool = False  # scores of another model of the same revision, in BigQuery
 
     def run_id(self, model_version: str) -> str:
         """The same for the same question: a rerun replaces its own scores, whatever the machine or the workers."""

@@ -73,7 +73,7 @@ def make_examples(config: ExamplesConfig) -> Stored:
     Raises:
       UserError: too many bad rows, sums that do not match, or what `find` and `run` raise.
     """
-    source = find(config.task, config.input, config.execution)
+    source = _find(config)
     folder = _folder(config, source)
     layers = choose(config.task, config.as_ofs, read_layers(folder))
     if not missing(config.task, config.as_ofs, layers):
@@ -97,7 +97,7 @@ def plan(config: ExamplesConfig) -> int:
 
 def plan_lines(config: ExamplesConfig) -> list[str]:
     """What the examples are, and what of them would be computed."""
-    source = find(config.task, config.input, config.execution)
+    source = _find(config, dry_run=True)
     folder = _folder(config, source)
     layers = choose(config.task, config.as_ofs, read_layers(folder))
     gaps = (
@@ -178,11 +178,16 @@ def _stored(
     return Stored(folder, config.task.task, config.as_ofs, examples, ledger, computed, reused, used)
 
 
+def _find(config: ExamplesConfig, dry_run: bool = False) -> Source:
+    return find(config.task, Span(config.as_ofs, config.task.horizon), config.input, config.execution, dry_run)
+
+
 def _folder(config: ExamplesConfig, source: Source) -> Path:
     """Where the layers of a request are."""
     if "://" in config.output:
         raise UserError(f"{config.output}: examples are kept in a local folder: name one")
-    files = [_file(path) for path in sorted({p.path for p in source.pieces})]
+    tables = {table.path for table in source.tables}
+    files = [*source.tables, *(_file(path) for path in {p.path for p in source.pieces} - tables)]
     return Path(config.output).resolve() / config.task.task / key(config.task, config.input.format, files)
 
 

@@ -24,6 +24,7 @@ ALARMS = {  # shown as soon as there are any, in this order
     "pull_errors": "pull errors",
     "ack_errors": "ack errors",
     "models_refused": "models refused",
+    "rows_missing": "rows missing",
 }
 
 

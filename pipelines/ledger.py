@@ -16,12 +16,12 @@ NEVER = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A refused row (or an unreadable part of a file, an event that came too late for a score, or a sequence that the
-    model failed on), with the reason."""
+    """A refused row (or an unreadable part of a file, an event that came too late for a score, a sequence that the
+    model failed on, or a score that could not be written), with the reason."""
 
-    stage: str  # read | late | infer
-    source: str  # the file, the subscription, or the model
-    position: str  # "row 17" (from 0), "byte 9021", "file", "message <id>, event 2", or the entity and as-of
+    stage: str  # read | late | infer | write
+    source: str  # the file or table, the subscription, the model, or the output
+    position: str  # "row 17" (from 0), "byte 9021", "file", "message <id>, event 2", ..., or the entity and as-of
     reason: str
     rows: int  # rows it stands for: 1, unless a part of a file could not be read
     raw: str  # the content; bytes that are not UTF-8 as \xNN

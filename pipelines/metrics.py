@@ -102,6 +102,13 @@ METRICS: tuple[Metric, ...] = (
         "Read the view dead_letters. Too many of them pause the job, see paused.",
     ),
     _counter(
+        "rows_missing",
+        "rows",
+        "Scores that were appended to the table in BigQuery and were not there at the next look at their as-of.",
+        "Must stay 0. The log and the ledger's differences name the as-of: find who deletes rows (the audit log of the "
+        "table tells), and run foretide score for that as-of.",
+    ),
+    _counter(
         "archived",
         "messages",
         "Messages written to the archive.",

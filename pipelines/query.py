@@ -59,11 +59,7 @@ class Result:
 def connect(out: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
     """An in-memory connection, in UTC, with the views of `out`, which are empty for a folder without runs.
 
-    scores: one row of each score_id: the highest revision, and of these the last one, by scored_at: when the run was
-      finished, or the row of a live job was written.
-    score_history: one row of each run, score_id and revision. An early score (revision -1) is in it while it is all
-      there is.
-    forecasts: the paths among the scores, one row of each step ahead (1 is the first), with its quantiles p10, p50, ...
+    scores, which is scores_current, scores_history, scores_forecasts, scores_movers, scores_calibration: see `viewsql`.
     dead_letters: the rows of all runs, with the status of the run.
     ledger: one row of each run, that of a live job (status live) up to now, with the events that are still pending.
 

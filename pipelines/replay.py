@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
+from pipelines.bigquery.client import execute, explained
+from pipelines.bigquery.tables import is_bigquery, parse_table
 from pipelines.errors import Exit, UserError
 from pipelines.query import select
 from pipelines.transforms.leases import Refused
@@ -21,14 +23,14 @@ BATCH = 1_000  # letters at once
 EMPTY = 3  # pulls without a new letter, after which there are no more: one proves nothing on the real service
 PAUSE = 1.0  # seconds between them
 LEASE = 600  # seconds for which letters are taken from a subscription
-LETTERS = "SELECT reason, payload, attributes FROM dead_letters"
+LETTERS = "SELECT reason, payload, attributes FROM"
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
     """Which dead letters to send again, and where to."""
 
-    output: str | None  # folder of a run; or else
+    output: str | None  # folder or table of a run; or else
     subscription: str | None  # of the topic that dead letters go to
     topic: str  # that the job's own subscription listens to
     reason: str | None = None  # only those whose reason has this text
@@ -89,7 +91,7 @@ def replay(config: ReplayConfig, pause: float = PAUSE) -> int:
     """
     choice, send = Choice(config.reason), _sender(config)
     if config.output is not None:
-        for letters in _in_folder(config.output):
+        for letters in _in_output(config.output):
             send(choice.of(letters)[0])
     else:
         assert config.subscription is not None
@@ -121,8 +123,13 @@ def _sender(config: ReplayConfig) -> Callable[[Sequence[Message]], None]:
     return lambda messages: publish(connection, config.topic, messages)
 
 
-def _in_folder(output: str) -> Iterator[list[Letter]]:
-    rows = select(output, LETTERS).rows
+def _in_output(output: str) -> Iterator[list[Letter]]:
+    if is_bigquery(output):
+        table = parse_table(output)
+        with explained(table.dead_letters):
+            rows = iter(execute(table.project, f"{LETTERS} `{table.dead_letters}`").result())
+    else:
+        rows = iter(select(output, f"{LETTERS} dead_letters").rows)
     while part := list(islice(rows, BATCH)):
         yield [_of_row(*row) for row in part]
 

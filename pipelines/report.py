@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipelines.bigquery.tables import is_bigquery, parse_table
 from pipelines.config import Input, ScoreConfig, StreamConfig
 from pipelines.ledger import NEVER, Ledger
 from pipelines.models.manifest import Manifest
+from pipelines.outputs import Result
 from pipelines.progress import duration, quantity
 from pipelines.source import Source
-from pipelines.store import Outcome
 from pipelines.task import ChurnLabel, Task, format_time
 
 REASONS = 10  # that are shown one by one
@@ -19,12 +20,12 @@ def score_report(
     config: ScoreConfig,
     manifest: Manifest,
     source: Source,
-    ledger: Ledger,
-    outcome: Outcome,
+    result: Result,
     device: str,
     seconds: float,
 ) -> str:
     """The last screen of `foretide score`."""
+    ledger = result.ledger
     rate = quantity(ledger.read / max(seconds, 1e-9))
     lines = [
         "",
@@ -34,7 +35,7 @@ def score_report(
         f"scored      {ledger.scored:,} of {ledger.sequences:,} sequences, {ledger.failed:,} failed",
         f"model       {manifest.version}, {config.engine} on {device}",
         f"time        {duration(seconds)}, {rate} events/s",
-        *_ending(config, ledger, outcome, config.run_id(manifest.version)),
+        *_ending(config, result, config.run_id(manifest.version)),
     ]
     return "\n".join(lines)
 
@@ -78,8 +79,9 @@ def ledger_lines(ledger: Ledger, refused: str = "") -> list[str]:
 
 
 def describe_input(source: Source, input: Input) -> str:
-    """The line about the files."""
-    return f"input       {quantity(source.size, 'B')} in {source.files} file(s) of {', '.join(input.patterns)}"
+    """The line about files and tables."""
+    files = "" if source.tables else f"in {source.files} file(s) "
+    return f"input       {quantity(source.size, 'B')} {files}of {', '.join(input.patterns)}"
 
 
 def describe_as_ofs(as_ofs: Sequence[int]) -> str:
@@ -88,36 +90,45 @@ def describe_as_ofs(as_ofs: Sequence[int]) -> str:
     return first if len(as_ofs) == 1 else f"{first} to {last} ({len(as_ofs)} as-ofs)"
 
 
-def _ending(config: ScoreConfig, ledger: Ledger, outcome: Outcome, run_id: str) -> list[str]:
-    ask = f'foretide query --output {config.output} "SELECT * FROM'
-    if outcome.status == "refused":
+def _ending(config: ScoreConfig, result: Result, run_id: str) -> list[str]:
+    ledger = result.ledger
+    dead = f"next        {_ask(config.output, 'dead_letters', 'LIMIT 20')}"
+    if result.status == "refused":
         bad, limit = 100 * ledger.bad_share, 100 * config.input.max_bad_share
         share = f"{bad:.1f} % of the rows or files are bad, --max-bad-share is {limit:.1f} %"
         return [
             f"REFUSED     {share}: no score was published",
-            f'next        {ask} dead_letters LIMIT 20"',
+            dead,
         ]
-    if outcome.status == "unbalanced":
-        return [f"UNBALANCED  {'; '.join(ledger.differences)}: no score was published"]
+    if result.status == "unbalanced":
+        return [f"UNBALANCED  {'; '.join(result.differences)}: no score was published"]
     if ledger.failed and not ledger.scored:
         failed = f"the model gave no finite score for any of {ledger.sequences:,} sequences"
-        return [f"NO SCORES   {failed}", f'next        {ask} dead_letters LIMIT 20"']
+        return [f"NO SCORES   {failed}", dead]
     if not ledger.read:
-        return ["NO SCORES   the files hold no events"]
+        return ["NO SCORES   the input holds no event that an as-of could use"]
     if not ledger.scored:
         hint = "no event falls in the history of an as-of: compare --as-of with the times above, and events.time.unit"
         return [f"NO SCORES   {hint}"]
-    changed = "" if outcome.changed else ", the same bytes as before: nothing was changed"
+    note = f": {result.note}" if result.note else ""
     return [
-        f"written     {config.output} (run {run_id}){changed}",
+        f"written     {config.output} (run {run_id}){note}",
         _next(config.output, config.task),
     ]
 
 
 def _next(output: str, task: Task) -> str:
     churn = isinstance(task.label, ChurnLabel)
-    what = "scores ORDER BY churn DESC LIMIT 10" if churn else "forecasts ORDER BY entity_id, step LIMIT 10"
-    return f'next        foretide query --output {output} "SELECT * FROM {what}"'
+    view, rest = ("current", "ORDER BY churn DESC") if churn else ("forecasts", "ORDER BY entity_id, step")
+    return f"next        {_ask(output, view, rest + ' LIMIT 10')}"
+
+
+def _ask(output: str, what: str, rest: str) -> str:
+    """The command that shows a view, or the dead letters, of an output."""
+    if is_bigquery(output):
+        return f"bq query --nouse_legacy_sql 'SELECT * FROM `{parse_table(output).view(what)}` {rest}'"
+    name = what if what == "dead_letters" else "scores" if what == "current" else f"scores_{what}"
+    return f'foretide query --output {output} "SELECT * FROM {name} {rest}"'
 
 
 def _time(micros: int) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.ledger import NEVER, Ledger, total
-from pipelines.store import Attempt, Status, write_file
+from pipelines.store import Status, write_file
 
 TIME = pa.timestamp("us", "UTC")
 COUNTS = tuple(f.name for f in fields(Ledger) if f.name not in ("first_time", "last_time", "reasons"))
@@ -58,39 +58,26 @@ LEDGER = pa.schema(
         ("last_time", TIME),
         ("reasons", REASONS),
         ("differences", pa.list_(pa.string())),
+        ("horizon", pa.int64()),  # us, of the churn that scores foretell; null for other labels
+        ("active_within", pa.int64()),  # us before an as-of in which an entity must have been active to churn
     ]
 )
 
 
 @dataclass(frozen=True)
-class RunTarget:
-    """What a run writes, and where."""
+class Run:
+    """What the rows of a run over files, or of a live job, say of it."""
 
-    attempt: Attempt
+    run_id: str  # what is computed
+    attempt: str  # no other launch has it
     task: str
     outputs: tuple[str, ...]  # names of the score columns
-    model_version: str
-    inputs: tuple[str, ...]  # file patterns
+    inputs: tuple[str, ...]  # file patterns; of a live job the subscription, and the files that it started from
     started_at: int  # us
+    model_version: str = ""  # of a live job, each row has its own
     max_bad_share: float = 0.05
-
-    @property
-    def run_id(self) -> str:
-        return self.attempt.run_id
-
-
-@dataclass(frozen=True)
-class StreamTarget:
-    """What a live job writes, and where: it appends for as long as it runs."""
-
-    out: Path
-    run_id: str
-    attempt: str  # no other launch of the job has it
-    task: str
-    outputs: tuple[str, ...]  # names of the score columns
-    inputs: tuple[str, ...]  # the subscription, and the file patterns it started from
-    started_at: int  # us
-    letters_to_files: bool = True  # otherwise something else takes the dead letters
+    horizon: int | None = None  # us, of a churn label
+    active_within: int | None = None  # us
 
 
 def score_schema(outputs: Sequence[str]) -> pa.Schema:
@@ -116,27 +103,29 @@ def live_schema(schema: pa.Schema) -> pa.Schema:
     return schema.append(pa.field("scored_at" if "score_id" in schema.names else "written_at", TIME))
 
 
-def ledger_table(target: RunTarget, ledger: Ledger, status: Status, finished_at: int) -> pa.Table:
+def ledger_table(run: Run, ledger: Ledger, status: Status, finished_at: int) -> pa.Table:
     """The one row of a run's ledger."""
-    attempt, version = target.attempt.attempt, target.model_version
-    return _ledger_row(target, ledger, finished_at, attempt=attempt, model_version=version, status=status)
+    return _ledger_row(run, ledger, finished_at, model_version=run.model_version, status=status)
 
 
-def live_ledger_table(target: StreamTarget, ledger: Ledger, finished_at: int) -> pa.Table:
+def live_ledger_table(run: Run, ledger: Ledger, finished_at: int) -> pa.Table:
     """All that an attempt of a live job has counted by a time, us. See `live_ledger`.
 
     It names no differences: while a job runs, events and sequences are under way.
     """
-    return _ledger_row(target, ledger, finished_at, attempt=target.attempt, status="live", differences=[])
+    return _ledger_row(run, ledger, finished_at, status="live", differences=[])
 
 
-def _ledger_row(target: RunTarget | StreamTarget, ledger: Ledger, finished_at: int, **facts: object) -> pa.Table:
+def _ledger_row(run: Run, ledger: Ledger, finished_at: int, **facts: object) -> pa.Table:
     row = {
-        "run_id": target.run_id,
-        "task": target.task,
-        "started_at": target.started_at,
+        "run_id": run.run_id,
+        "attempt": run.attempt,
+        "task": run.task,
+        "started_at": run.started_at,
         "finished_at": finished_at,
-        "inputs": list(target.inputs),
+        "inputs": list(run.inputs),
+        "horizon": run.horizon,
+        "active_within": run.active_within,
         "differences": list(ledger.differences),
         **_counts(ledger),
         **facts,

@@ -11,17 +11,17 @@ from pipelines import execution, graph, registry
 from pipelines.config import ScoreConfig
 from pipelines.errors import Exit
 from pipelines.models.manifest import Manifest, check, load_manifest
+from pipelines.outputs import Output, output
 from pipelines.progress import Progress, watch
 from pipelines.report import describe_as_ofs, describe_input, score_report
-from pipelines.rows import RunTarget, read_ledger
+from pipelines.rows import Run
 from pipelines.source import Source, find
-from pipelines.store import LEDGER, begin, read_outcome
 from pipelines.taskfile import describe
 from pipelines.transforms.decode import Span
 from pipelines.transforms.files import ReadEvents
 from pipelines.transforms.inference import Infer
 from pipelines.transforms.shards import Sequences
-from pipelines.transforms.sink import WriteRun, now
+from pipelines.transforms.tabular import now
 
 EXITS = {"published": Exit.OK, "refused": Exit.REFUSED, "unbalanced": Exit.UNBALANCED}
 
@@ -34,38 +34,47 @@ def score(config: ScoreConfig) -> int:
     """
     manifest, source, infer = _prepare(config)
     device = infer.device_in_use() if execution.is_local(config.execution) else "the workers' device"
-    run_id, attempt = config.run_id(manifest.version), uuid.uuid4().hex[:8]
-    with begin(config.output, run_id, attempt) as run:
-        started = time.monotonic()
-        target = RunTarget(
-            attempt=run,
-            task=config.task.task,
-            outputs=config.task.outputs,
-            model_version=manifest.version,
-            inputs=config.input.patterns,
-            started_at=now(),
-            max_bad_share=config.input.max_bad_share,
-        )
-        with watch(run.progress, {"reading": source.size, "scoring": source.shards}):
-            execution.run(config.execution, lambda p: build(p, config, source, infer, target))
-        outcome = read_outcome(run)
-        assert outcome is not None, "the pipeline ended without publishing"
-        ledger = read_ledger(run.out / outcome.path / LEDGER)
-        print(score_report(config, manifest, source, ledger, outcome, device, time.monotonic() - started))
-    return EXITS[outcome.status]
+    horizon, active_within = config.task.churn_terms
+    run = Run(
+        run_id=config.run_id(manifest.version),
+        attempt=uuid.uuid4().hex[:8],
+        task=config.task.task,
+        outputs=config.task.outputs,
+        inputs=config.input.patterns,
+        started_at=now(),
+        model_version=manifest.version,
+        max_bad_share=config.input.max_bad_share,
+        horizon=horizon,
+        active_within=active_within,
+    )
+    started = time.monotonic()
+    with _output(config).batch(run, config.as_ofs) as batch:
+        with watch(batch.progress, {"reading": source.size, "scoring": source.shards}):
+            progress = Progress(str(batch.progress))
+            execution.run(config.execution, lambda p: build(p, config, source, infer, batch.write, progress))
+        result = batch.result()
+        print(score_report(config, manifest, source, result, device, time.monotonic() - started))
+    return EXITS[result.status]
 
 
-def build(p: beam.Pipeline, config: ScoreConfig, source: Source, infer: Infer, target: RunTarget) -> None:
+def build(
+    p: beam.Pipeline,
+    config: ScoreConfig,
+    source: Source,
+    infer: Infer,
+    write: beam.PTransform,
+    progress: Progress,
+) -> None:
     """The graph."""
-    task, span, progress = config.task, Span(config.as_ofs), Progress(str(target.attempt.progress))
+    task, span = config.task, Span(config.as_ofs)
     read = ReadEvents(task, span, source.pieces, source.shards, progress)
     sequences = Sequences(task, span, config.input.max_bad_share, progress)
-    graph.build(p, read, sequences, infer, WriteRun(target))
+    graph.build(p, read, sequences, infer, write)
 
 
 def plan(config: ScoreConfig) -> int:
     """Checks all that a run checks, and prints what it would do."""
-    manifest, source, infer = _prepare(config)
+    manifest, source, infer = _prepare(config, dry_run=True)
     where, on = config.execution, f"{infer.engine}, device {infer.device}, batches of {infer.batch_size}"
     print(describe(config.task))
     print(f"as of       {describe_as_ofs(config.as_ofs)}")
@@ -73,13 +82,20 @@ def plan(config: ScoreConfig) -> int:
     print(f"model       {manifest.version} in {config.model}, {on}")
     print(f"runner      {execution.runner(where)}, {where.workers} worker(s), {source.shards} shards")
     print(f"output      {config.output}, run {config.run_id(manifest.version)}")
+    for line in _output(config).plan(config.as_ofs):
+        print(line)
     print("dry run: nothing was scored or written")
     return Exit.OK
 
 
-def _prepare(config: ScoreConfig) -> tuple[Manifest, Source, Infer]:
+def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Manifest, Source, Infer]:
     folder = registry.resolve(config.model)
     manifest = load_manifest(folder)
     check(manifest, config.task)
     infer = Infer(str(folder), config.task, config.engine, config.device, config.batch_size)
-    return manifest, find(config.task, config.input, config.execution), infer
+    _output(config).check(config.task.outputs)
+    return manifest, find(config.task, Span(config.as_ofs), config.input, config.execution, dry_run), infer
+
+
+def _output(config: ScoreConfig) -> Output:
+    return output(config.output, config.method, config.replace_model)

@@ -1,4 +1,4 @@
-"""What a run reads: the files behind its patterns, in pieces, checked against the task before the pipeline starts."""
+"""What a run reads: files and tables, in pieces, checked against the task before the pipeline starts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipelines.bigquery.tables import is_bigquery
 from pipelines.config import Execution, Input
+from pipelines.examplestore import InputFile
 from pipelines.task import Task
+from pipelines.transforms.decode import Since, Span, without_arrival
+from pipelines.transforms.files import check_fields, check_rows, plan, preflight
 from pipelines.transforms.files import find as find_files
-from pipelines.transforms.files import plan, preflight
+from pipelines.transforms.formats import bigquery
 from pipelines.transforms.formats.base import Piece
 
 SHARD_BYTES = 16 << 20  # of input: enough events that arrays are long, few enough that a shard fits in memory
@@ -21,6 +25,7 @@ SHARDS = (8, 4096)
 class Source:
     pieces: tuple[Piece, ...]
     shards: int
+    tables: tuple[InputFile, ...] = ()  # of BigQuery, and what tells each from its next version
 
     @property
     def size(self) -> int:
@@ -29,17 +34,42 @@ class Source:
 
     @property
     def files(self) -> int:
+        """Tables and queries count as files."""
         return len({p.path for p in self.pieces})
 
 
-def find(task: Task, input: Input, execution: Execution, arrival: bool = True) -> Source:
-    """Raises UserError when there are no files, or when they do not have the fields of the task.
+def find(task: Task, span: Span | Since, input: Input, execution: Execution, dry_run: bool = False) -> Source:
+    """Queries are run here, and the rows of a table are those of this moment.
 
     Args:
-      arrival: whether the task's field of arrival is among those.
+      span: what of a table is read at all. Files, and tables, from which a stream starts need not have the task's
+        field of arrival.
+      dry_run: no query is run, and what it would read is one piece that cannot be read.
+
+    Raises:
+      UserError: there are no files, no such table, or they do not have the fields of the task.
     """
     FileSystems.set_options(PipelineOptions(list(execution.beam_args)))  # credentials, endpoints
-    files = find_files(input.patterns, input.format)
-    preflight(task, files, arrival)
-    size = sum(f.size for f in files)
-    return Source(plan(files), execution.shards or min(max(size // SHARD_BYTES, SHARDS[0]), SHARDS[1]))
+    paths = [path for path in dict.fromkeys(input.patterns) if is_bigquery(path)]
+    files = find_files([p for p in input.patterns if not is_bigquery(p)], input.format)
+    preflight(task, files, isinstance(span, Span))
+    looked = [(found, _fitting(task, span, found)) for found in map(bigquery.look, paths)]
+    opened = [bigquery.open_session(found, fit, span, execution.workers, dry_run) for found, fit in looked]
+    for table, (found, fit) in zip(opened, looked, strict=True):
+        check_rows(fit, found.path, table.sample)
+    streams = [piece for table in opened for piece in table.pieces]
+    size = sum(f.size for f in files) + sum(p.size for p in streams)
+    return Source(
+        (*plan(files), *streams),
+        execution.shards or min(max(size // SHARD_BYTES, SHARDS[0]), SHARDS[1]),
+        tuple(InputFile(path, table.size, table.modified) for path, table in zip(paths, opened, strict=True)),
+    )
+
+
+def _fitting(task: Task, span: Span | Since, found: bigquery.Found) -> Task:
+    """The task as a table is read with. Raises UserError when the table lacks a field of it."""
+    arrival = task.events.arrival
+    if isinstance(span, Since) and arrival is not None and arrival.field not in found.fields:
+        task = without_arrival(task)
+    check_fields(found.path, found.fields, task.columns)
+    return task

@@ -11,15 +11,15 @@ from typing import NamedTuple
 import apache_beam as beam
 
 from pipelines import graph, portable, registry
-from pipelines.compaction import compacting
 from pipelines.config import StreamConfig
 from pipelines.errors import Exit, UserError
 from pipelines.figures import summary
-from pipelines.livestore import folder, prepare, read_live_ledger
+from pipelines.ledger import DeadLetter
 from pipelines.models.manifest import Manifest, check, load_manifest
+from pipelines.outputs import Live, output
 from pipelines.progress import Progress
 from pipelines.report import describe_input, live_report
-from pipelines.rows import StreamTarget
+from pipelines.rows import Run
 from pipelines.source import Source, find
 from pipelines.task import format_duration, format_time
 from pipelines.taskfile import describe
@@ -29,12 +29,12 @@ from pipelines.transforms.decode import Since
 from pipelines.transforms.files import ReadEvents
 from pipelines.transforms.inference import Infer
 from pipelines.transforms.letters import PublishLetters, check_topic
-from pipelines.transforms.live import Live
+from pipelines.transforms.live import Live as Judge
 from pipelines.transforms.messages import Payload
 from pipelines.transforms.receive import DecodeMessages
 from pipelines.transforms.shards import Sequences
-from pipelines.transforms.sink import AppendRun, Inputs, now
 from pipelines.transforms.subscription import Facts, check_runner, preflight
+from pipelines.transforms.tabular import Inputs, now
 
 WATCH = 5.0  # seconds between two looks at which version of the model serves
 
@@ -60,19 +60,18 @@ def stream(config: StreamConfig) -> int:
     for warning in ready.facts.warnings:
         print(f"warning     {warning}")
     print(_beginning(config, ready), flush=True)
-    prepare(config.output, config.run_id)
-    stop = _stop(config)
     archive = compacting_archive(config.archive) if config.archive else nullcontext()
-    with compacting(config.output, config.run_id), archive:
-        result = portable.run_stream(config.execution, lambda p: build(p, config, ready, stop), stop)
-    print(summary(result.figures, result.seconds))
-    print(live_report(config, read_live_ledger(config.output, config.run_id)))
+    letters = config.dead_letters is None  # otherwise they go to their topic
+    with output(config.output).live(_run(config), letters) as live, archive:
+        result = portable.run_stream(config.execution, lambda p: build(p, config, ready, live), live.stop)
+        print(summary(result.figures, result.seconds))
+        print(live_report(config, live.ledger()))
     return Exit.INTERRUPTED if result.state == "cancelled" else Exit.OK
 
 
 def plan(config: StreamConfig) -> int:
     """Checks all that a job checks, and prints what it would do."""
-    ready = _prepare(config)
+    ready = _prepare(config, dry_run=True)
     print(describe(config.task))
     print(_beginning(config, ready))
     for warning in ready.facts.warnings:
@@ -81,13 +80,13 @@ def plan(config: StreamConfig) -> int:
     return Exit.OK
 
 
-def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, stop: Path) -> None:
+def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -> None:
     """The graph."""
     task, since = config.task, Since(config.first)
     ticks = not portable.runner_name(config.execution).endswith("DataflowRunner")  # whose own read gives none
-    live = Live(config.subscription, config.early / 1e6, ticks)
-    read = ReadLive(config, ready, stop)
-    graph.build(p, read, Sequences(task, since, live=live), ready.infer, WriteLive(config))
+    judge = Judge(config.subscription, config.early / 1e6, ticks)
+    read, write = ReadLive(config, ready, live.stop), WriteLive(config, live.write)
+    graph.build(p, read, Sequences(task, since, live=judge), ready.infer, write)
 
 
 class Events(NamedTuple):
@@ -141,38 +140,31 @@ class ReadLive(beam.PTransform):
 
 @dataclass(eq=False)
 class WriteLive(beam.PTransform):
-    """(scores, dead letters, ledgers) -> the output folder, and dead letters to their topic where there is one."""
+    """(scores, dead letters, ledgers) -> the output, and dead letters to their topic where there is one."""
 
     config: StreamConfig
+    write: beam.PTransform
 
-    def expand(self, inputs: Inputs) -> beam.pvalue.PDone:
-        config = self.config
-        if config.dead_letters is not None:
-            inputs[1] | "Letters" >> PublishLetters(config.dead_letters)
-        history = config.bootstrap.patterns if config.bootstrap else ()
-        target = StreamTarget(
-            out=Path(config.output),
-            run_id=config.run_id,
-            attempt=uuid.uuid4().hex[:8],
-            task=config.task.task,
-            outputs=config.task.outputs,
-            inputs=(config.subscription, *history),
-            started_at=now(),
-            letters_to_files=config.dead_letters is None,
-        )
-        return inputs | "Append" >> AppendRun(target)
+    def expand(self, inputs: Inputs) -> beam.PCollection[DeadLetter]:
+        dead = inputs | "Append" >> self.write
+        if self.config.dead_letters is not None:
+            dead | "Letters" >> PublishLetters(self.config.dead_letters)
+        return dead
 
 
-def _prepare(config: StreamConfig) -> Prepared:
+def _prepare(config: StreamConfig, dry_run: bool = False) -> Prepared:
     manifest = load_manifest(registry.resolve(config.model))
     check(manifest, config.task)
+    output(config.output).check(config.task.outputs)
     check_runner(portable.runner_name(config.execution), config.execution.beam_args, config.arrival_attribute)
     infer = Infer(config.model, config.task, config.engine, config.device, config.batch_size, WATCH)
     payload = Payload(config.payload, _text(config.avro_schema) if config.avro_schema else "")
     if config.dead_letters is not None:
         check_topic(config.dead_letters)
     facts = preflight(config.subscription)
-    history = find(config.task, config.bootstrap, config.execution, arrival=False) if config.bootstrap else None
+    history = None
+    if config.bootstrap is not None:
+        history = find(config.task, Since(config.first), config.bootstrap, config.execution, dry_run)
     return Prepared(manifest, infer, facts, payload, history)
 
 
@@ -199,9 +191,20 @@ def _beginning(config: StreamConfig, ready: Prepared) -> str:
     return "\n".join(lines)
 
 
-def _stop(config: StreamConfig) -> Path:
-    """The file that ends the source."""
-    return folder(config.output, config.run_id, "scores").parent / "stop"
+def _run(config: StreamConfig) -> Run:
+    """What its rows say of the job."""
+    history = config.bootstrap.patterns if config.bootstrap else ()
+    horizon, active_within = config.task.churn_terms
+    return Run(
+        run_id=config.run_id,
+        attempt=uuid.uuid4().hex[:8],
+        task=config.task.task,
+        outputs=config.task.outputs,
+        inputs=(config.subscription, *history),
+        started_at=now(),
+        horizon=horizon,
+        active_within=active_within,
+    )
 
 
 def _text(path: str) -> str:

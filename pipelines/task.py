@@ -358,6 +358,12 @@ class Task(Spec):
         return self.label.horizon if isinstance(self.label, ChurnLabel) else self.label.steps * self.sequence.step
 
     @property
+    def churn_terms(self) -> tuple[int | None, int | None]:
+        """`horizon` and `active_within` of a churn label, us; none of another."""
+        label = self.label
+        return (label.horizon, label.active_within) if isinstance(label, ChurnLabel) else (None, None)
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the score columns: the probability of churn; or the median level of each step ahead, then the
         other quantiles, such as step_1_p10."""

@@ -29,7 +29,7 @@ from pipelines.models.examples import Examples, Ints, check_rows, load_examples
 from pipelines.models.loading import silent_stderr
 from pipelines.models.manifest import Manifest
 from pipelines.report import describe_as_ofs, ledger_lines
-from pipelines.transforms.sink import now
+from pipelines.transforms.tabular import now
 
 if TYPE_CHECKING:
     from pipelines.models.network import Transform

@@ -1,12 +1,11 @@
 """The DuckDB views over the files of an output folder: which files there are, and the SQL that reads them as one.
 
-`query` runs statements over them.
+What the views of scores say is in `viewsql`. `query` runs statements over them.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +15,23 @@ import pyarrow as pa
 
 from pipelines.errors import UserError
 from pipelines.livestore import KINDS, Kind, folder, live_runs, parquet, parts
-from pipelines.rows import COUNTS, DEAD_LETTERS, LAST, LEDGER, LETTER, NEWER, live_schema, score_schema
+from pipelines.rows import COUNTS, DEAD_LETTERS, LAST, LEDGER, LETTER, live_schema, score_schema
 from pipelines.store import LEDGER as LEDGER_FILE
 from pipelines.store import current, link_status
+from pipelines.viewsql import DUCKDB, ordered, score_views
 
-VIEWS = ("scores", "score_history", "forecasts", "dead_letters", "ledger")
+VIEWS = (
+    "scores",
+    "scores_current",
+    "scores_history",
+    "scores_forecasts",
+    "scores_movers",
+    "scores_calibration",
+    "dead_letters",
+    "ledger",
+)
 TRIES = 20  # when what is to be read is replaced twice meanwhile, and so removed
 
-# Partitioned by what score_id is made of: conditions on these columns then reach the files.
-SCORE = "PARTITION BY task, entity_id, as_of"
-BEST = f"{SCORE} ORDER BY revision DESC, {NEWER}, run_id"
-KEPT = (
-    f"row_number() OVER ({SCORE}, run_id, revision ORDER BY {NEWER}) = 1 "
-    f"AND (revision >= 0 OR max(revision) OVER ({SCORE}, run_id) < 0)"
-)
 ONCE = f"row_number() OVER (PARTITION BY {LETTER} ORDER BY written_at DESC) = 1"
 PENDING = "(read - accepted - rejected - duplicates - outside - filtered)"
 
@@ -92,16 +94,16 @@ def connected(files: Snapshot) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")
     rows, outputs = _score_rows(con, files)
-    con.execute(f"CREATE VIEW scores AS {rows} QUALIFY row_number() OVER ({BEST}) = 1")
-    con.execute(f"CREATE VIEW score_history AS {rows} QUALIFY {KEPT}")
-    con.execute(f"CREATE VIEW forecasts AS {_forecasts(outputs)}")
     con.execute(f"CREATE VIEW dead_letters AS {_dead_letters(con, files)}")
     con.execute(f"CREATE VIEW ledger AS {_ledger(con, files)}")
+    for name, sql in score_views(DUCKDB, f"({rows})", "ledger", "scores_current", outputs).items():
+        con.execute(f"CREATE VIEW scores_{name} AS {sql}")
+    con.execute("CREATE VIEW scores AS FROM scores_current")
     return con
 
 
 def _score_rows(con: duckdb.DuckDBPyConnection, files: Snapshot) -> tuple[str, list[str]]:
-    """All scores of published runs and of live jobs, with the outputs of all tasks in the middle; and their names."""
+    """All scores of published runs and of live jobs, with the outputs of all tasks; and the names of these."""
     schema = score_schema(())
     batch, live = _source(con, schema, files.scores), _source(con, live_schema(schema), files.live["scores"])
     sources = [_finished(con, files, batch.sql, "published", "scored_at")]
@@ -109,26 +111,7 @@ def _score_rows(con: duckdb.DuckDBPyConnection, files: Snapshot) -> tuple[str, l
         sources.append(live.sql)
     base = live_schema(schema).names
     outputs = [name for name in dict.fromkeys((*batch.columns, *live.columns)) if name not in base]
-    columns = ", ".join(map(_quoted, [*base[:5], *outputs, *base[5:]]))
-    return f"SELECT {columns} FROM ({_union(sources)})", outputs
-
-
-def _forecasts(outputs: Sequence[str]) -> str:
-    """The columns step_<k> (the median) and step_<k>_p<q> of `scores` as rows."""
-    found = [(m, c) for c in outputs if (m := re.fullmatch(r"step_([0-9]+)(?:_(p[0-9_]+))?", c))]
-    quantiles = sorted({m[2] or "p50" for m, _ in found}, key=lambda q: float(q[1:].replace("_", "."))) or ["p50"]
-    column = {(int(m[1]), m[2] or "p50"): c for m, c in found}
-    steps = [
-        ", ".join(
-            [f"'step': {k}", *(f"'{q}': {_quoted(column[k, q]) if (k, q) in column else 'NULL'}" for q in quantiles)]
-        )
-        for k in sorted({k for k, _ in column})
-    ]
-    key = "score_id, task, entity_id, as_of, revision, model_version"
-    if not steps:
-        return f"SELECT {key}, NULL::INTEGER AS step, NULL::FLOAT AS p50 FROM scores WHERE false"
-    rows = f"SELECT {key}, unnest([{', '.join('{' + s + '}' for s in steps)}], recursive := true) FROM scores"
-    return f"SELECT * FROM ({rows}) WHERE p50 IS NOT NULL"
+    return _union(sources), ordered(outputs)
 
 
 def _dead_letters(con: duckdb.DuckDBPyConnection, files: Snapshot) -> str:
@@ -165,7 +148,8 @@ def _live_ledger(source: str) -> str:
         sums AS (
             SELECT run_id, arg_max(task, finished_at) AS task, 'live' AS status, min(started_at) AS started_at,
                 max(finished_at) AS finished_at, arg_max(inputs, finished_at) AS inputs, {sums},
-                min(first_time) AS first_time, max(last_time) AS last_time
+                min(first_time) AS first_time, max(last_time) AS last_time,
+                arg_max(horizon, finished_at) AS horizon, arg_max(active_within, finished_at) AS active_within
             FROM parts GROUP BY run_id
         ),
         reasons AS (
@@ -191,7 +175,7 @@ def _source(con: duckdb.DuckDBPyConnection, schema: pa.Schema, files: Sequence[s
     con.unregister("empty")
     described = con.execute(f"DESCRIBE SELECT * FROM {parquet(files)}").fetchall() if files else []
     found = [row[0] for row in described]
-    absent = {name: f"NULL::{type_} AS {_quoted(name)}" for name, type_ in types.items() if name not in found}
+    absent = {name: f"NULL::{type_} AS {DUCKDB.quoted(name)}" for name, type_ in types.items() if name not in found}
     if not files:
         return _Rows(f"SELECT {', '.join(absent.values())} WHERE false", list(types))
     return _Rows(f"SELECT {', '.join(['*', *absent.values()])} FROM {parquet(files)}", [*found, *absent])
@@ -199,7 +183,3 @@ def _source(con: duckdb.DuckDBPyConnection, schema: pa.Schema, files: Sequence[s
 
 def _union(selects: Sequence[str]) -> str:
     return " UNION ALL BY NAME ".join(f"({select})" for select in selects)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

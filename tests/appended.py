@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipelines.compaction import compact
 from pipelines.ledger import Ledger
 from pipelines.livestore import append
-from pipelines.rows import DEAD_LETTERS, StreamTarget, live_ledger_table, live_schema, score_schema
+from pipelines.rows import DEAD_LETTERS, Run, live_ledger_table, live_schema, score_schema
 from tests.publisher import die_before
 
 RUN = "churn-live"
@@ -25,10 +25,6 @@ FAN = 3
 HOUR = 3_600_000_000
 
 Row = tuple[str, int, int, float]  # entity, as-of in hours, revision, score
-
-
-def target(out: Path, run_id: str = RUN, attempt: str = "a") -> StreamTarget:
-    return StreamTarget(out, run_id, attempt, "churn", ("churn",), ("projects/p/subscriptions/s",), 5)
 
 
 def append_scores(out: Path, rows: Sequence[Row], at: int, run_id: str = RUN, task: str = "churn") -> Path:
@@ -50,7 +46,8 @@ def append_letters(out: Path, positions: Sequence[str], at: int, run_id: str = R
 
 def append_ledger(out: Path, ledger: Ledger, at: int, run_id: str = RUN, attempt: str = "a") -> Path:
     """All that an attempt has counted so far."""
-    return append(out, run_id, "ledger", live_ledger_table(target(out, run_id, attempt), ledger, at), at)
+    run = Run(run_id, attempt, "churn", ("churn",), ("projects/p/subscriptions/s",), 5)
+    return append(out, run_id, "ledger", live_ledger_table(run, ledger, at), at)
 
 
 class Compactors:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.services import Emulator
+    from tests.warehouse import Warehouse
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The same cases every time, and no verdict on speed: the machine is shared.
@@ -43,3 +44,12 @@ def prism() -> Iterator[str]:
 
     with connections_end(), services.prism() as endpoint:
         yield endpoint
+
+
+@pytest.fixture(scope="session")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """A BigQuery emulator that many tests share: take datasets of your own, and end another one if you must."""
+    from tests.warehouse import Warehouse
+
+    with Warehouse(tmp_path_factory.mktemp("bigquery")) as emulator:
+        yield emulator

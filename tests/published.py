@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.ledger import Ledger
-from pipelines.rows import RunTarget, ledger_table, score_schema
+from pipelines.rows import Run, ledger_table, score_schema
 from pipelines.store import LEDGER, Status, begin, publish
 from tests.publisher import PARTS, SCORES, write_values
 
@@ -29,6 +29,6 @@ def put_scores(out: Path, run_id: str, columns: dict[str, list[object]], finishe
     with begin(out, run_id, "a") as run:
         table = pa.table({c: columns.get(c) or [same[c]] * n for c in schema.names}, schema=schema)
         pq.write_table(table, run.data / SCORES)
-        target = RunTarget(run, "churn", tuple(names), "m", (), 0)
-        pq.write_table(ledger_table(target, Ledger(), "published", finished_at), run.data / LEDGER)
+        facts = Run(run_id, "a", "churn", tuple(names), (), 0, "m")
+        pq.write_table(ledger_table(facts, Ledger(), "published", finished_at), run.data / LEDGER)
         publish(run, "published", [SCORES])

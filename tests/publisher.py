@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.ledger import Ledger
-from pipelines.rows import DEAD_LETTERS, RunTarget, ledger_table, score_schema
-from pipelines.store import LEDGER, Attempt, Status, begin, publish
+from pipelines.rows import DEAD_LETTERS, Run, ledger_table, score_schema
+from pipelines.store import LEDGER, Status, begin, publish
 
 RUN = "churn-1"
 SCORES, LETTERS = "scores/part-00000.parquet", "dead_letters/part-00000.parquet"
@@ -40,9 +40,9 @@ def write_values(
     pq.write_table(pa.table(score, schema=score_schema(["churn"])), folder / SCORES)
     letter = ["read", "f", "row 1", "bad", value, "", None, None, run]
     pq.write_table(pa.table([[v] * rows for v in letter], schema=DEAD_LETTERS), folder / LETTERS)
-    target = RunTarget(Attempt(folder, run, "a"), "churn", ("churn",), "m", (), 0)
+    facts = Run(run, "a", "churn", ("churn",), (), 0, "m")
     ledger = Ledger(read=value, accepted=value)
-    pq.write_table(ledger_table(target, ledger, status, finished_at), folder / LEDGER)
+    pq.write_table(ledger_table(facts, ledger, status, finished_at), folder / LEDGER)
 
 
 def publish_copy(out: Path, template: Path) -> None:

@@ -25,7 +25,7 @@ from pipelines.livestore import KINDS, append, folder, level, parts, prepare, re
 from pipelines.query import select
 from tests.appended import FAN, RUN, Compactors, Row, append_ledger, append_letters, append_scores
 
-SEEN = """SELECT (SELECT count(*) FROM score_history), (SELECT count(DISTINCT entity_id) FROM scores),
+SEEN = """SELECT (SELECT count(*) FROM scores_history), (SELECT count(DISTINCT entity_id) FROM scores),
     (SELECT count(*) FROM dead_letters), (SELECT sum(read) FROM ledger)"""
 
 
@@ -343,7 +343,7 @@ def test_any_order_of_writing_merging_and_repeating(
     best = {(e, t): max(r for e2, t2, r in newest if (e2, t2) == (e, t)) for e, t, _ in newest}
     history = {k: v for k, v in newest.items() if k[2] >= 0 or best[k[:2]] < 0}
     columns = "entity_id, epoch_us(as_of) // 3600000000, revision, epoch_us(scored_at), churn"
-    assert {row[:3]: row[3:] for row in select(out, f"SELECT {columns} FROM score_history").rows} == history
+    assert {row[:3]: row[3:] for row in select(out, f"SELECT {columns} FROM scores_history").rows} == history
     current = {row[:2]: row[2:] for row in select(out, f"SELECT {columns} FROM scores").rows}
     assert current == {k: (r, *newest[*k, r]) for k, r in best.items()}
     got = {row[0]: row[1] for row in select(out, "SELECT position, epoch_us(written_at) FROM dead_letters").rows}

@@ -131,7 +131,7 @@ def test_writers_and_readers_at_once(tmp_path: Path) -> None:
     """Three processes append, this one merges and reads: what was seen once is seen for ever, once."""
     prepare(tmp_path, RUN)
     done, seen = threading.Event(), [0]
-    sql = "SELECT count(*), count(DISTINCT entity_id), (SELECT coalesce(sum(read), 0) FROM ledger) FROM score_history"
+    sql = "SELECT count(*), count(DISTINCT entity_id), (SELECT coalesce(sum(read), 0) FROM ledger) FROM scores_history"
 
     def merge() -> None:
         while not done.wait(0.1):

@@ -16,8 +16,8 @@ from pipelines.replay import ReplayConfig, replay
 from pipelines.rows import DEAD_LETTERS, live_schema
 from pipelines.transforms.letters import message, publish
 from pipelines.transforms.messages import Messages
-from pipelines.transforms.sink import letter_fields
 from pipelines.transforms.subscription import client
+from pipelines.transforms.tabular import letter_fields
 from tests.services import Emulator
 from tests.transforms.formats import writers
 from tests.transforms.formats.sent import KINDS, NOW, messages, received, text

@@ -12,9 +12,10 @@ import yaml
 from pipelines.config import Execution, Input, ScoreConfig, StreamConfig
 from pipelines.ledger import Ledger
 from pipelines.models.manifest import Manifest, signature
+from pipelines.outputs import Result
 from pipelines.report import describe_as_ofs, ledger_lines, live_report, score_report
 from pipelines.source import Source
-from pipelines.store import Outcome
+from pipelines.store import Status
 from pipelines.task import Task, parse_time
 from pipelines.transforms.formats.base import Piece
 from tests.small import TASK
@@ -64,12 +65,13 @@ def manifest(task: Task, **metrics: float) -> Manifest:
     )
 
 
-def screen(ledger: Ledger, outcome: Outcome) -> str:
-    return score_report(CONFIG, manifest(CHURN), SOURCE, ledger, outcome, "CPU", 2.0)
+def screen(ledger: Ledger, status: Status = "published", note: str = "", output: str = "out") -> str:
+    result = Result(status, ledger, ledger.differences, note)
+    return score_report(replace(CONFIG, output=output), manifest(CHURN), SOURCE, result, "CPU", 2.0)
 
 
 def test_a_published_run() -> None:
-    text = screen(GOOD, Outcome("published", True, "out/generations/x"))
+    text = screen(GOOD)
     assert "task        small_shop as of 2024-05-06\n" in text
     assert "input       2.0 kB in 1 file(s) of /data/events\n" in text
     assert "read        1,000 events, from 2024-01-01 to 2024-05-01T06:30:00\n" in text
@@ -78,35 +80,41 @@ def test_a_published_run() -> None:
     assert "time        2 s, 500 events/s\n" in text
     assert f"written     out (run {CONFIG.run_id('20240401-1a2b3c4d')})\n" in text
     assert text.endswith('foretide query --output out "SELECT * FROM scores ORDER BY churn DESC LIMIT 10"')
-    assert "nothing was changed" not in text
 
 
-def test_a_run_that_changed_nothing() -> None:
-    text = screen(GOOD, Outcome("published", False, "out/generations/x"))
-    assert "the same bytes as before: nothing was changed" in text
+def test_what_was_written_is_noted() -> None:
+    text = screen(GOOD, note="9 new, 0 corrected")
+    assert f"(run {CONFIG.run_id('20240401-1a2b3c4d')}): 9 new, 0 corrected\n" in text
+
+
+def test_of_tables_the_next_step_is_a_query_of_theirs() -> None:
+    text = screen(GOOD, output="bq://p.d.t")
+    assert text.endswith("bq query --nouse_legacy_sql 'SELECT * FROM `p.d.t_current` ORDER BY churn DESC LIMIT 10'")
+    text = screen(replace(GOOD, scored=0, failed=150), output="bq://p.d.t")
+    assert text.endswith("bq query --nouse_legacy_sql 'SELECT * FROM `p.d.t_dead_letters` LIMIT 20'")
 
 
 def test_a_refused_run_says_the_share_the_limit_and_where_to_look() -> None:
     bad = replace(GOOD, rejected=330, accepted=600, reasons=(("at is missing", 330),), sequences=0, scored=0, failed=0)
-    text = screen(bad, Outcome("refused", True, "x"))
+    text = screen(bad, "refused")
     assert "REFUSED     33.0 % of the rows or files are bad, --max-bad-share is 5.0 %: no score was published" in text
     assert text.endswith('"SELECT * FROM dead_letters LIMIT 20"')
     assert "written" not in text
 
 
 def test_an_unbalanced_run_says_which_sums_differ() -> None:
-    text = screen(replace(GOOD, accepted=899), Outcome("unbalanced", True, "x"))
+    text = screen(replace(GOOD, accepted=899), "unbalanced")
     assert text.endswith("UNBALANCED  1000 events read, 999 accounted for: no score was published")
 
 
 def test_no_scores_because_no_event_is_in_range() -> None:
-    text = screen(Ledger(read=5, outside=5, files=1), Outcome("published", True, "x"))
+    text = screen(Ledger(read=5, outside=5, files=1))
     assert "NO SCORES   no event falls in the history of an as-of" in text
     assert "read        5 events\n" in text  # no times are known
 
 
 def test_no_scores_because_the_model_failed_on_all() -> None:
-    text = screen(replace(GOOD, scored=0, failed=150), Outcome("published", True, "x"))
+    text = screen(replace(GOOD, scored=0, failed=150))
     assert "NO SCORES   the model gave no finite score for any of 150 sequences" in text
     assert "no event falls" not in text
     assert text.endswith('"SELECT * FROM dead_letters LIMIT 20"')
@@ -133,7 +141,7 @@ def test_the_numbers_add_up_however_many_reasons_there_are(kinds: int) -> None:
 
 def test_dead_letters_are_named_only_where_there_are_some() -> None:
     assert "dead_letters" not in "\n".join(ledger_lines(GOOD))
-    assert "  rejected            30  see dead_letters" in screen(GOOD, Outcome("published", True, "x"))
+    assert "  rejected            30  see dead_letters" in screen(GOOD)
 
 
 def test_late_events_are_a_note_beside_the_accepted() -> None:

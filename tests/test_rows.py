@@ -12,8 +12,7 @@ from pipelines.ledger import Ledger
 from pipelines.rows import (
     DEAD_LETTERS,
     LEDGER,
-    RunTarget,
-    StreamTarget,
+    Run,
     ledger_table,
     ledgers,
     live_ledger,
@@ -22,26 +21,26 @@ from pipelines.rows import (
     read_ledger,
     score_schema,
 )
-from pipelines.store import Attempt
 
-TARGET = RunTarget(Attempt(Path("out"), "churn-1", "a"), "churn", ("churn",), "m1", ("in/*.csv",), 5)
+RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.csv",), 5, "m1", horizon=30, active_within=20)
 FULL = Ledger(read=9, accepted=7, rejected=2, files=1, first_time=-3, last_time=8, reasons=(("bad", 1), ("worse", 1)))
 
 
 @pytest.mark.parametrize("ledger", [FULL, Ledger()])
 def test_a_ledger_survives_its_file(tmp_path: Path, ledger: Ledger) -> None:
-    pq.write_table(ledger_table(TARGET, ledger, "published", 6), tmp_path / "ledger.parquet")
+    pq.write_table(ledger_table(RUN, ledger, "published", 6), tmp_path / "ledger.parquet")
     assert read_ledger(tmp_path / "ledger.parquet") == ledger
 
 
 def test_the_ledger_row() -> None:
-    table = ledger_table(TARGET, Ledger(read=2, accepted=1), "unbalanced", 6)
+    table = ledger_table(RUN, Ledger(read=2, accepted=1), "unbalanced", 6)
     assert table.schema == LEDGER
     row = table.to_pylist()[0]
     assert (row["run_id"], row["attempt"], row["status"]) == ("churn-1", "a", "unbalanced")
     assert row["inputs"] == ["in/*.csv"]
     assert row["differences"] == ["2 events read, 1 accounted for"]
     assert row["first_time"] is None
+    assert (row["model_version"], row["horizon"], row["active_within"]) == ("m1", 30, 20)
 
 
 def test_score_columns_are_named_by_the_task() -> None:
@@ -56,8 +55,8 @@ def test_a_live_row_says_when_it_was_written() -> None:
 
 
 def test_the_last_row_of_each_attempt_makes_the_ledger_of_a_live_job() -> None:
-    first = StreamTarget(Path("out"), "churn-live", "a", "churn", ("churn",), ("s",), 5)
-    again = StreamTarget(Path("out"), "churn-live", "b", "churn", ("churn",), ("s", "in/*.csv"), 50)
+    first = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
+    again = Run("churn-live", "b", "churn", ("churn",), ("s", "in/*.csv"), 50)
     more = FULL + Ledger(read=2, accepted=1)
     rows = [live_ledger_table(first, FULL, 6), live_ledger_table(again, FULL, 60), live_ledger_table(first, more, 7)]
     table = pa.concat_tables(rows)
@@ -70,5 +69,5 @@ def test_the_last_row_of_each_attempt_makes_the_ledger_of_a_live_job() -> None:
 
 
 def test_a_ledger_of_a_file_that_lacks_a_column() -> None:
-    table = ledger_table(TARGET, FULL, "published", 6).drop_columns(["late"])
+    table = ledger_table(RUN, FULL, "published", 6).drop_columns(["late"])
     assert ledgers(table) == [FULL]

@@ -1,11 +1,16 @@
-"""The services that tests run against: what the emulator keeps, counts and forgets."""
+"""The services that tests run against: what the emulators keep, count and forget."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+from pipelines.bigquery import client
 from pipelines.errors import UserError
 from tests.services import Counts, Emulator, binary, emulator
+from tests.warehouse import PROJECT, Warehouse
 
 
 def test_publish_pull_and_count(pubsub: Emulator) -> None:
@@ -43,6 +48,21 @@ def test_a_killed_emulator_comes_back_empty_at_its_address() -> None:
         service.pause()
         service.resume()
         assert service.topic("gone") == topic
+
+
+def test_a_killed_warehouse_comes_back_with_its_rows_at_its_address(tmp_path: Path) -> None:
+    before = os.environ.get(client.EMULATOR)
+    with Warehouse(tmp_path) as warehouse:
+        name = f"{warehouse.dataset()}.t"
+        warehouse.sql(f"CREATE TABLE {name} AS SELECT 1 AS n")
+        mine = client.client(PROJECT)
+        warehouse.restart()
+        assert warehouse.sql(f"SELECT n FROM {name}") == [{"n": 1}]
+        assert client.client(PROJECT) is mine
+        assert warehouse.dataset() != warehouse.dataset()
+        assert os.environ[client.EMULATOR] == warehouse.environment[client.EMULATOR]
+    assert os.environ.get(client.EMULATOR) == before
+    assert client.client.cache_info().currsize == 0
 
 
 def test_a_missing_program_names_its_target() -> None:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,66 +18,12 @@ from pipelines.query import select
 from pipelines.rehearse import compare
 from tests.services import Emulator
 from tests.test_end_to_end import foretide
-from tests.toy import export_toy
-
-TASK = """\
-task: toy
-events:
-  entity: user
-  time: {field: at, unit: s}
-  arrival: {field: arrived, unit: s}
-  identity: [id]
-sequence:
-  step: 1d
-  steps: 12
-  features:
-    - {agg: count}
-    - {agg: sum, field: amount}
-    - {agg: last, field: price, fill: forward, scale: relative}
-    - {agg: mean, field: amount, scale: none}
-score: {every: 1d, allowed_lateness: 2d}
-label: {kind: churn, horizon: 7d, active_within: 7d}
-model: {network: gru, units: [8, 8]}
-"""
-DAY = 86_400
-START = 1_704_067_200  # 2024-01-01
-SEAM, END = START + 20 * DAY, START + 26 * DAY
-AS_OFS = "2024-01-21..2024-01-27"
-
-
-@dataclass(frozen=True)
-class World:
-    task: Path
-    model: Path
-    events: Path
-    rows: Sequence[dict[str, Any]]  # in the order of arrival
+from tests.world import AS_OFS, DAY, END, SEAM, World, common, drained, live, make_world, publish, split
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Four weeks of events, of which every fifth arrives up to three days late and every twentieth comes twice."""
-    folder = tmp_path_factory.mktemp("world")
-    (folder / "toy.yaml").write_text(TASK)
-    export_toy(folder / "model")
-    rng = np.random.default_rng(3)
-    n = 2_000
-    at = START + np.sort(rng.integers(0, 27 * DAY, n))
-    late = np.where(rng.random(n) < 0.2, rng.integers(0, 3 * DAY, n), 0)
-    table = pa.table(
-        {
-            "user": pa.array([f"user {u}" for u in rng.zipf(1.5, n) % 60]),
-            "at": at,
-            "arrived": at + late,
-            "id": pa.array([f"e{i}" for i in range(n)]),
-            "amount": rng.normal(0, 20, n).round(2),
-            "price": 100 + rng.normal(0, 1, n).cumsum().round(2),
-        }
-    )
-    again = table.take(pa.array(np.arange(0, n, 20)))
-    again = again.set_column(2, "arrived", pa.array(again["arrived"].to_numpy() + 3600))
-    table = pa.concat_tables([table, again]).sort_by("arrived")
-    pq.write_table(table, folder / "events.parquet")
-    return World(folder / "toy.yaml", folder / "model", folder / "events.parquet", table.to_pylist())
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -94,48 +32,6 @@ def backfill(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["--task", str(world.task), "--input", str(world.events), "--as-of", AS_OFS]
     foretide("score", *arguments, "--model", str(world.model), "--output", str(out))
     return out
-
-
-@contextmanager
-def live(pubsub: Emulator, *arguments: object, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A live job in a process of its own, killed at the end of the block if it still runs."""
-    command = [sys.executable, "-m", "pipelines.cli", "stream", *map(str, arguments)]
-    with log.open("wb") as out:
-        job = subprocess.Popen(command, env={**os.environ, **pubsub.environment}, stdout=out, stderr=out)
-        try:
-            yield job
-        finally:
-            job.kill()
-            job.wait()
-
-
-def drained(job: subprocess.Popen[bytes], log: Path) -> str:
-    """Ends a job as an operator does; all that it said."""
-    job.send_signal(signal.SIGTERM)
-    code = job.wait(120)
-    told = log.read_text()
-    assert code == Exit.OK, told
-    assert "Traceback" not in told
-    return told
-
-
-def publish(pubsub: Emulator, topic: str, rows: Sequence[dict[str, Any]], clock: int | None = None) -> None:
-    """Rows as messages; `clock`: the arrival, in s, that an empty message says has been reached."""
-    payloads = [json.dumps({k: v for k, v in row.items() if k != "arrived"}).encode() for row in rows]
-    arrivals = [row["arrived"] for row in rows] + ([] if clock is None else [clock])
-    payloads += [] if clock is None else [b""]
-    pubsub.publish(topic, payloads, [{"arrival": str(a * 1_000_000)} for a in arrivals])
-
-
-def common(world: World, subscription: str, out: Path) -> list[object]:
-    where = ["--subscription", subscription, "--arrival-attribute", "arrival"]
-    return ["--task", world.task, "--model", world.model, "--output", out, *where]
-
-
-def split(world: World, *times: int) -> list[list[dict[str, Any]]]:
-    """The rows that arrive before the first time, from there to the next one, and so on."""
-    edges = [0, *times, 1 << 40]
-    return [[r for r in world.rows if a <= r["arrived"] < b] for a, b in itertools.pairwise(edges)]
 
 
 def test_a_rehearsal_with_careless_publishers_finds_no_difference(world: World, tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def test_a_text_time_is_read_as_text() -> None:
 def test_spans_and_boundaries() -> None:
     task = build()
     assert (task.history, task.horizon, task.outputs) == (30 * DAY, 7 * DAY, ("churn",))
+    assert task.churn_terms == (7 * DAY, 7 * DAY)
     start = parse_time("2024-01-01T06:00")
     assert task.boundary(start)
     assert task.boundary(start - 400 * DAY)
@@ -129,6 +130,7 @@ def test_a_path_label() -> None:
     sequence = FIELDS["sequence"] | {"features": [level]}
     task = build(sequence=sequence, label={"kind": "path", "field": "close", "steps": 3})
     assert (task.horizon, task.label_width, task.numeric) == (3 * DAY, 3, ("close",))
+    assert task.churn_terms == (None, None)
     bounds = ("step_1_p10", "step_1_p90", "step_2_p10", "step_2_p90", "step_3_p10", "step_3_p90")
     assert task.outputs == ("step_1", "step_2", "step_3", *bounds)
     odd = build(sequence=sequence, label={"kind": "path", "field": "close", "steps": 1, "quantiles": [0.025]})

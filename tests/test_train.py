@@ -264,6 +264,7 @@ def test_a_path_of_prices_from_events_to_scores(tmp_path: Path) -> None:
         assert np.isfinite(path).all()
         assert (np.abs(np.log(path / last[s["entity_id"]])) < 0.5).all()
         assert all(s[f"step_{k}_p10"] < s[f"step_{k}"] < s[f"step_{k}_p90"] for k in (1, 2, 3))
-    rows = foretide("query", "--output", out, "--format", "json", "SELECT * FROM forecasts ORDER BY entity_id, step")
+    sql = "SELECT * FROM scores_forecasts ORDER BY entity_id, step"
+    rows = foretide("query", "--output", out, "--format", "json", sql)
     first = json.loads(rows.splitlines()[0])
     assert (first["entity_id"], first["step"], first["p50"]) == ("c00", 1, scores[0]["step_1"])

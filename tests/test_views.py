@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,10 +17,17 @@ from pipelines.compaction import compact
 from pipelines.ledger import Ledger
 from pipelines.livestore import folder, parts, prepare
 from pipelines.query import connect, select
+from pipelines.rows import Run
 from pipelines.store import LEDGER, begin, publish
+from pipelines.task import Task
+from pipelines.transforms.block import tidy
+from pipelines.transforms.decode import Span, decode
+from pipelines.transforms.sequences import examples, sequences
+from pipelines.viewsql import ordered
 from tests.appended import HOUR, RUN, append_ledger, append_letters, append_scores
 from tests.published import put, put_scores
 from tests.publisher import LETTERS, PARTS, write_values
+from tests.viewed import append_rows, publish_rows, score_table
 
 BASE = ["score_id", "task", "entity_id", "as_of", "revision"]
 REST = ["model_version", "n_events", "last_event_time", "run_id", "scored_at"]
@@ -115,7 +125,7 @@ def test_paths_as_rows(tmp_path: Path) -> None:
         "step_2_p10": [1.0, 3.0],
     }
     put_scores(tmp_path, "new", {"entity_id": ["a", "b"], "score_id": ["x", "y"], **path, "step_2_p97_5": [3.0, 6.0]})
-    rows = list(select(tmp_path, "SELECT entity_id, step, p10, p50, p97_5 FROM forecasts ORDER BY ALL").rows)
+    rows = list(select(tmp_path, "SELECT entity_id, step, p10, p50, p97_5 FROM scores_forecasts ORDER BY ALL").rows)
     assert rows == [
         ("a", 1, 0.5, 1.0, None),
         ("a", 2, 1.0, 2.0, 3.0),
@@ -126,7 +136,179 @@ def test_paths_as_rows(tmp_path: Path) -> None:
 
 def test_no_paths_are_no_forecasts(tmp_path: Path) -> None:
     put_scores(tmp_path, "r", {"entity_id": ["a"], "churn": [0.5]})
-    assert list(select(tmp_path, "SELECT step, p50 FROM forecasts").rows) == []
+    assert list(select(tmp_path, "SELECT step, p50 FROM scores_forecasts").rows) == []
+
+
+def test_outputs_of_many_tasks_in_order(tmp_path: Path) -> None:
+    outputs = ["step_10", "step_2_p10", "step_2", "churn", "step_10_p97_5", "step_10_p5"]
+    want = ["churn", "step_2", "step_10", "step_2_p10", "step_10_p5", "step_10_p97_5"]
+    assert ordered(outputs) == want
+    put_scores(tmp_path, "r", {"entity_id": ["a"], **{name: [1.0] for name in outputs}})
+    for view in ("scores", "scores_history"):
+        assert list(select(tmp_path, f"SELECT * FROM {view}").names) == [*BASE, *want, *REST]
+
+
+def test_movers(tmp_path: Path) -> None:
+    """Consecutive scores of the same task, entity and output, whatever lies between them; paths by their medians."""
+    churn: dict[str, list[object]] = {"entity_id": ["a", "b", "a"], "as_of": [HOUR, HOUR, 5 * HOUR]}
+    put_scores(tmp_path, "1", {**churn, "churn": [0.25, 0.5, 1.0], "model_version": ["m", "m", "n"]}, 10)
+    put_scores(tmp_path, "2", {"entity_id": ["a"], "as_of": [5 * HOUR], "revision": [1], "churn": [0.75]}, 5)
+    path: dict[str, list[object]] = {"step_1": [1.0, 3.0], "step_2": [2.0, None], "step_1_p10": [0.5, 0.5]}
+    put_scores(tmp_path, "3", {"task": ["price"] * 2, "entity_id": ["a"] * 2, "as_of": [2 * HOUR, 3 * HOUR], **path})
+    columns = """task, entity_id, output, epoch_us(as_of), epoch_us(previous_as_of), score, previous_score, change,
+        revision, model_version, previous_model_version"""
+    assert list(select(tmp_path, f"SELECT {columns} FROM scores_movers ORDER BY ALL").rows) == [
+        ("churn", "a", "churn", 5 * HOUR, HOUR, 0.75, 0.25, 0.5, 1, "m", "m"),
+        ("price", "a", "step_1", 3 * HOUR, 2 * HOUR, 3.0, 1.0, 2.0, 0, "m", "m"),
+    ]
+
+
+SHOP = Run("shop-1", "a", "shop", ("churn",), (), 0, "m", horizon=2 * HOUR, active_within=3 * HOUR)
+Score = tuple[str, float, float, float]  # entity, as-of and last event in hours, score
+
+
+def put_churn(out: Path, run: Run, rows: Sequence[Score], revision: int = 0, at: int = 9) -> None:
+    made = [
+        (e, round(t * HOUR), revision, run.model_version, round(last * HOUR), [score]) for e, t, last, score in rows
+    ]
+    publish_rows(out, run, score_table(run, made, at), at)
+
+
+def outcomes(out: Path) -> dict[str, list[object]]:
+    """By model: bin, number and share that churned."""
+    rows = select(out, "SELECT model_version, bin, scores, churned FROM scores_calibration ORDER BY ALL").rows
+    found: dict[str, list[object]] = {}
+    for model, *rest in rows:
+        found.setdefault(str(model), []).append(tuple(rest))
+    return found
+
+
+def test_calibration_by_model_and_tenth(tmp_path: Path) -> None:
+    """All that left at the last as-of had been there at the one before."""
+    scores = [0.0, 0.05, 0.1, 0.11, 0.1999, 0.91, 0.95, 1.0]
+    first: list[Score] = [(f"e{i}", 10, 9, score) for i, score in enumerate(scores)]
+    left = {1, 4, 5, 7}
+    put_churn(tmp_path, SHOP, first + [(f"e{i}", 12, 9 if i in left else 11, 0.5) for i in range(8)])
+    sql = "SELECT * FROM scores_calibration ORDER BY bin"
+    found = select(tmp_path, sql)
+    names = ["task", "model_version", "bin", "scores", "mean_score", "churned", "lowest_score", "highest_score"]
+    assert list(found.names) == names
+    rows = [[*row[:4], *np.round(np.asarray(row[4:], float), 6).tolist()] for row in found.rows]
+    assert rows == [
+        ["shop", "m", 0, 2, 0.025, 0.5, 0.0, 0.05],
+        ["shop", "m", 1, 3, 0.136633, 0.333333, 0.1, 0.1999],
+        ["shop", "m", 9, 3, 0.953333, 0.666667, 0.91, 1.0],
+    ]
+
+
+US = 1 / HOUR
+JUDGED: list[tuple[list[Score], list[object]]] = [
+    ([("a", 12, 9, 0.5)], [(0, 1, 1.0)]),
+    ([("a", 12, 10, 0.5)], [(0, 1, 0.0)]),  # an event at the as-of is in the horizon
+    ([("a", 12, 10 - US, 0.5)], [(0, 1, 1.0)]),
+    ([("a", 13, 12 - US, 0.5)], [(0, 1, 0.0)]),
+    ([("a", 13, 12, 0.5)], []),  # one at its end is not, but what was before that is unknown
+    ([("a", 11, 9, 0.5), ("a", 13, 12, 0.5)], []),
+    ([("a", 11, 10, 0.5), ("a", 13, 12, 0.5)], [(0, 1, 0.0)]),
+    ([("a", 11.9, 10, 0.5)], []),  # too soon to judge those who churned, and so all
+    ([("b", 12, 11, 0.5)], [(0, 1, 1.0)]),  # gone from the history, which has 3 hours at least
+    ([("b", 13, 12, 0.5)], [(0, 1, 1.0)]),
+    ([("b", 13 + US, 12, 0.5)], []),
+    ([("b", 11, 9, 0.5), ("b", 14, 12, 0.5)], [(0, 1, 1.0)]),
+    ([("b", 11, 9, 0.5), ("b", 14 + US, 12, 0.5)], []),
+]
+
+
+@pytest.mark.parametrize(("later", "want"), JUDGED)
+def test_what_later_scores_tell(tmp_path: Path, later: list[Score], want: list[object]) -> None:
+    """Of a at 10 h, with a score of 0 and a horizon to 12 h. Later scores are in other bins, or of other entities."""
+    put_churn(tmp_path, SHOP, [("a", 10, 9, 0.0), *later])
+    found = outcomes(tmp_path).get("m", [])
+    assert [row for row in found if row[0] == 0] == want  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("last", "judged"), [(7.0, True), (7 - US, False)])
+def test_only_who_was_active_in_time_is_judged(tmp_path: Path, last: float, judged: bool) -> None:
+    put_churn(tmp_path, SHOP, [("a", 10, last, 0.5), ("b", 12, 11, 0.5)])
+    assert outcomes(tmp_path) == ({"m": [(5, 1, 1.0)]} if judged else {})
+
+
+def test_early_scores_are_neither_judged_nor_evidence(tmp_path: Path) -> None:
+    put_churn(tmp_path, SHOP, [("a", 10, 9, 0.5)])
+    put_churn(tmp_path, replace(SHOP, run_id="early"), [("b", 10, 9, 0.5), ("a", 12, 9, 0.5)], revision=-1)
+    assert outcomes(tmp_path) == {}
+
+
+def test_the_terms_of_the_newest_ledger_that_has_any_count(tmp_path: Path) -> None:
+    rows: list[Score] = [("a", 10, 9, 0.5), ("a", 12, 11, 0.5)]
+    put_churn(tmp_path, SHOP, rows, at=5)
+    put_churn(tmp_path, replace(SHOP, run_id="shop-2", horizon=HOUR), rows, at=7)
+    put_churn(tmp_path, replace(SHOP, run_id="shop-3", horizon=None, active_within=None), rows, at=8)
+    put_churn(tmp_path, replace(SHOP, run_id="shop-4", task="other", horizon=9 * HOUR), rows, at=9)
+    assert outcomes(tmp_path) == {}  # within an hour nobody knows
+    older(tmp_path / "generations" / "shop-2.a" / LEDGER, "horizon", "active_within")
+    assert outcomes(tmp_path) == {"m": [(5, 1, 0.0)]}
+
+
+def test_calibration_of_a_live_job(live: Path) -> None:
+    run = replace(SHOP, run_id=RUN)
+    for at in (1, 2):  # twice
+        rows = [("a", 10 * HOUR, 0, "m", 9 * HOUR, [0.5]), ("a", 12 * HOUR, 0, "m", 9 * HOUR, [0.5])]
+        append_rows(live, run, score_table(run, rows, at), at)
+    assert outcomes(live) == {"m": [(5, 1, 1.0)]}
+    terms = select(live, "SELECT horizon, active_within FROM ledger").rows
+    assert list(terms) == [(2 * HOUR, 3 * HOUR)]
+
+
+SECOND = 1_000_000
+LABELS = [  # steps, horizon, active_within (s), as-ofs (steps of 10 s), whether all outcomes are known
+    (8, 20, 20, range(4, 20), True),
+    (8, 25, 20, range(4, 20), False),
+    (2, 20, 20, range(4, 20), True),  # who churned is gone when the horizon ends
+    (2, 50, 15, range(4, 20), True),  # before it ends
+    (2, 20, 20, (4, 6, 8, 11, 12, 13, 16, 18), False),
+    (8, 30, 25, range(4, 20, 2), False),
+]
+
+
+@pytest.mark.parametrize(("steps", "horizon", "active", "due", "known"), LABELS)
+def test_outcomes_are_the_labels_of_examples(
+    tmp_path: Path, steps: int, horizon: int, active: int, due: Sequence[int], known: bool
+) -> None:
+    task = Task.model_validate(
+        {
+            "task": "shop",
+            "events": {"entity": "user", "time": {"field": "at", "unit": "us"}, "identity": "none"},
+            "sequence": {"step": "10s", "steps": steps, "features": ({"agg": "count"},)},
+            "score": {"every": "10s"},
+            "label": {"kind": "churn", "horizon": f"{horizon}s", "active_within": f"{active}s"},
+        }
+    )
+    random = np.random.default_rng(steps + horizon)
+    users = random.integers(0, 40, 250)
+    times = random.integers(0, 50, 250) * 5 * SECOND - random.integers(0, 2, 250)  # many at borders, or just before
+    events = pa.table({"user": [f"u{u}" for u in users], "at": times})
+    as_ofs = [t * 10 * SECOND for t in due]
+    block, _ = tidy(decode(task, events, Span(tuple(as_ofs), task.horizon)).block, False)
+    rows = [  # each with a model of its own, so that each has a row of its own in the view
+        (entity, batch.as_of, 0, f"{entity} {batch.as_of}", last, [0.5])
+        for batch, _ in sequences(task, block, as_ofs)
+        for entity, last in zip(batch.entities, batch.last_event_time.tolist(), strict=True)
+    ]
+    terms = task.churn_terms
+    run = Run("shop-1", "a", "shop", task.outputs, (), 0, horizon=terms[0], active_within=terms[1])
+    publish_rows(tmp_path, run, score_table(run, rows, 1), 1)
+    labels = {
+        f"{entity} {batch.as_of}": label
+        for batch in examples(task, block, [t for t in as_ofs if t + task.horizon <= as_ofs[-1]])
+        if batch.label is not None
+        for entity, label in zip(batch.entities, batch.label[:, 0].tolist(), strict=True)
+    }
+    sql = "SELECT model_version, churned FROM scores_calibration"
+    found = dict(select(tmp_path, sql).rows)  # type: ignore[arg-type, var-annotated]
+    assert found.items() <= labels.items()
+    assert found == labels if known else len(labels) > len(found)
+    assert {0.0, 1.0} == set(found.values())
 
 
 def older(path: Path, *columns: str) -> None:
@@ -170,7 +352,7 @@ def live(tmp_path: Path) -> Path:
 
 def test_a_live_job_that_has_written_nothing(live: Path) -> None:
     assert list(select(live, "SELECT * FROM scores").names) == BASE + REST
-    for view in ("scores", "score_history", "forecasts", "dead_letters", "ledger"):
+    for view in views.VIEWS:
         assert list(select(live, f"FROM {view}").rows) == []
 
 
@@ -181,7 +363,7 @@ def test_the_highest_revision_of_a_live_job_and_then_the_newest(live: Path) -> N
     columns = "entity_id, revision, churn, epoch_us(scored_at)"
     scores = select(live, f"SELECT {columns} FROM scores ORDER BY ALL").rows
     assert list(scores) == [("ann", 1, 5.0, 5), ("bob", -1, 6.0, 9), ("cid", 0, 7.0, 9)]
-    history = select(live, f"SELECT {columns} FROM score_history ORDER BY ALL").rows
+    history = select(live, f"SELECT {columns} FROM scores_history ORDER BY ALL").rows
     assert list(history) == [("ann", 0, 3.0, 4), ("ann", 1, 5.0, 5), ("bob", -1, 6.0, 9), ("cid", 0, 7.0, 9)]
 
 
@@ -201,7 +383,7 @@ def test_runs_over_files_and_live_jobs_share_a_folder(live: Path) -> None:
         "batch": of_batch,
         "live": of_live,
     }
-    history = select(live, "SELECT run_id, count(*) FROM score_history GROUP BY ALL ORDER BY ALL").rows
+    history = select(live, "SELECT run_id, count(*) FROM scores_history GROUP BY ALL ORDER BY ALL").rows
     assert list(history) == [("a", 5), (RUN, 5)]
 
 
@@ -252,13 +434,22 @@ def test_a_live_ledger_differs_only_where_too_much_is_accounted_for(live: Path) 
 def test_paths_of_a_live_job(live: Path) -> None:
     put_scores(live, "b", {"task": ["price"], "entity_id": ["e"], "score_id": ["p"], "step_1": [1.5], "step_2": [2.5]})
     append_scores(live, [("ann", 1, 0, 0.5)], 1)
-    assert list(select(live, "SELECT entity_id, step, p50 FROM forecasts ORDER BY 2").rows) == [
+    assert list(select(live, "SELECT entity_id, step, p50 FROM scores_forecasts ORDER BY 2").rows) == [
         ("e", 1, 1.5),
         ("e", 2, 2.5),
     ]
 
 
-@pytest.mark.parametrize("view", ["scores", "score_history"])
+@pytest.mark.parametrize("view", ["scores_forecasts", "scores_movers"])
+def test_conditions_on_an_entity_reach_the_files(live: Path, view: str) -> None:
+    put_scores(live, "a", {"entity_id": ["e6", "e7", "e8"], "step_1": [0.1] * 3, "step_2": [0.1] * 3})
+    append_scores(live, [(f"e{i}", i * 1000, 0, 0.5) for i in range(10)], 1)
+    plan = connect(live).execute(f"EXPLAIN SELECT * FROM {view} WHERE entity_id = 'e7'").fetchall()[0][1]
+    assert plan.count("entity_id = 'e7'") == 2
+    assert plan.rindex("Window") < plan.index("entity_id = 'e7'")
+
+
+@pytest.mark.parametrize("view", ["scores", "scores_history"])
 def test_conditions_reach_the_files_of_live_jobs_too(live: Path, view: str) -> None:
     hours = 24 * 365
     put_scores(live, "a", {"entity_id": ["e6", "e7", "e8"], "as_of": [0, HOUR, hours * HOUR], "churn": [0.1] * 3})

@@ -1,4 +1,4 @@
-"""From files to packed event blocks by shard: which files, in which pieces, and what became of each row.
+"""From files and tables to packed event blocks by shard: which files, in which pieces, what became of each row.
 
 How a format is read is in `formats`, what a row means in `decode`.
 """
@@ -9,7 +9,7 @@ import difflib
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,12 +27,13 @@ from pipelines.task import Task, TimeField, parse_time
 from pipelines.transforms.block import EventBlock, split
 from pipelines.transforms.columns import DecodeError
 from pipelines.transforms.decode import Since, Span, decode, without_arrival
-from pipelines.transforms.formats import avro, csv, jsonl, messages, parquet
-from pipelines.transforms.formats.base import Format, Piece, Rows, Unreadable, explain, shorten
+from pipelines.transforms.formats import avro, bigquery, csv, jsonl, messages, parquet
+from pipelines.transforms.formats.base import Format, Piece, Reader, Refusal, Rows, Unreadable, explain, shorten
 from pipelines.transforms.intake import take_in
 from pipelines.transforms.times import micros
 
 FORMATS: dict[str, Format] = {"messages": messages, "parquet": parquet, "jsonl": jsonl, "csv": csv, "avro": avro}
+READERS: dict[str, Reader] = {**FORMATS, bigquery.FORMAT: bigquery}
 EXTENSIONS = {messages.EXTENSION: "messages", ".parquet": "parquet", ".pq": "parquet", ".avro": "avro"} | {
     extension + zipped: name
     for extension, name in ((".jsonl", "jsonl"), (".ndjson", "jsonl"), (".json", "jsonl"), (".csv", "csv"))
@@ -152,29 +153,31 @@ def preflight(task: Task, files: Sequence[File], arrival: bool = True) -> None:
             field = task.events.arrival.field if task.events.arrival else None
             if file.format == "messages" or (not arrival and field not in found):
                 task = without_arrival(task)
-            _check_fields(task, file, found)
+            ev = task.events
+            always = (ev.entity, ev.time.field)  # JSON may leave out what is null
+            check_fields(file.path, found, always if file.format in ("jsonl", "messages") else task.columns)
             if file.format != "messages":  # an archive has what came, good or bad
-                _check_rows(task, file)
+                piece = FORMATS[file.format].pieces(file.path, file.size)[0]
+                check_rows(task, file.path, FORMATS[file.format].read(piece, task))
             return
     if problem:
         raise UserError(problem if len(files) == 1 else f"none of the {len(files)} files can be read; {problem}")
 
 
-def _check_fields(task: Task, file: File, found: dict[str, str]) -> None:
-    ev = task.events
-    always = (ev.entity, ev.time.field)  # JSON may leave out what is null
-    for name in always if file.format in ("jsonl", "messages") else task.columns:
+def check_fields(path: str, found: Mapping[str, str], needed: Collection[str]) -> None:
+    """Raises UserError when a field is not among those that were found, with their types."""
+    for name in needed:
         if name not in found:
             near = difflib.get_close_matches(name, found, 1)
             hint = f", did you mean {near[0]}?" if near else "."
             shown = [f"{f if f.isprintable() else ascii(f)} ({kind})" for f, kind in found.items()]
             there = shorten(", ".join(shown), 1_000)
-            raise UserError(f"{file.path}: the task needs the field {name}, which is not there{hint} Fields: {there}")
+            raise UserError(f"{path}: the task needs the field {name}, which is not there{hint} Fields: {there}")
 
 
-def _check_rows(task: Task, file: File) -> None:
-    piece = FORMATS[file.format].pieces(file.path, file.size)[0]
-    part = next((p for p in FORMATS[file.format].read(piece, task) if isinstance(p, Rows)), None)
+def check_rows(task: Task, path: str, parts: Iterable[Rows | Refusal]) -> None:
+    """Raises UserError when none of the first rows can be an event, or when their times are in another unit."""
+    part = next((p for p in parts if isinstance(p, Rows)), None)
     if part is None:
         return
     table = part.table.slice(0, SAMPLE)
@@ -184,18 +187,18 @@ def _check_rows(task: Task, file: File) -> None:
     if len(decoded.refused) == len(table) and len(reasons) == 1:
         row, (reason, value) = next(iter(decoded.refused.items()))
         shown = f" ({value} at {part.position(row)})" if value else f" ({part.position(row)}: {part.raw(row)[:200]})"
-        raise UserError(f"{file.path}: none of the first {len(table)} rows can be an event: {reason}{shown}")
+        raise UserError(f"{path}: none of the first {len(table)} rows can be an event: {reason}{shown}")
     for spec in (task.events.time, task.events.arrival):
         if spec is not None and spec.kind == "epoch":
-            _check_unit(file, spec, table)
+            _check_unit(path, spec, table)
 
 
-def _check_unit(file: File, spec: TimeField, table: pa.Table) -> None:
+def _check_unit(path: str, spec: TimeField, table: pa.Table) -> None:
     """Numbers that make no sense in the unit of the task, and do in exactly one other."""
     fits = [unit for unit in EPOCHS if _plausible(table, TimeField(field=spec.field, unit=unit))]
     if len(fits) == 1 and spec.unit != fits[0] and not _plausible(table, spec, 1971, 2200):
         value = table[spec.field].drop_null()[0]
-        raise UserError(f"{file.path}: {spec.field} = {value} is no time in {spec.unit}: set its unit to {fits[0]}")
+        raise UserError(f"{path}: {spec.field} = {value} is no time in {spec.unit}: set its unit to {fits[0]}")
 
 
 def _plausible(table: pa.Table, spec: TimeField, first: int = 2000, last: int = 2100) -> bool:
@@ -218,7 +221,7 @@ def read_piece(
       timed: events without an arrival arrived at their time, since others of the run have one.
     """
     task = _fitting(task, span, piece)
-    for part in take_in(task, span, FORMATS[piece.format].read(piece, task) if piece.size else (), piece.path):
+    for part in take_in(task, span, READERS[piece.format].read(piece, task) if piece.size else (), piece.path):
         if isinstance(part, Ledger):  # files are counted with their first piece
             yield replace(part, files=int(piece.whole), bad_files=int(piece.whole and part.bad_files > 0))
         elif isinstance(part, EventBlock) and timed and part.arrival is None:
@@ -232,6 +235,8 @@ def _fitting(task: Task, span: Span | Since, piece: Piece) -> Task:
     arrival = task.events.arrival
     if isinstance(span, Span) or arrival is None or not piece.size:
         return task
+    if isinstance(piece, bigquery.Stream):
+        return task if arrival.field in piece.columns.names else without_arrival(task)
     try:
         return task if arrival.field in FORMATS[piece.format].fields(piece.path) else without_arrival(task)
     except (Unreadable, OSError):

@@ -1,76 +1,40 @@
 """Writing into the output folder: scores, dead letters and ledger as Parquet. A run over files publishes them together
 at its end (`WriteRun`), a live job appends them as they come (`AppendRun`), and its ledger as a running total.
 
-Here: rows, their order and their files. The folders and the commit are in `pipelines.store` and `pipelines.livestore`,
-the columns in `pipelines.rows`.
+Here: which rows are in which file. The rows are made in `tabular`, the folders and the commit are in `pipelines.store`
+and `pipelines.livestore`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.coders import PickleCoder
-from apache_beam.transforms import userstate
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.timestamp import Timestamp
 
 from pipelines.ledger import DeadLetter, Ledger, total
 from pipelines.livestore import Kind, append
 from pipelines.metrics import counter
-from pipelines.rows import (
-    DEAD_LETTERS,
-    ROW_GROUP,
-    TIME,
-    RunTarget,
-    StreamTarget,
-    ledger_table,
-    live_ledger_table,
-    live_schema,
-    score_schema,
-    write_table,
-)
-from pipelines.store import LEDGER, Outcome, Status, publish, read_outcome
+from pipelines.rows import ROW_GROUP, Run, ledger_table, live_ledger_table, write_table
+from pipelines.store import LEDGER, Attempt, Outcome, publish, read_outcome
 from pipelines.transforms.inference import ScoreBlock
-
-Inputs = tuple[beam.PCollection[ScoreBlock], beam.PCollection[DeadLetter], beam.PCollection[Ledger]]
-
-Letter = tuple[str, str, str, str, int, str, bytes | None, str | None]  # the fields of a DeadLetter
-
-
-def now() -> int:
-    """The wall clock, us since 1970."""
-    return time.time_ns() // 1000
-
-
-def score_id(task: str, entity: str, as_of: int) -> str:
-    """md5 of `task|entity|as_of`, as_of in us: in SQL, md5(task || '|' || entity_id || '|' || epoch_us(as_of))."""
-    return hashlib.md5(f"{task}|{entity}|{as_of}".encode(), usedforsecurity=False).hexdigest()
-
-
-def block_table(block: ScoreBlock, outputs: Sequence[str]) -> pa.Table:
-    """The columns in which the rows of a run differ; times as int64, us."""
-    scores = {name: pa.array(block.scores[:, i]) for i, name in enumerate(outputs)}
-    return pa.table(
-        {
-            "entity_id": pa.array(block.entities, pa.string()),
-            "as_of": pa.array(block.as_of),
-            "revision": pa.array(block.revision),
-            **scores,
-            "model_version": _repeated(block.version, len(block.entities)),
-            "n_events": pa.array(block.n_events),
-            "last_event_time": pa.array(block.last_event_time),
-        }
-    )
+from pipelines.transforms.running import Running, RunningTotal
+from pipelines.transforms.tabular import (
+    Inputs,
+    Letter,
+    block_table,
+    letter_fields,
+    letter_rows,
+    now,
+    run_status,
+    score_rows,
+    stamped,
+)
 
 
 def part_of(text: str, parts: int) -> int:
@@ -85,61 +49,16 @@ def split(table: pa.Table, parts: int) -> Iterator[tuple[int, pa.Table]]:
         yield p, table.take(pa.array(np.flatnonzero(part == p)))
 
 
-def score_rows(tables: Iterable[pa.Table], target: RunTarget | StreamTarget) -> pa.Table:
-    """Whole score rows of `block_table`s, in the order of (as_of, entity_id, revision), whatever order they came in."""
-    rows = pa.concat_tables(tables)
-    version = rows.schema.get_field_index("model_version")
-    rows = rows.set_column(version, "model_version", rows["model_version"].cast(pa.string()))
-    rows = rows.sort_by([("as_of", "ascending"), ("entity_id", "ascending"), ("revision", "ascending")])
-    pairs = zip(rows["entity_id"].to_pylist(), rows["as_of"].to_pylist(), strict=True)
-    same = {"task": target.task, "run_id": target.run_id}
-    columns = {
-        "score_id": pa.array([score_id(target.task, *pair) for pair in pairs], pa.string()),
-        **{name: pa.repeat(value, rows.num_rows) for name, value in same.items()},
-        **{name: rows[name] for name in rows.column_names},
-    }
-    schema = score_schema(target.outputs)
-    return pa.table({f.name: columns[f.name] for f in schema}).cast(schema).combine_chunks()
-
-
-def letter_fields(letter: DeadLetter) -> Letter:
-    """Its fields, as text that UTF-8 can hold; attributes as a JSON object."""
-    stage, source, position, reason, raw = map(
-        _clean, (letter.stage, letter.source, letter.position, letter.reason, letter.raw)
-    )
-    attributes = _clean(json.dumps(dict(letter.attributes), ensure_ascii=False)) if letter.attributes else None
-    return stage, source, position, reason, int(letter.rows), raw, letter.payload, attributes
-
-
-def letter_rows(letters: Iterable[Letter], run_id: str) -> pa.Table:
-    """Dead letter rows by source and position (`row 9` before `row 10`), whatever order they came in."""
-    ordered = sorted(letters, key=_letter_order)
-    columns = list(zip(*ordered, strict=True)) if ordered else [()] * (len(DEAD_LETTERS) - 1)
-    return pa.table([*columns, [run_id] * len(ordered)], schema=DEAD_LETTERS)
-
-
-def stamped(rows: pa.Table, at: int) -> pa.Table:
-    """Rows of a live job's scores or dead letters, with the time when they are written, us."""
-    schema = live_schema(rows.schema)
-    return rows.append_column(schema.field(rows.num_columns), pa.repeat(pa.scalar(at, TIME), rows.num_rows))
-
-
-def run_status(ledger: Ledger, max_bad_share: float) -> Status:
-    """Refused for too many bad rows, unbalanced if the sums do not match, otherwise published."""
-    if ledger.bad_share > max_bad_share:
-        return "refused"
-    return "unbalanced" if ledger.differences else "published"
-
-
 @dataclass(eq=False)  # not frozen: Beam keeps notes of its own on a transform
 class WriteRun(beam.PTransform):
     """Writes (scores, dead letters, ledgers) and publishes them; gives one Outcome.
 
     Ledgers are summed. A run that is not published has no scores, only dead letters and a ledger. To be run inside
-    `store.begin` of the target's attempt. `parts` is part of what decides the bytes: it does not follow the machine.
+    `store.begin` of the place. `parts` is part of what decides the bytes: it does not follow the machine.
     """
 
-    target: RunTarget
+    run: Run
+    place: Attempt
     parts: int = 8
     clock: Callable[[], int] = now
 
@@ -147,21 +66,21 @@ class WriteRun(beam.PTransform):
         scores, dead, ledgers = inputs
         score_parts = (
             scores
-            | "SplitScores" >> beam.ParDo(_SplitScores(self.target, self.parts)).with_output_types(tuple[int, bytes])
+            | "SplitScores" >> beam.ParDo(_SplitScores(self.run, self.parts)).with_output_types(tuple[int, bytes])
             | "GroupScores" >> beam.GroupByKey()
-            | "WriteScores" >> beam.ParDo(_WriteScores(self.target)).with_output_types(str)
+            | "WriteScores" >> beam.ParDo(_WriteScores(self.run, self.place)).with_output_types(str)
         )
         letter_parts = (
             dead
             | "KeyLetters" >> beam.ParDo(_KeyLetters(self.parts)).with_output_types(tuple[int, Letter])
             | "GroupLetters" >> beam.GroupByKey()
-            | "WriteLetters" >> beam.ParDo(_WriteLetters(self.target)).with_output_types(str)
+            | "WriteLetters" >> beam.ParDo(_WriteLetters(self.place)).with_output_types(str)
         )
         ledger = ledgers | "SumLedgers" >> beam.CombineGlobally(total)
         written = (score_parts, letter_parts) | "Written" >> beam.Flatten()
         start = ledgers.pipeline | "Last" >> beam.Create([None], reshuffle=False)
         publishing = beam.ParDo(
-            _Publish(self.target, self.clock), beam.pvalue.AsList(written), beam.pvalue.AsSingleton(ledger)
+            _Publish(self.run, self.place, self.clock), beam.pvalue.AsList(written), beam.pvalue.AsSingleton(ledger)
         )
         return start | "Publish" >> publishing.with_output_types(Outcome)
 
@@ -172,33 +91,34 @@ class AppendRun(beam.PTransform):
 
     A bundle that is done again writes its scores and dead letters again, which the views and the next merge make one.
     The ledger is a running total in the state of the job, which a runner that recovers sets back with all the rest:
-    each of its rows replaces those before. To be run after `livestore.prepare`.
+    each of its rows replaces those before. To be run after `livestore.prepare`. Gives all dead letters.
 
     Args:
       every: seconds from a change of the ledger to a row of it; the end of the input makes one, too.
     """
 
-    target: StreamTarget
+    run: Run
+    out: Path
+    letters: bool = True  # otherwise something else takes the dead letters
     clock: Callable[[], int] = now
     every: float = 5.0
 
-    def expand(self, inputs: Inputs) -> beam.pvalue.PDone:
+    def expand(self, inputs: Inputs) -> beam.PCollection[DeadLetter]:
         scores, dead, ledgers = inputs
-        scores | "AppendScores" >> beam.ParDo(_AppendScores(self.target, self.clock))
+        scores | "AppendScores" >> beam.ParDo(_AppendScores(self.run, self.out, self.clock))
         (
             ledgers
-            | "KeyLedger" >> beam.Map(_keyed).with_output_types(tuple[str, Ledger])
-            | "Running" >> beam.ParDo(_Run(self.target.attempt, self.every, self.clock)).with_output_types(Running)
-            | "AppendLedger" >> beam.ParDo(_AppendLedger(self.target))
+            | RunningTotal(self.run.attempt, self.every, self.clock)
+            | "AppendLedger" >> beam.ParDo(_AppendLedger(self.run, self.out))
         )
-        if self.target.letters_to_files:
-            dead | "AppendLetters" >> beam.ParDo(_AppendLetters(self.target, self.clock))
-        return beam.pvalue.PDone(scores.pipeline)
+        if self.letters:
+            dead | "AppendLetters" >> beam.ParDo(_AppendLetters(self.run, self.out, self.clock))
+        return dead
 
 
 class _SplitScores(beam.DoFn):
-    def __init__(self, target: RunTarget, parts: int) -> None:
-        self.outputs, self.parts = target.outputs, parts
+    def __init__(self, run: Run, parts: int) -> None:
+        self.outputs, self.parts = run.outputs, parts
 
     def process(self, block: ScoreBlock) -> Iterator[tuple[int, bytes]]:
         for part, table in split(block_table(block, self.outputs), self.parts):
@@ -206,13 +126,13 @@ class _SplitScores(beam.DoFn):
 
 
 class _WriteScores(beam.DoFn):
-    def __init__(self, target: RunTarget) -> None:
-        self.target = target
+    def __init__(self, run: Run, place: Attempt) -> None:
+        self.run, self.place = run, place
 
     def process(self, group: tuple[int, Iterable[bytes]]) -> Iterator[str]:
         part, packed = group
         name = f"scores/part-{part:05}.parquet"
-        write_table(score_rows(map(_unpack, packed), self.target), self.target.attempt.data / name)
+        write_table(score_rows(map(_unpack, packed), self.run), self.place.data / name)
         yield name
 
 
@@ -226,28 +146,27 @@ class _KeyLetters(beam.DoFn):
 
 
 class _WriteLetters(beam.DoFn):
-    def __init__(self, target: RunTarget) -> None:
-        self.attempt = target.attempt
+    def __init__(self, place: Attempt) -> None:
+        self.place = place
 
     def process(self, group: tuple[int, Iterable[Letter]]) -> Iterator[str]:
         part, letters = group
         name = f"dead_letters/part-{part:05}.parquet"
-        write_table(letter_rows(letters, self.attempt.run_id), self.attempt.data / name)
+        write_table(letter_rows(letters, self.place.run_id), self.place.data / name)
         yield name
 
 
 class _Publish(beam.DoFn):
-    def __init__(self, target: RunTarget, clock: Callable[[], int]) -> None:
-        self.target, self.clock = target, clock
+    def __init__(self, run: Run, place: Attempt, clock: Callable[[], int]) -> None:
+        self.run, self.place, self.clock = run, place, clock
 
     def process(self, _: None, written: list[str], ledger: Ledger) -> Iterator[Outcome]:
-        run = self.target.attempt
-        outcome = read_outcome(run)
+        outcome = read_outcome(self.place)
         if outcome is None:  # otherwise this bundle is a repetition
-            status = run_status(ledger, self.target.max_bad_share)
-            write_table(ledger_table(self.target, ledger, status, self.clock()), run.data / LEDGER)
+            status = run_status(ledger, self.run.max_bad_share)
+            write_table(ledger_table(self.run, ledger, status, self.clock()), self.place.data / LEDGER)
             keep = [name for name in written if status == "published" or not name.startswith("scores/")]
-            outcome = publish(run, status, keep)
+            outcome = publish(self.place, status, keep)
         yield outcome
 
 
@@ -257,8 +176,8 @@ class _Append(beam.DoFn):
     kind: Kind
     most: int
 
-    def __init__(self, target: StreamTarget, clock: Callable[[], int]) -> None:
-        self.target, self.clock = target, clock
+    def __init__(self, run: Run, out: Path, clock: Callable[[], int]) -> None:
+        self.run, self.out, self.clock = run, out, clock
 
     def start_bundle(self) -> None:
         self.held: list[Any] = []
@@ -276,7 +195,7 @@ class _Append(beam.DoFn):
 
     def write(self) -> None:
         at = self.clock()
-        append(self.target.out, self.target.run_id, self.kind, self.rows(at), at)
+        append(self.out, self.run.run_id, self.kind, self.rows(at), at)
         self.start_bundle()
 
     def rows(self, at: int) -> pa.Table:
@@ -289,10 +208,10 @@ class _AppendScores(_Append):
     most = ROW_GROUP
 
     def process(self, block: ScoreBlock) -> None:
-        self.hold(block_table(block, self.target.outputs), len(block.entities))
+        self.hold(block_table(block, self.run.outputs), len(block.entities))
 
     def rows(self, at: int) -> pa.Table:
-        return stamped(score_rows(self.held, self.target), at)
+        return stamped(score_rows(self.held, self.run), at)
 
 
 class _AppendLetters(_Append):
@@ -307,92 +226,16 @@ class _AppendLetters(_Append):
         self.hold(letter_fields(letter), 1)
 
     def rows(self, at: int) -> pa.Table:
-        return stamped(letter_rows(self.held, self.target.run_id), at)
-
-
-@dataclass(frozen=True)
-class Running:
-    """The ledger of a live job, as its state keeps it."""
-
-    attempt: str  # that began to count: a job that is updated goes on with the state, and so with the attempt
-    total: Ledger
-    at: int = 0  # of the last row, us
-    changed: bool = False  # since then
-
-    def counted(self, ledger: Ledger) -> Running:
-        return replace(self, total=self.total + ledger, changed=True)
-
-    def written(self, at: int) -> Running:
-        """At a time (us), or just after the last row if the clock was put back."""
-        return replace(self, at=max(at, self.at + 1), changed=False)
-
-
-RUNNING = beam.DoFn.StateParam(userstate.ReadModifyWriteStateSpec("running", PickleCoder()))
-SOON_TIMER = userstate.TimerSpec("soon", userstate.TimeDomain.REAL_TIME)
-END_TIMER = userstate.TimerSpec("end", userstate.TimeDomain.WATERMARK)
-SOON, END = beam.DoFn.TimerParam(SOON_TIMER), beam.DoFn.TimerParam(END_TIMER)
-
-
-class _Run(beam.DoFn):
-    """Adds up ledgers, and tells the total a while after it has changed, and at the end of the input."""
-
-    def __init__(self, attempt: str, every: float, clock: Callable[[], int]) -> None:
-        self.attempt, self.every, self.clock = attempt, every, clock
-
-    def process(self, element: tuple[str, Ledger], state: Any = RUNNING, soon: Any = SOON, end: Any = END) -> None:
-        _, ledger = element
-        if ledger == Ledger():
-            return
-        running = state.read() or Running(self.attempt, Ledger())
-        if not running.changed:
-            soon.set(Timestamp.of(self.clock() / 1e6 + self.every))
-            end.set(GlobalWindow().max_timestamp())
-        state.write(running.counted(ledger))
-
-    @userstate.on_timer(SOON_TIMER)
-    def meanwhile(self, state: Any = RUNNING) -> Iterator[Running]:
-        yield from self._tell(state)
-
-    @userstate.on_timer(END_TIMER)
-    def ending(self, state: Any = RUNNING, soon: Any = SOON) -> Iterator[Running]:
-        soon.clear()
-        yield from self._tell(state)
-
-    def _tell(self, state: Any) -> Iterator[Running]:
-        running = state.read()
-        if running is not None and running.changed:
-            running = running.written(self.clock())
-            state.write(running)
-            yield running
+        return stamped(letter_rows(self.held, self.run.run_id), at)
 
 
 class _AppendLedger(beam.DoFn):
-    def __init__(self, target: StreamTarget) -> None:
-        self.target = target
+    def __init__(self, run: Run, out: Path) -> None:
+        self.run, self.out = run, out
 
     def process(self, running: Running) -> None:
-        row = live_ledger_table(replace(self.target, attempt=running.attempt), running.total, running.at)
-        append(self.target.out, self.target.run_id, "ledger", row, running.at)
-
-
-def _keyed(ledger: Ledger) -> tuple[str, Ledger]:
-    """All under one key."""
-    return "", ledger
-
-
-def _clean(text: str) -> str:
-    """Half surrogate pairs, which JSON allows and UTF-8 does not, as \\uNNNN."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-
-
-def _letter_order(letter: Letter) -> tuple[str, int, tuple[object, ...]]:
-    number = re.search(r"\d{1,18}", letter[2])
-    return letter[1], int(number[0]) if number else -1, (*letter[:6], letter[6] or b"", letter[7] or "")
-
-
-def _repeated(value: str, n: int) -> pa.Array:
-    """n times the same text, at a byte each."""
-    return pa.DictionaryArray.from_arrays(np.zeros(n, np.int8), pa.array([value], pa.string()))
+        row = live_ledger_table(replace(self.run, attempt=running.attempt), running.total, running.at)
+        append(self.out, self.run.run_id, "ledger", row, running.at)
 
 
 def _pack(table: pa.Table) -> bytes:

@@ -296,7 +296,7 @@ def test_versions_under_load(folder: Path, shelf: Shelf) -> None:
 
 
 def test_old_models_leave_the_memory(tmp_path: Path) -> None:
-    """25 swaps between models of 20 MB."""
+    """25 swaps between models of 20 MB: the last 20 would be 400 MB if they stayed."""
     versions = [put_toy(tmp_path, network="mlp", units=[2200 + i, 2200]) for i in range(2)]
     promote(tmp_path / "toy", versions[0])
     served = Serving(str(tmp_path / "toy"), LOADER, watch=0)
@@ -310,7 +310,7 @@ def test_old_models_leave_the_memory(tmp_path: Path) -> None:
         assert look(served) == {"models_swapped": 1}
         assert old() is None
         used.append(resident())
-    assert max(used[5:]) < max(used[:5]) + 20e6
+    assert max(used[5:]) < max(used[:5]) + 100e6
 
 
 def resident() -> int:

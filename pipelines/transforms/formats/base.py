@@ -1,4 +1,4 @@
-"""What every file format shares: pieces of files, rows in columns, rows that cannot be read, and opening a file.
+"""What every format shares: pieces of input, rows in columns, rows that cannot be read, and opening a file.
 
 What a format is able to read is in its own module; which file has which format, and what becomes of rows, in `files`.
 """
@@ -28,9 +28,9 @@ Hashes = npt.NDArray[np.uint64]
 class Piece:
     """A part of a file that is read at once; pieces of a file can be read in any order, by anyone."""
 
-    path: str
+    path: str  # or the `bq://...` of a table or query, which counts as a file
     format: str
-    start: int  # row groups for Parquet, bytes for the others; a line or block belongs to the piece it starts in
+    start: int  # row groups for Parquet, streams for BigQuery, else bytes, of the lines or blocks that start there
     end: int  # exclusive
     size: int  # bytes, for progress; the pieces of a file add up to the file
     whole: bool  # the first piece of its file, by which files are counted
@@ -83,8 +83,15 @@ class Refusal(NamedTuple):
     sent: Sent | None = None  # of a message
 
 
-class Format(Protocol):
-    """What a module of this package offers."""
+class Reader(Protocol):
+    """What every module of this package offers."""
+
+    def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+        """All rows of a piece, each once, in bounded memory."""
+
+
+class Format(Reader, Protocol):
+    """What a module for files offers."""
 
     def pieces(self, path: str, size: int) -> list[Piece]:
         """The pieces of a file of `size` bytes; one piece for a file that cannot be opened: `read` says why."""
@@ -95,9 +102,6 @@ class Format(Protocol):
         Raises:
           Unreadable, OSError: there is no saying.
         """
-
-    def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
-        """All rows of a piece, each once, in bounded memory."""
 
 
 class Unreadable(Exception):

@@ -87,7 +87,7 @@ def _group(file: pq.ParquetFile, group: int, columns: list[str], first: int, row
     try:
         for batch in file.iter_batches(BATCH, [group], columns=columns, use_threads=False):
             table = pa.table(_sound(batch))
-            yield Rows(table, np.arange(first + done, first + done + len(table)), "row {}", partial(_raw, table))
+            yield Rows(table, np.arange(first + done, first + done + len(table)), "row {}", partial(json_row, table))
             done += len(table)
     except BROKEN as error:
         reason = "a row group that cannot be read"
@@ -117,7 +117,7 @@ def _dictionaries(task: Task, schema: pa.Schema) -> list[str]:
     ]
 
 
-def _raw(table: pa.Table, row: int) -> str:
+def json_row(table: pa.Table, row: int) -> str:
     """A row of a table as JSON; bytes that are not UTF-8 as \\xNN."""
     cells = {name: shown(table[name][row]) for name in table.column_names}
     return readable(json.dumps(cells, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace"))

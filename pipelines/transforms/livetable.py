@@ -1,0 +1,176 @@
+"""Writing a live job's rows into BigQuery: scores, dead letters and ledger are appended to its tables as they come.
+
+Each row is there at least once. A bundle that is done again, and a request whose answer got lost, write their rows
+again, which the views make one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
+
+from pipelines.bigquery.append import Refused, append, default_stream
+from pipelines.bigquery.client import writer
+from pipelines.bigquery.reconcile import Reconcile
+from pipelines.bigquery.schema import arrow_schema, stored
+from pipelines.bigquery.tables import Table
+from pipelines.ledger import DeadLetter, Ledger
+from pipelines.metrics import counter
+from pipelines.rows import ROW_GROUP, Run, live_ledger_table
+from pipelines.transforms.inference import ScoreBlock
+from pipelines.transforms.running import Appended, Running, RunningTotal
+from pipelines.transforms.table import refused_letter, shortened
+from pipelines.transforms.tabular import (
+    Inputs,
+    Letter,
+    block_table,
+    letter_fields,
+    letter_rows,
+    now,
+    score_rows,
+    stamped,
+)
+
+log = logging.getLogger(__name__)
+
+LETTERS = 10_000  # written at once, at most
+
+
+@dataclass(eq=False)  # not frozen: Beam keeps notes of its own on a transform
+class AppendTable(beam.PTransform):
+    """Appends (scores, dead letters, ledgers) of a live job to the tables; gives all dead letters, with those of scores
+    that BigQuery refused.
+
+    The ledger is a running total, see `RunningTotal`. Each of its rows says how many of the scores that were appended
+    are visible in the table.
+
+    Args:
+      letters: whether dead letters are appended, too; otherwise something else is to take them.
+      every: seconds from a change of the ledger to a row of it; the end of the input makes one, too.
+    """
+
+    run: Run
+    table: Table
+    letters: bool = True
+    clock: Callable[[], int] = now
+    every: float = 300.0
+
+    def expand(self, inputs: Inputs) -> beam.PCollection[DeadLetter]:
+        scores, dead, ledgers = inputs
+        out = scores | "AppendScores" >> beam.ParDo(_AppendScores(self.run, self.table, self.clock)).with_outputs(
+            "counts", main="refused"
+        )
+        (
+            (ledgers, out.counts)
+            | "Counts" >> beam.Flatten()
+            | RunningTotal(self.run.attempt, self.every, self.clock, Reconcile(self.run, self.table))
+            | "AppendLedger" >> beam.ParDo(_AppendLedger(self.run, self.table))
+        )
+        letters = (dead, out.refused) | "Refused" >> beam.Flatten()
+        if self.letters:
+            letters | "AppendLetters" >> beam.ParDo(_AppendLetters(self.run, self.table, self.clock))
+        return letters
+
+
+class _AppendScores(beam.DoFn):
+    """Holds what a bundle brings, and writes it at the end of the bundle, or as soon as it is as much as `most`.
+
+    Gives a dead letter of each row refused; `counts`: the rows of each window, and what the ledger must take back.
+    """
+
+    most = ROW_GROUP
+
+    def __init__(self, run: Run, table: Table, clock: Callable[[], int]) -> None:
+        self.run, self.table, self.clock = run, table, clock
+
+    def start_bundle(self) -> None:
+        self.held: list[pa.Table] = []
+        self.size = 0
+
+    def process(self, block: ScoreBlock) -> Iterator[DeadLetter | TaggedOutput]:
+        self.held.append(block_table(block, self.run.outputs))
+        self.size += len(block.entities)
+        if self.size >= self.most:
+            yield from self._write()
+
+    def finish_bundle(self) -> Iterator[WindowedValue | TaggedOutput]:
+        for out in self._write() if self.held else ():
+            # The tag goes outside: inside, it would be lost without an error.
+            if isinstance(out, TaggedOutput):
+                yield TaggedOutput(out.tag, GlobalWindows.windowed_value(out.value))
+            else:
+                yield GlobalWindows.windowed_value(out)
+
+    def _write(self) -> Iterator[DeadLetter | TaggedOutput]:
+        rows = stamped(score_rows(self.held, self.run), self.clock())
+        self.start_bundle()
+        refused = append(writer(), default_stream(self.table.scores), stored(rows, "scores", self.run.outputs))
+        for each in refused:
+            yield refused_letter(self.table, rows, each)
+        yield TaggedOutput("counts", appended(rows, refused))
+        if refused:
+            yield TaggedOutput("counts", Ledger(scored=-len(refused), failed=len(refused)))
+
+
+class _AppendLetters(beam.DoFn):
+    def __init__(self, run: Run, table: Table, clock: Callable[[], int]) -> None:
+        self.run, self.table, self.clock = run, table, clock
+
+    def setup(self) -> None:
+        self.letters = counter("dead_letters")
+
+    def start_bundle(self) -> None:
+        self.held: list[Letter] = []
+
+    def process(self, letter: DeadLetter) -> None:
+        self.letters.inc()
+        self.held.append(letter_fields(letter))
+        if len(self.held) >= LETTERS:
+            self.finish_bundle()
+
+    def finish_bundle(self) -> None:
+        if self.held:
+            rows = stamped(letter_rows(self.held, self.run.run_id), self.clock())
+            rows = rows.append_column("status", pa.repeat("live", len(rows)))
+            rows = stored(rows, "dead_letters", self.run.outputs)
+            refused = append(writer(), default_stream(self.table.dead_letters), rows)
+            if refused:
+                _append_or_log(self.table.dead_letters, shortened(rows.take([each.row for each in refused])))
+            self.start_bundle()
+
+
+class _AppendLedger(beam.DoFn):
+    def __init__(self, run: Run, table: Table) -> None:
+        self.run, self.table = run, table
+
+    def process(self, running: Running) -> None:
+        _append_or_log(self.table.ledger, ledger_row(self.run, running))
+
+
+def appended(rows: pa.Table, refused: Sequence[Refused]) -> Appended:
+    """How many score rows of each window were not refused. Early scores are left out: they may come again."""
+    pairs = np.stack([rows["as_of"].cast(pa.int64()).to_numpy(), rows["revision"].to_numpy()], axis=1)
+    counted = pairs[:, 1] >= 0
+    counted[[index for index, _ in refused]] = False
+    windows, counts = np.unique(pairs[counted], axis=0, return_counts=True)
+    return Appended(dict(zip(map(tuple, windows.tolist()), counts.tolist(), strict=True)))
+
+
+def ledger_row(run: Run, running: Running) -> pa.Table:
+    """The row of the ledger, which says of the rows of scores how many were meant to be visible, and how many are."""
+    row = live_ledger_table(replace(run, attempt=running.attempt), running.total, running.at).to_pylist()[0]
+    row |= {"differences": list(running.differences), "meant": running.meant, "visible": running.visible}
+    return pa.Table.from_pylist([row], schema=arrow_schema("ledger", run.outputs))
+
+
+def _append_or_log(table: str, rows: pa.Table) -> None:
+    for index, reason in append(writer(), default_stream(table), rows):
+        log.error("%s does not take a row: %s: %s", table, reason, rows.slice(index, 1).to_pylist()[0])

@@ -1,0 +1,131 @@
+"""A BigQuery for tests: an emulator as a process of its own, which can be killed and comes back with its data.
+
+The program lies next to the interpreter, where `make services` puts it. While a `Warehouse` is open, the clients of
+`pipelines.bigquery.client` talk to it, in this process and in those that it starts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipelines.bigquery import client
+from pipelines.bigquery.tables import Table
+from pipelines.emulator import binary, free_port
+from pipelines.prism import bound
+
+PROJECT = "test"
+READY = 120.0  # seconds for it to answer
+
+
+class Warehouse:
+    """A running emulator: `with Warehouse(folder) as warehouse`.
+
+    Args:
+      folder: for its data and its log; made where it is missing.
+
+    Raises:
+      UserError: its program is missing; the message says what to run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._program = binary("bigquery-emulator")
+        self._folder = folder
+        self._rest, self._grpc = free_port(), free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count(1)
+        self._before: dict[str, str | None] = {}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client process needs in its environment, and has if this one starts it."""
+        return {
+            client.EMULATOR: f"http://127.0.0.1:{self._rest}",
+            client.STORAGE_EMULATOR: f"127.0.0.1:{self._grpc}",
+        }
+
+    def __enter__(self) -> Warehouse:
+        self._before = {name: os.environ.get(name) for name in self.environment}
+        os.environ.update(self.environment)
+        _forget_clients()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        for name, value in self._before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        _forget_clients()
+
+    def start(self, wait: bool = True) -> None:
+        """Starts the process; after `kill`, at the same addresses and with its data. It ends with its thread."""
+        assert self._process is None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        command = [str(self._program), "--host", "127.0.0.1", "--port", str(self._rest)]
+        command += ["--grpc-port", str(self._grpc), "--data-dir", str(self._folder / "data"), "serve"]
+        with open(self._folder / "log", "ab") as log:
+            self._process = bound(command, stdout=log, stderr=log)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until it answers; TimeoutError otherwise."""
+        url = f"{self.environment[client.EMULATOR]}/bigquery/v2/projects/{PROJECT}/datasets"
+        end = time.monotonic() + READY
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=10).close()
+                return
+            except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+                if time.monotonic() > end or self._process is None or self._process.poll() is not None:
+                    log = (self._folder / "log").read_text()[-2000:]
+                    raise TimeoutError(f"the BigQuery emulator does not answer: {error}\n{log}") from error
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """kill -9, of all its processes. Nothing where it does not run."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """`kill`, and `start` again."""
+        self.kill()
+        self.start()
+
+    def sql(self, text: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """The rows that a statement gives, by column; see `pipelines.bigquery.client.execute`."""
+        return [dict(row) for row in client.execute(PROJECT, text, parameters).result()]
+
+    def dataset(self) -> str:
+        """Creates a dataset, a new one at each call. Returns its name, without the project's."""
+        name = f"d{next(self._numbers)}"
+        client.client(PROJECT).create_dataset(name)
+        return name
+
+    def table(self) -> Table:
+        """Names in a new dataset, for which there are no tables yet."""
+        return Table(PROJECT, self.dataset(), "scores")
+
+
+def _forget_clients() -> None:
+    for make in (client.client, client.writer, client.reader):
+        make.cache_clear()
