@@ -117,6 +117,7 @@ def _stream(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
         max_bad_share=args.max_bad_share,
         pullers=args.pullers,
         execution=_execution(args, rest),
+        method=args.bigquery_method,
     )
     return plan(config) if args.dry_run else stream(config)
 
@@ -448,6 +449,12 @@ def _stream_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--avro-schema", metavar="FILE", help="with --payload avro, of messages that carry none")
     command.add_argument(
         "--arrival-attribute", metavar="NAME", help="of a replay: the attribute that says when a message arrived"
+    )
+    command.add_argument(
+        "--bigquery-method",
+        choices=("storage", "beam"),
+        default="storage",
+        help="how scores come into BigQuery: the Storage Write API, or on Dataflow Beam's own sink, in Java (storage)",
     )
     command.add_argument("--pullers", type=_positive, default=1, metavar="N", help="pulls at the same time (1)")
 

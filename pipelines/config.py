@@ -15,7 +15,7 @@ from pipelines.task import Task, format_duration, format_time, parse_time
 FIRST = parse_time("0001-01-02")
 LIVE_SHARDS = 16
 PayloadFormat = Literal["json", "avro"]
-WriteMethod = Literal["storage", "load"]  # into BigQuery: the Storage Write API, or load jobs
+WriteMethod = Literal["storage", "load", "beam"]  # into BigQuery: the Storage Write API, load jobs, or Beam's own sink
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class StreamConfig:
     max_bad_share: float
     pullers: int
     execution: Execution
+    method: WriteMethod = "storage"
 
     @property
     def shards(self) -> int:

@@ -15,11 +15,13 @@ from pipelines.bigquery import schema, staging
 from pipelines.bigquery.tables import Table, is_bigquery, parse_table
 from pipelines.compaction import compacting
 from pipelines.config import WriteMethod
+from pipelines.errors import UserError
 from pipelines.ledger import Ledger
 from pipelines.livestore import folder, prepare, read_live_ledger
 from pipelines.progress import quantity
 from pipelines.rows import Run, read_ledger
 from pipelines.store import LEDGER, Status, begin, read_outcome
+from pipelines.transforms.beamtable import WriteByBeam
 from pipelines.transforms.livetable import AppendTable
 from pipelines.transforms.sink import AppendRun, WriteRun
 from pipelines.transforms.table import WriteTable
@@ -82,9 +84,11 @@ class Output(Protocol):
 
 
 def output(place: str, method: WriteMethod = "storage", replace_model: bool = False) -> Output:
-    """What `--output` names. Raises UserError for a name that is none."""
+    """What `--output` names. Raises UserError for a name that is none, and for what only tables can do."""
     if is_bigquery(place):
         return TableOutput(parse_table(place), method, replace_model)
+    if method != "storage" or replace_model:
+        raise UserError(f"--bigquery-method and --replace-model are for tables of BigQuery, and --output is {place}")
     return FolderOutput(place)
 
 
@@ -171,7 +175,7 @@ class TableOutput:
     @contextmanager
     def live(self, run: Run, letters: bool) -> Iterator[TableLive]:
         with tempfile.TemporaryDirectory() as place:
-            yield TableLive(self.table, run, letters, Path(place) / "stop")
+            yield TableLive(self.table, run, letters, Path(place) / "stop", self.method)
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,8 @@ class TableBatch:
         run = self.write.run
         done = staging.read_result(self.write.table, run.run_id, run.attempt)
         note = f"{done.added:,} new, {done.replaced:,} corrected, {done.unchanged:,} equal, {done.kept:,} kept"
-        return Result(done.status, done.ledger, done.differences, note)
+        merged = done.status == "published" or done.visible > 0
+        return Result(done.status, done.ledger, done.differences, note if merged else "")
 
 
 @dataclass(frozen=True)
@@ -192,10 +197,12 @@ class TableLive:
     run: Run
     letters: bool
     stop: Path
+    method: WriteMethod
 
     @property
     def write(self) -> AppendTable:
-        return AppendTable(self.run, self.table, self.letters)
+        by = WriteByBeam(self.table, self.run) if self.method == "beam" else None
+        return AppendTable(self.run, self.table, self.letters, by=by)
 
     def ledger(self) -> Ledger:
         return staging.read_live_ledger(self.table, self.run.run_id)

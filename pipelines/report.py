@@ -101,7 +101,7 @@ def _ending(config: ScoreConfig, result: Result, run_id: str) -> list[str]:
             dead,
         ]
     if result.status == "unbalanced":
-        return [f"UNBALANCED  {'; '.join(result.differences)}: no score was published"]
+        return [f"UNBALANCED  {'; '.join(result.differences)}: {result.note or 'no score was published'}"]
     if ledger.failed and not ledger.scored:
         failed = f"the model gave no finite score for any of {ledger.sequences:,} sequences"
         return [f"NO SCORES   {failed}", dead]

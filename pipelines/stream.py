@@ -23,7 +23,7 @@ from pipelines.rows import Run
 from pipelines.source import Source, find
 from pipelines.task import format_duration, format_time
 from pipelines.taskfile import describe
-from pipelines.transforms import pubsub
+from pipelines.transforms import beamtable, pubsub
 from pipelines.transforms.archive import Archive, compacting_archive
 from pipelines.transforms.decode import Since
 from pipelines.transforms.files import ReadEvents
@@ -62,7 +62,7 @@ def stream(config: StreamConfig) -> int:
     print(_beginning(config, ready), flush=True)
     archive = compacting_archive(config.archive) if config.archive else nullcontext()
     letters = config.dead_letters is None  # otherwise they go to their topic
-    with output(config.output).live(_run(config), letters) as live, archive:
+    with output(config.output, config.method).live(_run(config), letters) as live, archive:
         result = portable.run_stream(config.execution, lambda p: build(p, config, ready, live), live.stop)
         print(summary(result.figures, result.seconds))
         print(live_report(config, live.ledger()))
@@ -155,8 +155,10 @@ class WriteLive(beam.PTransform):
 def _prepare(config: StreamConfig, dry_run: bool = False) -> Prepared:
     manifest = load_manifest(registry.resolve(config.model))
     check(manifest, config.task)
-    output(config.output).check(config.task.outputs)
+    output(config.output, config.method).check(config.task.outputs)
     check_runner(portable.runner_name(config.execution), config.execution.beam_args, config.arrival_attribute)
+    if config.method == "beam":
+        beamtable.check(portable.runner_name(config.execution), config.execution.beam_args)
     infer = Infer(config.model, config.task, config.engine, config.device, config.batch_size, WATCH)
     payload = Payload(config.payload, _text(config.avro_schema) if config.avro_schema else "")
     if config.dead_letters is not None:

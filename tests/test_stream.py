@@ -128,6 +128,7 @@ def test_too_many_bad_messages_pause_the_job(world: World, pubsub: Emulator, tmp
         (["--early", "often"], "--early often: a duration is"),
         (["--runner=BundleBasedDirectRunner"], "BundleBasedDirectRunner"),
         (["--runner=FlinkRunner"], "checkpointing_interval"),
+        (["--bigquery-method", "beam"], "--bigquery-method and --replace-model are for tables of BigQuery"),
         (["--avro-schema", "nowhere.avsc"], "--avro-schema goes with --payload avro"),
         (["--payload", "avro", "--avro-schema", "nowhere.avsc"], "nowhere.avsc: cannot be read"),
         (["--dead-letters", "letters"], "projects/"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +17,7 @@ from pipelines.transforms.running import Window
 
 log = logging.getLogger(__name__)
 
+AGAIN = 5.0  # seconds between two looks
 PATIENCE = 60.0  # seconds that a job waits for an answer
 # A run over files may have put a row of its own in the place of one that was appended. It is then of the same revision
 # or a higher one, and counts.
@@ -36,16 +38,24 @@ class Reconcile:
     """Compares rows meant with rows visible, of some windows, and logs an error for each that lacks some.
 
     Gives the rows visible; a question that fails is logged as a warning, and gives nothing.
+
+    Args:
+      settling: seconds in which rows that were appended become visible.
     """
 
     run: Run
     table: Table
+    settling: float = 0.0
 
     def __call__(self, meant: Mapping[Window, int]) -> dict[Window, int]:
         if not meant:
             return {}
+        end = time.monotonic() + self.settling
         try:
             found = visible(self.table, self.run, meant)
+            while any(found[window] < n for window, n in meant.items()) and time.monotonic() < end:
+                time.sleep(AGAIN)
+                found = visible(self.table, self.run, meant)
         except Exception as error:  # whatever it is, the job goes on, and asks again
             log.warning("%s: %d windows were not compared: %s", self.table.scores, len(meant), message(error))
             return {}

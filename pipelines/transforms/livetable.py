@@ -14,8 +14,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.bigquery.append import Refused, append, default_stream
 from pipelines.bigquery.client import writer
@@ -24,24 +22,23 @@ from pipelines.bigquery.schema import arrow_schema, stored
 from pipelines.bigquery.tables import Table
 from pipelines.ledger import DeadLetter, Ledger
 from pipelines.metrics import counter
-from pipelines.rows import ROW_GROUP, Run, live_ledger_table
-from pipelines.transforms.inference import ScoreBlock
+from pipelines.rows import Run, live_ledger_table
+from pipelines.transforms.holding import HoldScores
 from pipelines.transforms.running import Appended, Running, RunningTotal
 from pipelines.transforms.table import refused_letter, shortened
 from pipelines.transforms.tabular import (
     Inputs,
     Letter,
-    block_table,
     letter_fields,
     letter_rows,
     now,
-    score_rows,
     stamped,
 )
 
 log = logging.getLogger(__name__)
 
 LETTERS = 10_000  # written at once, at most
+SETTLING = 60.0  # seconds in which rows that another sink took can be seen
 
 
 @dataclass(eq=False)  # not frozen: Beam keeps notes of its own on a transform
@@ -55,6 +52,7 @@ class AppendTable(beam.PTransform):
     Args:
       letters: whether dead letters are appended, too; otherwise something else is to take them.
       every: seconds from a change of the ledger to a row of it; the end of the input makes one, too.
+      by: what writes the scores in place of our own sink; it gives `refused` and `counts`, as `WriteByBeam` does.
     """
 
     run: Run
@@ -62,16 +60,17 @@ class AppendTable(beam.PTransform):
     letters: bool = True
     clock: Callable[[], int] = now
     every: float = 300.0
+    by: beam.PTransform | None = None
 
     def expand(self, inputs: Inputs) -> beam.PCollection[DeadLetter]:
         scores, dead, ledgers = inputs
-        out = scores | "AppendScores" >> beam.ParDo(_AppendScores(self.run, self.table, self.clock)).with_outputs(
-            "counts", main="refused"
-        )
+        ours = beam.ParDo(_AppendScores(self.run, self.table, self.clock)).with_outputs("counts", main="refused")
+        out = scores | "AppendScores" >> (self.by or ours)
+        look = Reconcile(self.run, self.table, SETTLING if self.by else 0.0)
         (
             (ledgers, out.counts)
             | "Counts" >> beam.Flatten()
-            | RunningTotal(self.run.attempt, self.every, self.clock, Reconcile(self.run, self.table))
+            | RunningTotal(self.run.attempt, self.every, self.clock, look)
             | "AppendLedger" >> beam.ParDo(_AppendLedger(self.run, self.table))
         )
         letters = (dead, out.refused) | "Refused" >> beam.Flatten()
@@ -80,38 +79,14 @@ class AppendTable(beam.PTransform):
         return letters
 
 
-class _AppendScores(beam.DoFn):
-    """Holds what a bundle brings, and writes it at the end of the bundle, or as soon as it is as much as `most`.
-
-    Gives a dead letter of each row refused; `counts`: the rows of each window, and what the ledger must take back.
-    """
-
-    most = ROW_GROUP
+class _AppendScores(HoldScores):
+    """Gives a dead letter of each row refused; `counts`: rows of each window, and what the ledger must take back."""
 
     def __init__(self, run: Run, table: Table, clock: Callable[[], int]) -> None:
-        self.run, self.table, self.clock = run, table, clock
+        super().__init__(run, clock)
+        self.table = table
 
-    def start_bundle(self) -> None:
-        self.held: list[pa.Table] = []
-        self.size = 0
-
-    def process(self, block: ScoreBlock) -> Iterator[DeadLetter | TaggedOutput]:
-        self.held.append(block_table(block, self.run.outputs))
-        self.size += len(block.entities)
-        if self.size >= self.most:
-            yield from self._write()
-
-    def finish_bundle(self) -> Iterator[WindowedValue | TaggedOutput]:
-        for out in self._write() if self.held else ():
-            # The tag goes outside: inside, it would be lost without an error.
-            if isinstance(out, TaggedOutput):
-                yield TaggedOutput(out.tag, GlobalWindows.windowed_value(out.value))
-            else:
-                yield GlobalWindows.windowed_value(out)
-
-    def _write(self) -> Iterator[DeadLetter | TaggedOutput]:
-        rows = stamped(score_rows(self.held, self.run), self.clock())
-        self.start_bundle()
+    def write(self, rows: pa.Table) -> Iterator[DeadLetter | TaggedOutput]:
         refused = append(writer(), default_stream(self.table.scores), stored(rows, "scores", self.run.outputs))
         for each in refused:
             yield refused_letter(self.table, rows, each)

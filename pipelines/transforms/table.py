@@ -26,19 +26,17 @@ from pipelines.bigquery.merge import Counts, merge, staged, time_parameter, visi
 from pipelines.bigquery.tables import Table
 from pipelines.config import WriteMethod
 from pipelines.ledger import DeadLetter, Ledger, total
-from pipelines.rows import ROW_GROUP, Run, ledger_table
+from pipelines.rows import Run, ledger_table
 from pipelines.store import Status
 from pipelines.task import format_time
-from pipelines.transforms.inference import ScoreBlock
+from pipelines.transforms.holding import HoldScores
 from pipelines.transforms.tabular import (
     Inputs,
     Letter,
-    block_table,
     letter_fields,
     letter_rows,
     now,
     run_status,
-    score_rows,
     stamped,
 )
 
@@ -101,51 +99,29 @@ class WriteTable(beam.PTransform):
         return start | "Finish" >> finishing.with_output_types(Merged)
 
 
-class _WriteScores(beam.DoFn):
-    """Holds the scores of a bundle, and writes them at its end, or as soon as they are many."""
-
-    most = ROW_GROUP
+class _WriteScores(HoldScores):
+    """Gives the streams to be committed; `dead` and `ledger`: of rows that BigQuery refuses."""
 
     def __init__(self, run: Run, table: Table, clock: Callable[[], int]) -> None:
-        self.run, self.table, self.clock = run, table, clock
-        self.staging = table.staging(run.attempt)
+        super().__init__(run, clock)
+        self.table, self.staging = table, table.staging(run.attempt)
 
-    def start_bundle(self) -> None:
-        self.held: list[pa.Table] = []
-        self.rows = 0
-
-    def process(self, block: ScoreBlock) -> Iterator[str | TaggedOutput]:
-        self.held.append(block_table(block, self.run.outputs))
-        self.rows += len(block.entities)
-        if self.rows >= self.most:
-            yield from self.flush()
-
-    def finish_bundle(self) -> Iterator[WindowedValue | TaggedOutput]:
-        for out in self.flush() if self.held else ():
-            # The tag goes outside: inside, it would be lost without an error.
-            if isinstance(out, TaggedOutput):
-                yield TaggedOutput(out.tag, GlobalWindows.windowed_value(out.value))
-            else:
-                yield GlobalWindows.windowed_value(out)
-
-    def flush(self) -> Iterator[str | TaggedOutput]:
-        rows = stamped(score_rows(self.held, self.run), self.clock())
-        self.start_bundle()
+    def write(self, rows: pa.Table) -> Iterator[str | TaggedOutput]:
         with explained(self.staging):
-            streams, refused = self.write(schema.stored(rows, "scores", self.run.outputs))
+            streams, refused = self.stage(schema.stored(rows, "scores", self.run.outputs))
         yield from streams
         for each in refused:
             yield TaggedOutput("dead", refused_letter(self.table, rows, each))
         if refused:
             yield TaggedOutput("ledger", Ledger(scored=-len(refused), failed=len(refused)))
 
-    def write(self, rows: pa.Table) -> tuple[list[str], list[Refused]]:
+    def stage(self, rows: pa.Table) -> tuple[list[str], list[Refused]]:
         """The streams to be committed, and the rows that BigQuery refuses."""
         raise NotImplementedError
 
 
 class _StreamScores(_WriteScores):
-    def write(self, rows: pa.Table) -> tuple[list[str], list[Refused]]:
+    def stage(self, rows: pa.Table) -> tuple[list[str], list[Refused]]:
         pending, refused = append_pending(writer(), self.staging, rows)
         return [pending.name], refused
 
@@ -153,7 +129,7 @@ class _StreamScores(_WriteScores):
 class _LoadScores(_WriteScores):
     """A bundle that is done again loads its rows again, which the merge makes one."""
 
-    def write(self, rows: pa.Table) -> tuple[list[str], list[Refused]]:
+    def stage(self, rows: pa.Table) -> tuple[list[str], list[Refused]]:
         from google.api_core.exceptions import BadRequest
 
         try:

@@ -30,6 +30,7 @@ from tests.world import AS_OFS, END, SEAM, World, common, drained, live, make_wo
 
 COLUMNS = "score_id, task, entity_id, as_of, revision, churn, model_version, n_events, last_event_time"
 Rows = list[tuple[object, ...]]
+SOAK = "FORETIDE_SOAK" in os.environ
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +147,13 @@ def killed_and_rerun(world: World, warehouse: Warehouse, output: str, folder: Pa
 def test_killed_at_any_moment_a_rerun_ends_right(
     world: World, backfill: Rows, warehouse: Warehouse, output: str, tmp_path: Path
 ) -> None:
-    kills = 20 if "FORETIDE_SOAK" in os.environ else 3
+    kills = 20 if SOAK else 3
     killed_and_rerun(world, warehouse, output, tmp_path, kills)
     assert rows(warehouse, output) == backfill
 
 
-@pytest.mark.parametrize("share", [0.7, 0.8, 0.9])
+@pytest.mark.soak
+@pytest.mark.parametrize("share", [0.6, 0.7, 0.8, 0.9] if SOAK else [0.8])
 def test_the_service_killed_and_back_again(world: World, backfill: Rows, tmp_path: Path, share: float) -> None:
     """The run ends right, or says what went wrong, and a rerun ends right."""
     with Warehouse(tmp_path / "warehouse") as own:
@@ -251,6 +253,19 @@ def test_mistakes_are_told_in_a_line(world: World, warehouse: Warehouse) -> None
         *("schema", "apply", "--task", str(world.task), "--output", f"bq://{PROJECT}.nothing.scores"),
         expect=Exit.USAGE,
     )
+
+
+def test_beams_own_sink_is_for_dataflow(
+    world: World, output: str, pubsub: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub.address)
+    subscription = pubsub.subscription(pubsub.topic("beam"))
+    where = ["--task", str(world.task), "--model", str(world.model), "--output", output]
+    told = foretide(
+        *("stream", *where, "--subscription", subscription, "--bigquery-method", "beam", "--dry-run"),
+        expect=Exit.USAGE,
+    )
+    assert "--bigquery-method beam is for Dataflow" in told
 
 
 def test_a_dry_run_shows_tables_and_bytes_and_writes_nothing(world: World, warehouse: Warehouse, output: str) -> None:

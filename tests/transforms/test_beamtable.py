@@ -33,7 +33,7 @@ from apache_beam.utils.subprocess_server import JavaJarServer
 from google.cloud.bigquery_storage_v1 import types
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
 
-from pipelines.bigquery import schema
+from pipelines.bigquery import reconcile, schema
 from pipelines.bigquery.append import Refused, default_stream
 from pipelines.bigquery.client import writer
 from pipelines.bigquery.tables import Table
@@ -44,10 +44,10 @@ from pipelines.transforms import beamtable
 from pipelines.transforms.beamtable import SERVICE, WriteByBeam
 from pipelines.transforms.inference import ScoreBlock
 from pipelines.transforms.livetable import AppendTable
-from pipelines.transforms.running import Appended
+from pipelines.transforms.running import Appended, Window
 from pipelines.transforms.table import refused_letter
 from pipelines.transforms.tabular import block_table, score_rows, stamped
-from tests.scored import DAY, ROWS, block, blocks
+from tests.scored import DAY, ROWS, block, blocks, letter
 from tests.warehouse import Warehouse
 
 RUN = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
@@ -179,8 +179,8 @@ def write(table: Table, service: str, scores: Sequence[ScoreBlock], run: Run = R
     p.run().wait_until_finish()
 
 
-def keep_letter(letter: DeadLetter) -> None:
-    REFUSED.append(letter)
+def keep_letter(each: DeadLetter) -> None:
+    REFUSED.append(each)
 
 
 def keep_count(count: Appended | Ledger) -> None:
@@ -213,7 +213,7 @@ def test_rows_are_those_of_our_own_sink(warehouse: Warehouse, service: str, run:
 
 def test_rows_handed_over_are_counted_by_window(warehouse: Warehouse, service: str) -> None:
     write(made(warehouse), service, [*blocks(1, 7), block([("early", 19_000, -1)])])
-    meant: dict[tuple[int, int], int] = {}
+    meant: dict[Window, int] = {}
     for count in COUNTS:
         assert isinstance(count, Appended)
         for window, n in count.rows.items():
@@ -232,6 +232,39 @@ def test_a_row_that_is_refused_is_a_dead_letter_and_taken_back(warehouse: Wareho
     told = [count for count in COUNTS if isinstance(count, Appended)]
     assert sorted(count.rows.get((19_000 * DAY, 0), 0) for count in told) == [-1, 0, 2]
     assert [count for count in COUNTS if isinstance(count, Ledger)] == [Ledger(scored=-1, failed=1)] * 2
+
+
+def test_the_ledger_has_what_can_be_seen_and_what_was_refused(
+    warehouse: Warehouse, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With rows that can be seen a while after they were handed over."""
+    monkeypatch.setattr(reconcile, "AGAIN", 0.1)
+    table, looks, seen = made(warehouse), list[int](), reconcile.visible
+
+    def late(*asked: Any) -> dict[Window, int]:
+        looks.append(1)
+        return seen(*asked) if len(looks) > 1 else dict.fromkeys(seen(*asked), 0)
+
+    monkeypatch.setattr(reconcile, "visible", late)
+    scores = [*blocks(1, 70), block([("refused", 19_000, 0), ("refused early", 19_000, -1)])]
+    p = beam.Pipeline("FnApiRunner", options=PipelineOptions(["--streaming", service]))
+    inputs = (
+        p | "Scores" >> beam.Create(scores, reshuffle=False),
+        p | "Dead" >> beam.Create([letter("row 3")], reshuffle=False),
+        p | "Ledgers" >> beam.Create([Ledger(sequences=202, scored=202)], reshuffle=False),
+    )
+    clock = partial(int, 7)
+    inputs | "Append" >> AppendTable(RUN, table, clock=clock, by=WriteByBeam(table, RUN, clock))
+    p.run().wait_until_finish()
+    [ledger] = warehouse.sql(f"SELECT * FROM `{table.ledger}`")
+    assert (ledger["scored"], ledger["failed"], ledger["meant"], ledger["visible"]) == (200, 2, 200, 200)
+    assert ledger["differences"] == []
+    letters = warehouse.sql(f"SELECT stage, position FROM `{table.dead_letters}` ORDER BY position")
+    assert [(each["stage"], each["position"]) for each in letters] == [
+        ("write", "refused as of 2022-01-08"),
+        ("write", "refused early as of 2022-01-08"),
+        ("read", "row 3"),
+    ]
 
 
 def test_what_java_is_asked_for(warehouse: Warehouse, service: str) -> None:
