@@ -49,7 +49,7 @@ unit: $(VENV)/.dev services
 soak: $(VENV)/.dev services
 	FORETIDE_SOAK=1 $(BIN)/pytest -m soak
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.dev services
 	$(BIN)/python -m benchmarks.run
 
 # The versions in requirements.lock, the extras of a purpose. A file in .venv says that they are there.

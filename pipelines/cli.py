@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
+from pipelines.bigquery.tables import is_bigquery, parse_table
 from pipelines.config import (
     ExamplesConfig,
     Execution,
@@ -127,7 +128,7 @@ def _rehearse(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
     task = _task(args)
     as_ofs = parse_as_ofs(task, args.as_of)
-    if any("://" in path for path in args.input):
+    if any("://" in path or is_bigquery(path) for path in args.input):
         raise UserError("--input: a rehearsal reads files of this machine")
     if (as_ofs[0] - task.sequence.origin) % task.score.every:
         raise UserError(f"--as-of {args.as_of}: a live job scores at sequence.origin plus multiples of score.every")
@@ -238,7 +239,6 @@ def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 def _schema(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     from pipelines.bigquery.schema import schema_apply
-    from pipelines.bigquery.tables import parse_table
 
     if rest:
         raise UserError(f"unknown option {rest[0]}; see foretide schema --help")
@@ -258,7 +258,7 @@ def _input(args: argparse.Namespace, paths: Sequence[str], max_bad_share: float)
 
 def _place(path: str) -> str:
     """A path for processes in any folder."""
-    return path if "://" in path else os.path.abspath(path)
+    return path if "://" in path or is_bigquery(path) else os.path.abspath(path)
 
 
 def _execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:

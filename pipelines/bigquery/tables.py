@@ -12,8 +12,8 @@ NAME = re.compile(r"bq://([a-z0-9.:-]+)\.(\w+)\.([\w-]+)")
 
 
 def is_bigquery(text: str) -> bool:
-    """Whether an input or output is in BigQuery."""
-    return text.startswith(SCHEME)
+    """Whether an input or output is meant to be in BigQuery; `bq:/` is no folder."""
+    return text.startswith("bq:")
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,7 @@ def test_mistakes_are_told_in_a_line(world: World, warehouse: Warehouse) -> None
         return foretide("score", *flags(world, output), expect=Exit.USAGE)
 
     assert "bq://PROJECT.DATASET.TABLE" in tell("bq://scores")
+    assert "bq://PROJECT.DATASET.TABLE" in tell("bq:/p.d.scores")
     dataset = warehouse.dataset()
     assert "foretide schema apply" in tell(f"bq://{PROJECT}.{dataset}.scores")
     assert "bq mk" in foretide(
