@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from pipelines.bigquery.client import execute
 from pipelines.bigquery.tables import Table
 from pipelines.rows import NEWER, live_schema, score_schema
+from pipelines.task import EPOCH
 
 VALUES = ("n_events", "last_event_time")  # beside the scores
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BETWEEN = "as_of BETWEEN @first AND @last"  # of constants: only partitions of these days are read
 
 

@@ -13,10 +13,11 @@ import pytest
 
 from pipelines.bigquery.append import append, default_stream
 from pipelines.bigquery.client import writer
-from pipelines.bigquery.merge import EPOCH, Counts, merge, staged, visible
+from pipelines.bigquery.merge import Counts, merge, staged, visible
 from pipelines.bigquery.schema import apply, plan, stored
 from pipelines.bigquery.tables import Table
 from pipelines.rows import live_schema, score_schema
+from pipelines.task import EPOCH
 from pipelines.transforms.tabular import score_id
 from tests.warehouse import Warehouse
 
