@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,7 +229,8 @@ class Answers:
             yield answer
 
     def cancel(self) -> None:
-        self.answers.cancel()  # type: ignore[attr-defined]
+        """Lets the emulator take all that was sent: with another connection beside it, it mixes up offsets."""
+        deque(self.answers, maxlen=0)
 
 
 @pytest.mark.usefixtures("small")
