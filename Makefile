@@ -1,10 +1,11 @@
 # Two commands: `make demo` and `make test`. Both make their own environment in .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+FLINK := $(VENV)/flink
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo stream-demo test lint types unit soak services bench lock clean
+.PHONY: demo stream-demo test lint types unit soak services flink flink-stop bench lock clean
 
 DEMO_MODEL := demo/models/churn_grocery/serving.json
 
@@ -42,11 +43,14 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev services
+# The tests of Flink run where there is Java.
+TESTED = $(if $(shell command -v java),$(FLINK)/.fetched)
+
+unit: $(VENV)/.dev services $(TESTED)
 	$(BIN)/pytest -n 2
 
 # The tests that are longer with FORETIDE_SOAK, and those that run only then: about an hour.
-soak: $(VENV)/.dev services
+soak: $(VENV)/.dev services $(TESTED)
 	FORETIDE_SOAK=1 $(BIN)/pytest -m soak
 
 bench: $(VENV)/.dev services
@@ -55,7 +59,8 @@ bench: $(VENV)/.dev services
 # The versions in requirements.lock, the extras of a purpose. A file in .venv says that they are there.
 $(VENV)/.demo: EXTRAS := demo,stream,train
 $(VENV)/.dev: EXTRAS := bigquery,demo,dev,openvino,stream,train
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.uv requirements.lock setup.py
+$(VENV)/.flink: EXTRAS := stream
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.flink: $(VENV)/.uv requirements.lock setup.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[$(EXTRAS)]'
 	@touch $@
 
@@ -102,6 +107,23 @@ $(BIN)/bigquery-emulator: $(VENV)/.uv $(wildcard emulators/bigquery/*)
 	for name in $(EXTENSIONS); do HOME=$(abspath $(BIGQUERY)) $(BIGQUERY)/bin/python -c \
 	  "from duckdb_extensions import import_extension; import_extension('$$name')" || exit; done
 	install -m 755 emulators/bigquery/bigquery-emulator $@
+
+# A Flink cluster on this machine: its own jars from a Python package, and Beam's job server by Maven, or where that is
+# not installed by a Python package that reads a POM. It takes Java 17, and runs until make flink-stop.
+JGO := jgo==3.2.0
+
+flink: $(VENV)/.flink $(FLINK)/.fetched
+	$(BIN)/python -m pipelines.flinkcluster start
+
+flink-stop:
+	$(BIN)/python -m pipelines.flinkcluster stop
+
+$(FLINK)/.fetched: $(VENV)/.uv $(wildcard emulators/flink/*)
+	@command -v java > /dev/null || { echo "Flink needs Java 17: install a JDK"; exit 1; }
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(FLINK)/dist -r emulators/flink/requirements.txt
+	$(if $(shell command -v mvn),$(BIN)/python,$(BIN)/uv run --quiet --no-project --python $(BIN)/python --with $(JGO)) \
+	  emulators/flink/job_server.py emulators/flink/pom.xml $(FLINK)/job-server
+	@touch $@
 
 lock: $(VENV)/.uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --no-header --no-annotate \

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from pipelines.errors import UserError
-from pipelines.prism import bound
+from pipelines.processes import bound
 
 PROJECT = "projects/test"
 MAX_MESSAGES, MAX_BYTES = 1000, 3 << 20  # of one publish request
@@ -37,13 +36,6 @@ def binary(name: str) -> Path:
     if not path.exists():
         raise UserError(f"{path} is missing: run `make services`, which builds it")
     return path
-
-
-def free_port() -> int:
-    """A port that nothing listens on right now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @dataclass(frozen=True)

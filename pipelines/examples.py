@@ -18,7 +18,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 
-from pipelines import execution
+from pipelines import execution, flink
 from pipelines.config import ExamplesConfig
 from pipelines.errors import Exit, UserError
 from pipelines.examplestore import (
@@ -179,6 +179,7 @@ def _stored(
 
 
 def _find(config: ExamplesConfig, dry_run: bool = False) -> Source:
+    flink.check(config.execution.beam_args)
     return find(config.task, Span(config.as_ofs, config.task.horizon), config.input, config.execution, dry_run)
 
 

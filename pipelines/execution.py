@@ -6,18 +6,25 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from pipelines import flink
 from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
 
 NAMED = re.compile(r"[\w.]*(Error|Exception): ")  # a line that says what kind of error it is
 LOCAL = ("DirectRunner", "FnApiRunner")
+ENDING = 1.0  # s that threads have to end; some of them never do
+READERS = ("run_worker_", "read_state", "read_grpc_client_inputs", "wait_until_finish_read")  # names of Beam's threads
 # Options that Flink's job server knows and Beam's Python does not. Some take no value.
 FLINK = (
     "allow_non_restored_state",
@@ -84,18 +91,52 @@ def run(execution: Execution, build: Callable[[beam.Pipeline], None]) -> None:
     Raises:
       UserError: it failed; the message is that of the error that caused it.
     """
-    n = execution.workers if is_local(execution) else 1
-    options = PipelineOptions([*execution.beam_args, *([f"--direct_num_workers={n}"] if n > 1 else [])])
-    pipeline = beam.Pipeline(_processes(execution) if n > 1 else runner(execution), options)
+    if is_local(execution):
+        n = execution.workers
+        options = PipelineOptions([*execution.beam_args, *([f"--direct_num_workers={n}"] if n > 1 else [])])
+        _finish(beam.Pipeline(_processes(execution) if n > 1 else runner(execution), options), execution, build)
+        return
+    options = PipelineOptions([*execution.beam_args, *flink.added(execution.beam_args)])
+    with connections_end(), flink.job_server(options):
+        _finish(beam.Pipeline(runner(execution), options), execution, build)
+
+
+def _finish(pipeline: beam.Pipeline, execution: Execution, build: Callable[[beam.Pipeline], None]) -> None:
+    """Builds it and runs it to its end. What interrupts this process cancels a job that runs elsewhere."""
     build(pipeline)
     try:
-        pipeline.run().wait_until_finish()
+        result = pipeline.run()
+        try:
+            result.wait_until_finish()
+        except KeyboardInterrupt:
+            result.cancel()
+            raise
     except Exception as error:
         if execution.debug:
             raise
         raise UserError(
             f"the pipeline failed: {cause(error)}. Run again with --debug for the whole trace", Exit.FAILED
         ) from error
+
+
+@contextmanager
+def connections_end() -> Iterator[None]:
+    """Lets threads of Beam that read from a runner end with it; each would report that its connection is gone."""
+    before, report = set(threading.enumerate()), threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, grpc.RpcError):
+            report(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        end = time.monotonic() + ENDING
+        for thread in set(threading.enumerate()) - before:
+            if thread.name.startswith(READERS):
+                thread.join(max(0.0, end - time.monotonic()))
+        threading.excepthook = report
 
 
 def cause(error: BaseException) -> str:

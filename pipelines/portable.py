@@ -23,9 +23,10 @@ from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOpt
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
+from pipelines import flink
 from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
-from pipelines.execution import LOCAL, cause
+from pipelines.execution import LOCAL, cause, connections_end
 from pipelines.figures import Figures, Lines, collect
 from pipelines.prism import Prism, locate
 from pipelines.transforms.subscription import CHECKPOINTED
@@ -35,8 +36,6 @@ State = Literal["drained", "cancelled", "detached"]
 POLL = 0.1  # s between two looks at whether the job has ended
 LOOK = 1.0  # s between two looks at its metrics
 CANCELLING = 20.0  # s that a cancelled job has to end
-ENDING = 1.0  # s that threads have to end; some of them never do
-READERS = ("run_worker_", "read_state", "read_grpc_client_inputs", "wait_until_finish_read")  # names of Beam's threads
 FOREVER = 10 * 365 * 86400  # s
 PRISM = (
     "--runner=PortableRunner",
@@ -93,6 +92,7 @@ def run_stream(
         stack.enter_context(connections_end())
         stops = stack.enter_context(_stops(stop))
         prism = stack.enter_context(Prism(locate(options))) if is_local(execution) else None
+        stack.enter_context(flink.job_server(options))
         if prism:
             options.view_as(PortableOptions).job_endpoint = prism.endpoint
         try:
@@ -126,7 +126,8 @@ def is_local(execution: Execution) -> bool:
 
 def stream_options(execution: Execution) -> PipelineOptions:
     """Beam's options for a stream."""
-    options = PipelineOptions([*execution.beam_args, *needed(execution)])
+    args = execution.beam_args
+    options = PipelineOptions([*args, *needed(execution), *flink.added(args, streaming=True)])
     options.view_as(StandardOptions).streaming = True
     return options
 
@@ -177,26 +178,6 @@ def _stops(path: Path) -> Iterator[_Stops]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def connections_end() -> Iterator[None]:
-    """Lets threads of Beam that read from a runner end with it; each would report that its connection is gone."""
-    before, report = set(threading.enumerate()), threading.excepthook
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        if not issubclass(args.exc_type, grpc.RpcError):
-            report(args)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        end = time.monotonic() + ENDING
-        for thread in set(threading.enumerate()) - before:
-            if thread.name.startswith(READERS):
-                thread.join(max(0.0, end - time.monotonic()))
-        threading.excepthook = report
 
 
 @dataclass

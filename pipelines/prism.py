@@ -7,47 +7,26 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 import apache_beam
 from apache_beam.options.pipeline_options import PipelineOptions, PrismRunnerOptions
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 
 from pipelines.errors import Exit, UserError
+from pipelines.processes import bound, end
 
 PACKAGE = "github.com/apache/beam/sdks/v2/go/cmd/prism"
 READY = 60.0  # seconds for its job endpoint to come up
 ENDING = 5.0  # seconds that it has to end by itself
-
-# Linux ends a process with its parent, whatever ended that one (PR_SET_PDEATHSIG is 1, SIGKILL is 9).
-BOUND = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == int(sys.argv[1]): os.execvp(sys.argv[2], sys.argv[2:])
-"""
-
-
-def bound(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Starts a process that does not outlive this one, nor, on Linux, the thread that called; not even a kill -9.
-
-    It has a session of its own: Ctrl-C in the terminal does not reach it.
-    """
-    words = list(command)
-    if shutil.which(words[0]) is None:
-        raise FileNotFoundError(f"no program {words[0]}")
-    if platform.system() == "Linux":
-        words = [sys.executable, "-I", "-S", "-c", BOUND, str(os.getpid()), *words]
-    return subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True, **options)
 
 
 def locate(options: PipelineOptions) -> Path:
@@ -110,12 +89,7 @@ class Prism:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(ENDING)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end(self._process, ENDING)
         if self._file is not None:
             self._file.close()
 

@@ -7,7 +7,7 @@ import uuid
 
 import apache_beam as beam
 
-from pipelines import execution, graph, registry
+from pipelines import execution, flink, graph, registry
 from pipelines.config import ScoreConfig
 from pipelines.errors import Exit
 from pipelines.models.manifest import Manifest, check, load_manifest
@@ -94,6 +94,7 @@ def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Manifest, Sour
     check(manifest, config.task)
     infer = Infer(str(folder), config.task, config.engine, config.device, config.batch_size)
     _output(config).check(config.task.outputs)
+    flink.check(config.execution.beam_args)
     return manifest, find(config.task, Span(config.as_ofs), config.input, config.execution, dry_run), infer
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from pipelines import graph, portable, registry
+from pipelines import flink, graph, portable, registry
 from pipelines.config import StreamConfig
 from pipelines.errors import Exit, UserError
 from pipelines.figures import summary
@@ -157,6 +157,7 @@ def _prepare(config: StreamConfig, dry_run: bool = False) -> Prepared:
     check(manifest, config.task)
     output(config.output, config.method).check(config.task.outputs)
     check_runner(portable.runner_name(config.execution), config.execution.beam_args, config.arrival_attribute)
+    flink.check(config.execution.beam_args)
     if config.method == "beam":
         beamtable.check(portable.runner_name(config.execution), config.execution.beam_args)
     infer = Infer(config.model, config.task, config.engine, config.device, config.batch_size, WATCH)

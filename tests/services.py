@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipelines.emulator import Counts, Emulator, binary, emulator, free_port
+from pipelines.emulator import Counts, Emulator, binary, emulator
 from pipelines.prism import Prism
+from pipelines.processes import free_port
 
 __all__ = ["Counts", "Emulator", "binary", "emulator", "free_port", "prism"]
 

@@ -20,7 +20,7 @@ import pytest
 from pipelines.config import Execution
 from pipelines.errors import UserError
 from pipelines.portable import needed, run_stream, runner_name, stream_options, works_here
-from tests.test_prism import alive, wait_until_dead
+from tests.test_processes import alive, wait_until_dead
 from tests.ticking import build
 
 HERE = Execution(1, None, (), False)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import grpc
@@ -15,7 +11,7 @@ from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
 from pipelines import prism
 from pipelines.errors import UserError
-from pipelines.prism import Prism, bound, locate
+from pipelines.prism import Prism, locate
 from tests.services import binary
 
 
@@ -57,46 +53,3 @@ def test_none_anywhere_names_both_ways_to_get_it(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"make services.*go install .*prism@v\d.*--prism_location"):
         locate(PipelineOptions([f"--prism_location={tmp_path}/gone"]))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can bind a process to its parent")
-def test_a_bound_process_dies_with_its_parent() -> None:
-    code = """
-from pipelines.prism import bound
-print(bound(["sleep", "600"]).pid, flush=True)
-input()
-"""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
-    )
-    assert parent.stdout is not None
-    with parent:
-        child = int(parent.stdout.readline())
-        assert alive(child)
-        parent.kill()
-    wait_until_dead(child)
-
-
-def test_a_bound_process_is_the_program_itself() -> None:
-    with bound(["sleep", "600"]) as process:
-        end = time.monotonic() + 30
-        while Path(f"/proc/{process.pid}/comm").read_text() != "sleep\n":
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        assert os.getsid(process.pid) == process.pid
-        process.kill()
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits for its parent to notice its end does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until_dead(pid: int, timeout: float = 30) -> None:
-    end = time.monotonic() + timeout
-    while alive(pid):
-        assert time.monotonic() < end, f"process {pid} lives on"
-        time.sleep(0.02)

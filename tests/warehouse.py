@@ -19,8 +19,8 @@ from typing import Any
 
 from pipelines.bigquery import client
 from pipelines.bigquery.tables import Table
-from pipelines.emulator import binary, free_port
-from pipelines.prism import bound
+from pipelines.emulator import binary
+from pipelines.processes import bound, free_port
 
 PROJECT = "test"
 READY = 120.0  # seconds for it to answer

@@ -1,0 +1,62 @@
+"""The cluster on this machine: what is not there is told; it ends with the one that started it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import flink, flinkcluster
+from pipelines.errors import UserError
+from pipelines.flinkcluster import FlinkCluster, Ports, main, stop
+from tests.test_processes import wait_until_dead
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which Flink seems to be."""
+    jar = tmp_path / "flink" / "job-server" / "job-server.jar"
+    jar.parent.mkdir(parents=True)
+    jar.touch()
+    monkeypatch.setattr(flink, "folder", lambda: tmp_path / "flink")
+    return tmp_path
+
+
+def test_what_is_missing_names_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flink, "folder", lambda: tmp_path)
+    with pytest.raises(UserError, match="run `make flink`"), FlinkCluster(tmp_path):
+        pass
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="Flink needs Java 17"):
+        flinkcluster.java()
+
+
+def test_a_process_that_ends_is_told_with_its_last_words(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    java = fetched / "java"
+    java.write_text("#!/bin/sh\necho no room for $1 >&2\nexit 7\n")
+    java.chmod(0o755)
+    monkeypatch.setattr(flinkcluster, "java", lambda: str(java))
+    with (
+        pytest.raises(UserError, match=r"jobmanager ended with 7: no room for -Xmx512m \(.*/log/jobmanager\)"),
+        FlinkCluster(fetched / "a"),
+    ):
+        pass
+
+
+def test_a_port_that_is_taken(fetched: Path) -> None:
+    ports = Ports.free()
+    with subprocess.Popen([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(ports.rest)]) as other:
+        while flinkcluster.listens(f"127.0.0.1:{ports.rest}"):
+            assert other.poll() is None
+        with pytest.raises(UserError, match=f"port {ports.rest} already"), FlinkCluster(fetched / "a", ports=ports):
+            pass
+        other.kill()
+    wait_until_dead(other.pid)
+
+
+def test_nothing_to_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stop(tmp_path / "none") == "no Flink runs"
+    assert main(["stop", "--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "no Flink runs\n"
