@@ -23,13 +23,14 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Literal
+from typing import Literal, get_args
 
 from pipelines import flink
 from pipelines.errors import Exit, UserError
 from pipelines.processes import bound, end, free_port, listens
 
 Kind = Literal["jobmanager", "taskmanager", "pool", "jobserver"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 HOST = "127.0.0.1"
 READY = 120.0  # s for a process to come up
 ENDING = 5.0  # s that a process has to end by itself
@@ -57,6 +58,7 @@ CONFIG: Mapping[str, object] = {
     "taskmanager.network.sort-shuffle.min-buffers": 64,  # each shuffle between stages takes so many
     "heartbeat.interval": 1000,  # ms
     "heartbeat.timeout": 6000,  # ms
+    "classloader.resolve-order": "parent-first",  # only for its own classes does Beam keep workers between two stages
     "classloader.check-leaked-classloader": "false",  # Beam's worker connections outlive their job by a moment
 }
 LOG4J = """\
@@ -231,9 +233,11 @@ class FlinkCluster:
         }
 
     def _jars(self) -> str:
-        """Flink's own, without the tables, which Beam does not use."""
-        jars = sorted((flink.folder() / "dist" / "pyflink" / "lib").glob("*.jar"))
-        return ":".join(str(jar) for jar in jars if "-table-" not in jar.name and "scala" not in jar.name)
+        """Flink's own, without the tables, which Beam does not use, and those of Beam's job server."""
+        own = sorted((flink.folder() / "dist" / "pyflink" / "lib").glob("*.jar"))
+        beam = sorted((flink.folder() / "job-server" / "lib").glob("*.jar"))
+        jars = [jar for jar in own if "-table-" not in jar.name and "scala" not in jar.name]
+        return ":".join(map(str, [*jars, *(jar for jar in beam if not jar.name.startswith(("flink-", "slf4j-")))]))
 
     def _java(self, kind: Kind, words: Sequence[str], wait: bool, name: str | None = None) -> None:
         opened = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED]

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines import flink
 from pipelines.errors import Exit, UserError
-from pipelines.flinkcluster import FlinkCluster
+from pipelines.flinkcluster import KINDS, FlinkCluster
 from tests.services import free_port
 from tests.test_end_to_end import digest, foretide
 from tests.world import AS_OFS, World, make_world
@@ -29,6 +29,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
         yield running
 
 
+def workers(cluster: FlinkCluster) -> list[str]:
+    return ["--environment_type=EXTERNAL", f"--environment_config={cluster.pool}"]
+
+
 def score(world: World, out: Path, *more: str, expect: int = Exit.OK) -> str:
     arguments = ["--task", str(world.task), "--input", str(world.events), "--as-of", AS_OFS]
     return foretide("score", *arguments, "--model", str(world.model), "--output", str(out), *more, expect=expect)
@@ -39,18 +43,6 @@ def here(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("here")
     score(world, out)
     return out
-
-
-@needs_java
-def test_a_cluster_scores_the_same_bytes(world: World, here: Path, cluster: FlinkCluster, tmp_path: Path) -> None:
-    where = ["--runner=FlinkRunner", f"--flink_master={cluster.master}"]
-    workers = ["--environment_type=EXTERNAL", f"--environment_config={cluster.pool}"]
-    told = score(world, tmp_path / "one", *where, *workers)
-    assert "scored" in told
-    assert digest(tmp_path / "one") == digest(here)
-    endpoint = ["--runner=PortableRunner", f"--job_endpoint={cluster.job_endpoint}", "--parallelism=2"]
-    score(world, tmp_path / "two", *endpoint, *workers)
-    assert digest(tmp_path / "two") == digest(here)
 
 
 @needs_java
@@ -67,15 +59,24 @@ def test_what_a_cluster_lacks_is_told_before_a_job_is_sent(world: World, cluster
 
 
 @needs_java
-def test_what_is_killed_comes_back(cluster: FlinkCluster, world: World, here: Path, tmp_path: Path) -> None:
-    cluster.kill("taskmanager")
-    cluster.kill("pool")
-    cluster.kill("jobmanager")
+def test_a_cluster_scores_the_same_bytes(world: World, here: Path, cluster: FlinkCluster, tmp_path: Path) -> None:
+    where = ["--runner=FlinkRunner", f"--flink_master={cluster.master}"]
+    assert "386 of 386 sequences" in score(world, tmp_path / "out", *where, *workers(cluster))
+    assert digest(tmp_path / "out") == digest(here)
+
+
+@needs_java
+def test_so_does_one_that_was_killed_on_two_slots(
+    world: World, here: Path, cluster: FlinkCluster, tmp_path: Path
+) -> None:
+    for kind in KINDS:
+        cluster.kill(kind)
     cluster.start_job_manager(wait=False)
     cluster.start_pool(wait=False)
+    cluster.start_job_server(wait=False)
     cluster.start_task_manager()
-    workers = ["--environment_type=EXTERNAL", f"--environment_config={cluster.pool}"]
-    score(world, tmp_path / "out", "--runner=FlinkRunner", f"--flink_master={cluster.master}", *workers)
+    where = ["--runner=PortableRunner", f"--job_endpoint={cluster.job_endpoint}", "--parallelism=2"]
+    score(world, tmp_path / "out", *where, *workers(cluster))
     assert digest(tmp_path / "out") == digest(here)
 
 
@@ -104,15 +105,18 @@ def test_what_answers_may_be_something_else(tmp_path: Path) -> None:
 
 
 def test_workers_come_from_a_pool_unless_told() -> None:
-    pool = ["--environment_type=EXTERNAL", "--environment_config=localhost:50000"]
+    kept = "--environment_cache_millis=20000"
+    pool = ["--environment_type=EXTERNAL", "--environment_config=localhost:50000", kept]
 
     def added(*args: str) -> list[str]:
-        return [arg for arg in flink.added(args) if not arg.startswith("--flink_job_server_jar")]
+        return [arg for arg in flink.added(args) if arg.startswith("--environment_")]
 
     assert added("--runner=FlinkRunner", "--flink_master=flink:8081") == pool
     assert added("--runner=PortableRunner", "--job_endpoint=flink:8099") == pool
-    assert added("--runner=FlinkRunner") == []  # a cluster within the job server: workers are in this process
-    assert added("--runner=FlinkRunner", "--flink_master=[local]") == []
-    assert added("--runner=FlinkRunner", "--flink_master=flink:8081", "--environment_type=LOOPBACK") == []
-    assert added("--runner=FlinkRunner", "--flink_master=flink:8081", "--environment_config=image") == []
+    assert added("--runner=FlinkRunner") == [kept]  # a cluster within the job server: workers are in this process
+    assert added("--runner=FlinkRunner", "--flink_master=[local]") == [kept]
+    assert added("--runner=FlinkRunner", "--flink_master=flink:8081", "--environment_type=LOOPBACK") == [kept]
+    assert added("--runner=FlinkRunner", "--flink_master=flink:8081", "--environment_config=image") == [kept]
+    assert added("--runner=FlinkRunner", "--environment_cache_millis=1") == []
+    assert kept not in flink.added(["--runner=FlinkRunner"], streaming=True)
     assert added("--runner=DataflowRunner") == added() == []
