@@ -193,7 +193,7 @@ class FlinkCluster:
 
     def _missing(self) -> str | None:
         """The name of a process that does not answer yet."""
-        ports = {"jobmanager": self.ports.rest, "pool": self.ports.pool, "jobserver": self.ports.jobs}
+        ports: dict[Kind, int] = {"jobmanager": self.ports.rest, "pool": self.ports.pool, "jobserver": self.ports.jobs}
         for kind, port in ports.items():
             if self._running.get(kind) and listens(f"{HOST}:{port}", 1.0) is not None:
                 return kind

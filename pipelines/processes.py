@@ -65,4 +65,4 @@ def reason(error: BaseException) -> str:
     """Why something cannot be reached, in a few words."""
     inner = getattr(error, "reason", error)
     found = inner if isinstance(inner, BaseException) else error
-    return str(getattr(found, "strerror", None) or found or type(found).__name__)
+    return str(getattr(found, "strerror", None) or found) or type(found).__name__

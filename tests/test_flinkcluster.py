@@ -11,6 +11,7 @@ import pytest
 from pipelines import flink, flinkcluster
 from pipelines.errors import UserError
 from pipelines.flinkcluster import FlinkCluster, Ports, main, stop
+from pipelines.processes import listens
 from tests.test_processes import wait_until_dead
 
 
@@ -48,7 +49,7 @@ def test_a_process_that_ends_is_told_with_its_last_words(fetched: Path, monkeypa
 def test_a_port_that_is_taken(fetched: Path) -> None:
     ports = Ports.free()
     with subprocess.Popen([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(ports.rest)]) as other:
-        while flinkcluster.listens(f"127.0.0.1:{ports.rest}"):
+        while listens(f"127.0.0.1:{ports.rest}"):
             assert other.poll() is None
         with pytest.raises(UserError, match=f"port {ports.rest} already"), FlinkCluster(fetched / "a", ports=ports):
             pass

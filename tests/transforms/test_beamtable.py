@@ -31,7 +31,7 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_tuple_to_schema, schema_from_element_type
 from apache_beam.utils.subprocess_server import JavaJarServer
 from google.cloud.bigquery_storage_v1 import types
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from pipelines.bigquery import reconcile, schema
 from pipelines.bigquery.append import Refused, default_stream
