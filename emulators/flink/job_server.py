@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
@@ -34,9 +35,9 @@ def without_maven(pom: Path, lib: Path) -> None:
 
     context = MavenContext(timeout=60)
     _, found = context.pom_dependency_list(POM(pom))
-    for node in found:
-        if node.dep.scope in ("compile", "runtime"):
-            jar = node.dep.artifact.resolve()
+    artifacts = [node.dep.artifact for node in found if node.dep.scope in ("compile", "runtime")]
+    with ThreadPoolExecutor(8) as threads:
+        for jar in threads.map(lambda artifact: artifact.resolve(), artifacts):
             shutil.copyfile(jar, lib / jar.name)
 
 
