@@ -43,14 +43,11 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# The tests of Flink run where there is Java.
-TESTED = $(if $(shell command -v java),$(FLINK)/.fetched)
-
-unit: $(VENV)/.dev services $(TESTED)
+unit: $(VENV)/.dev services $(FLINK)/.fetched
 	$(BIN)/pytest -n 2
 
 # The tests that are longer with FORETIDE_SOAK, and those that run only then: about an hour.
-soak: $(VENV)/.dev services $(TESTED)
+soak: $(VENV)/.dev services $(FLINK)/.fetched
 	FORETIDE_SOAK=1 $(BIN)/pytest -m soak
 
 bench: $(VENV)/.dev services

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from pipelines.flinkcluster import KINDS, FlinkCluster
 from tests.services import free_port
 from tests.test_end_to_end import digest, foretide
 from tests.world import AS_OFS, World, make_world
-
-needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Flink needs Java")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +42,6 @@ def here(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@needs_java
 def test_what_a_cluster_lacks_is_told_before_a_job_is_sent(world: World, cluster: FlinkCluster, tmp_path: Path) -> None:
     where = ["--runner=FlinkRunner", f"--flink_master={cluster.master}"]
     told = score(world, tmp_path / "out", *where, "--parallelism=3", expect=Exit.USAGE)
@@ -58,14 +54,12 @@ def test_what_a_cluster_lacks_is_told_before_a_job_is_sent(world: World, cluster
     assert not (tmp_path / "out").exists()
 
 
-@needs_java
 def test_a_cluster_scores_the_same_bytes(world: World, here: Path, cluster: FlinkCluster, tmp_path: Path) -> None:
     where = ["--runner=FlinkRunner", f"--flink_master={cluster.master}"]
     assert "386 of 386 sequences" in score(world, tmp_path / "out", *where, *workers(cluster))
     assert digest(tmp_path / "out") == digest(here)
 
 
-@needs_java
 def test_so_does_one_that_was_killed_on_two_slots(
     world: World, here: Path, cluster: FlinkCluster, tmp_path: Path
 ) -> None:
