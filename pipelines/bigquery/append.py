@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -122,45 +122,42 @@ def append(
       GoogleAPICallError: it did not.
       AppendError: it never will.
     """
-    todo, refused = deque[_Request](), list[Refused]()
+    appending = _Appending(client, stream, rows.schema, first)
     for request in _requests(rows):
         if request.size > BYTES:
             reason = f"the row has {request.size:,} bytes, and a request at most {BYTES:,}"
-            refused += [Refused(row, reason) for row in request.rows.tolist()]
+            appending.refused += [Refused(row, reason) for row in request.rows.tolist()]
         else:
-            todo.append(request)
-    done = first
+            appending.todo.append(request)
+    while appending.todo:
+        patiently(partial(appending.send, patience), patience, sleep=sleep)
+    return sorted(appending.refused)
 
-    def take(answer: types.AppendRowsResponse) -> bool:
-        """Whether what follows on the connection counts."""
-        nonlocal done
-        bad = {int(error.index): error.message for error in answer.row_errors}
-        if not bad and answer.error.code not in (OK, ALREADY_EXISTS):
-            raise _error(stream, answer.error)
-        request = todo.popleft()
-        if not bad:
-            if done is not None:
-                done += len(request.rows)
-            return True
-        refused.extend(Refused(int(request.rows[i]), bad[i]) for i in sorted(bad))
-        rest = np.setdiff1d(np.arange(len(request.rows)), list(bad))
-        if len(rest) and done is None:
-            todo.append(request.only(rest))
-        elif len(rest):
-            todo.appendleft(request.only(rest))
-        return done is None  # offsets of what follows no longer fit
 
-    def send() -> None:
-        answers = client.append_rows(
-            _messages(stream, rows.schema, list(todo), done),
-            metadata=(("x-goog-request-params", f"write_stream={stream}"),),
+@dataclass
+class _Appending:
+    """Requests under way to a stream."""
+
+    client: BigQueryWriteClient
+    stream: str
+    schema: pa.Schema
+    offset: int | None  # of the first request to do; None: without offsets
+    todo: deque[_Request] = field(default_factory=deque)
+    refused: list[Refused] = field(default_factory=list)
+
+    def send(self, patience: float) -> None:
+        """Sends all that is to do on one connection, until an answer changes what follows. Raises what no answer made
+        up for."""
+        answers = self.client.append_rows(
+            _messages(self.stream, self.schema, list(self.todo), self.offset),
+            metadata=(("x-goog-request-params", f"write_stream={self.stream}"),),
             retry=None,
             timeout=patience,
         )
         progress = False
         try:
             for answer in answers:
-                following = take(answer)
+                following = self._take(answer)
                 progress = True
                 if not following:
                     break
@@ -170,11 +167,25 @@ def append(
         finally:
             answers.cancel()
         if not progress:
-            raise AppendError(f"{stream}: no answer to {len(todo)} requests")
+            raise AppendError(f"{self.stream}: no answer to {len(self.todo)} requests")
 
-    while todo:
-        patiently(send, patience, sleep=sleep)
-    return sorted(refused)
+    def _take(self, answer: types.AppendRowsResponse) -> bool:
+        """The answer to the first request. Whether what follows on the connection counts."""
+        bad = {int(error.index): error.message for error in answer.row_errors}
+        if not bad and answer.error.code not in (OK, ALREADY_EXISTS):
+            raise _error(self.stream, answer.error)
+        request = self.todo.popleft()
+        if not bad:
+            if self.offset is not None:
+                self.offset += len(request.rows)
+            return True
+        self.refused.extend(Refused(int(request.rows[i]), bad[i]) for i in sorted(bad))
+        rest = np.setdiff1d(np.arange(len(request.rows)), list(bad))
+        if len(rest) and self.offset is None:
+            self.todo.append(request.only(rest))
+        elif len(rest):
+            self.todo.appendleft(request.only(rest))
+        return self.offset is None  # offsets of what follows no longer fit
 
 
 def _requests(rows: pa.Table) -> Iterator[_Request]:
