@@ -2,10 +2,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 FLINK := $(VENV)/flink
+AIRFLOW := $(VENV)/airflow
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo stream-demo test lint types unit soak services flink flink-stop bench lock clean
+.PHONY: demo stream-demo test lint types unit soak services flink flink-stop bench lock audit template-batch template-stream clean
 
 DEMO_MODEL := demo/models/churn_grocery/serving.json
 
@@ -43,19 +44,19 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev services $(FLINK)/.fetched
+unit: $(VENV)/.dev services $(FLINK)/.fetched $(AIRFLOW)/.fetched $(BIN)/hclfmt
 	$(BIN)/pytest -n 2
 
 # The tests that are longer with FORETIDE_SOAK, and those that run only then: about an hour.
 soak: $(VENV)/.dev services $(FLINK)/.fetched
 	FORETIDE_SOAK=1 $(BIN)/pytest -m soak
 
-bench: $(VENV)/.dev services
+bench: $(VENV)/.dev services $(FLINK)/.fetched
 	$(BIN)/python -m benchmarks.run
 
 # The versions in requirements.lock, the extras of a purpose. A file in .venv says that they are there.
 $(VENV)/.demo: EXTRAS := demo,stream,train
-$(VENV)/.dev: EXTRAS := bigquery,demo,dev,openvino,stream,train
+$(VENV)/.dev: EXTRAS := bigquery,demo,dev,gcp,openvino,stream,train
 $(VENV)/.flink: EXTRAS := stream
 $(VENV)/.demo $(VENV)/.dev $(VENV)/.flink: $(VENV)/.uv requirements.lock setup.py
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[$(EXTRAS)]'
@@ -83,6 +84,11 @@ $(BIN)/prism: $(VENV)/.go requirements.lock
 
 $(BIN)/pubsub-emulator: $(VENV)/.go $(wildcard emulators/pubsub/*)
 	$(GO) build -C emulators/pubsub -mod=readonly -o $(abspath $@) .
+
+# What `terraform fmt` and the syntax check of the tests take.
+$(BIN)/hclfmt: $(VENV)/.go
+	GOBIN=$(abspath $(BIN)) $(GO) install github.com/hashicorp/hcl/v2/cmd/hclfmt@v2.25.0
+	@touch $@
 
 $(VENV)/.go: $(VENV)/.uv
 	@if $(BIN)/python -c 'import sys; sys.exit([int(n) for n in sys.argv[1][2:].split(".")] < [1, 26, 2])' \
@@ -122,10 +128,40 @@ $(FLINK)/.fetched: $(VENV)/.uv $(wildcard emulators/flink/*)
 	  emulators/flink/job_server.py emulators/flink/pom.xml $(FLINK)/job-server
 	@touch $@
 
+# Airflow, in an environment of its own, for the tests of templates/airflow.
+$(AIRFLOW)/.fetched: $(VENV)/.uv templates/airflow/requirements.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(AIRFLOW)
+	$(BIN)/uv pip install --quiet --python $(AIRFLOW)/bin/python --no-deps -r templates/airflow/requirements.txt
+	@touch $@
+
 lock: $(VENV)/.uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --no-header --no-annotate \
 	  --override emulators/bigquery/overrides.txt emulators/bigquery/requirements.in -o emulators/bigquery/requirements.txt
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --no-header --no-annotate \
+	  --override templates/airflow/overrides.txt templates/airflow/requirements.in -o templates/airflow/requirements.txt
 	$(BIN)/uv pip compile setup.py --all-extras --python-version 3.11 --no-header --no-annotate --upgrade --quiet -o requirements.lock
+	$(BIN)/uv pip compile setup.py templates/flex/requirements-cpu.in --extra openvino \
+	  --override templates/flex/overrides-cpu.txt $(IMAGE_LOCK) -o templates/flex/requirements-cpu.lock
+	$(BIN)/uv pip compile setup.py templates/flex/requirements-gpu.in $(IMAGE_LOCK) -o templates/flex/requirements-gpu.lock
+
+# Of the images: the same versions, with hashes.
+IMAGE_LOCK := --extra bigquery --extra gcp --extra stream --constraint requirements.lock --python-version 3.11 \
+  --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --upgrade --quiet
+
+# Known vulnerabilities of what is in the images, but for those that templates/flex/vulnerabilities.txt explains.
+audit: $(VENV)/.uv
+	for kind in cpu gpu; do $(BIN)/uv tool run --quiet pip-audit==2.10.1 --strict --progress-spinner off --disable-pip \
+	  --no-deps --require-hashes --requirement templates/flex/requirements-$$kind.lock \
+	  $(shell sed -n 's/^\([A-Z][^ ]*\) .*/--ignore-vuln \1/p' templates/flex/vulnerabilities.txt) || exit; done
+
+# The file of a Flex template, in a bucket: make template-batch IMAGE=... TEMPLATES=gs://BUCKET/FOLDER [KIND=gpu]
+template-batch template-stream: template-%:
+	@test -n "$(IMAGE)" -a -n "$(TEMPLATES)" || \
+	  { echo "say which image, and where its template goes: make $@ IMAGE=REGISTRY/NAME:TAG TEMPLATES=gs://BUCKET/FOLDER"; exit 1; }
+	@command -v gcloud > /dev/null || \
+	  { echo "make $@ needs gcloud, a part of the Google Cloud CLI: https://cloud.google.com/sdk/docs/install"; exit 1; }
+	gcloud dataflow flex-template build $(TEMPLATES)/$*$(if $(filter gpu,$(KIND)),-gpu).json \
+	  --image=$(IMAGE) --sdk-language=PYTHON --metadata-file=templates/flex/$*.json $(GCLOUD_FLAGS)
 
 clean:
 	rm -rf $(VENV) demo

@@ -116,6 +116,11 @@ def rows(results: Results) -> float:
     return ours / bare
 
 
+def flink(results: Results) -> float:
+    """Wall of the work of a run on a cluster, without its start, over that of the same run here."""
+    return results.measured["run flink"].extra["work"] / results.measured["run here"].extra["work"]
+
+
 def peak(results: Results) -> float:
     """GB of the largest of our processes."""
     ours = [m.peak for name, m in results.measured.items() if name.startswith("ours")]
@@ -141,6 +146,7 @@ OTHERS: Mapping[str, Callable[[Results], float]] = {
     "features, JSON Lines: CPU of ours / polars with expressions only": frame("jsonl"),
     "inference of the bare tf.function, share of the sgemm rate": bare_inference,
     "training of ours, share of the sgemm rate": training,
+    "a run over files, without its start: wall on Flink / here": flink,
     **{f"live, bundles of {n:,} messages: CPU of ours / a consumer with dicts": live(n) for n in w.BUNDLES},
 }
 
@@ -203,7 +209,9 @@ def intro(results: Results) -> str:
         "`live N` takes a stream in bundles of N messages up to the tensors of each boundary, in one process without a "
         "runner; `latency N` is a whole live job on Prism at N messages a second. "
         f"`table` writes {w.SCORES:,} score rows into an emulator of BigQuery: `ours` by way of staging and MERGE, "
-        "`bare` in a loop over the same client, straight into the table."
+        "`bare` in a loop over the same client, straight into the table. "
+        "`run here` and `run flink` are `foretide score` with a small model, in two processes and on a cluster of this "
+        "machine with two slots, once on few events and once on all."
     )
 
 
@@ -257,6 +265,10 @@ def _sentences(results: Results) -> Iterator[str]:
     if "training steps" in m:
         steps, n = m["training steps"], m["training steps"].extra["samples"]
         yield f"The network learns from {n / steps.cpu:,.1f} examples a CPU second, {n / steps.wall:,.1f} a second."
+    for name, where in (("run here", "here"), ("run flink", "on Flink")):
+        if name in m:
+            start, work = m[name].extra["start"], m[name].extra["work"]
+            yield f"A run over files {where}: {start:.1f} s of start, and {work:.1f} s for the events."
 
 
 def write(results: Results, folder: Path) -> str:

@@ -67,14 +67,21 @@ def table(_: int) -> Contestants:
         yield f"table {how}", "table", (how, w.SCORES)
 
 
+def flink(events: int) -> Contestants:
+    """A run over files on a cluster of this machine, and here."""
+    for where in ("here", "flink"):
+        yield f"run {where}", "flink", (where, events)
+
+
 PARTS: Mapping[str, Callable[[int], Contestants]] = {
     "features": features,
     "inference": inference,
     "training": training,
     "stream": stream,
     "table": table,
+    "flink": flink,
 }
-FILES = {"features", "inference"}  # the parts that read the generated events
+FILES = {"features", "inference", "flink"}  # the parts that read the generated events
 
 
 def prepare(events: int, parts: list[str]) -> None:

@@ -8,7 +8,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.bigquery.tables import is_bigquery, parse_table
 from pipelines.config import (
@@ -24,9 +25,14 @@ from pipelines.config import (
 from pipelines.errors import Exit, UserError
 from pipelines.task import Task, format_duration, parse_duration
 
+if TYPE_CHECKING:
+    from pipelines.doctor.launch import Launch
+
+T = TypeVar("T")
+
 EXIT_CODES = """exit codes: 0 done; 1 the program or the machine failed; 2 a wrong flag, task file or input;
 3 too many bad rows, no score published; 4 the ledger does not add up, no score published;
-5 the model does not fit the task; 130 interrupted"""
+5 the model does not fit the task; 6 the doctor found errors; 130 interrupted"""
 
 MODEL_ACTIONS = {  # what they take: at least, at most, in words
     "list": (0, 1, "one task, or none for all"),
@@ -72,8 +78,12 @@ def entry() -> None:
 def _score(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     from pipelines.score import plan, score
 
-    task = _task(args)
-    config = ScoreConfig(
+    config = _score_config(args, _task(args), _execution(args, rest))
+    return plan(config) if args.dry_run else score(config)
+
+
+def _score_config(args: argparse.Namespace, task: Task, execution: Execution) -> ScoreConfig:
+    return ScoreConfig(
         task=task,
         input=_input(args, args.input, args.max_bad_share),
         as_ofs=parse_as_ofs(task, args.as_of),
@@ -82,24 +92,33 @@ def _score(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
         device=args.device,
         batch_size=args.batch_size,
         output=args.output,
-        execution=_execution(args, rest),
+        execution=execution,
         method=args.bigquery_method,
         replace_model=args.replace_model,
     )
-    return plan(config) if args.dry_run else score(config)
 
 
 def _stream(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     from pipelines.stream import plan, stream
 
     logging.getLogger("pipelines").setLevel(logging.INFO)  # a job that nobody watches says what happened to it
-    task = _task(args)
+    config = _stream_config(args, _task(args), _execution(args, rest))
+    return plan(config) if args.dry_run else stream(config)
+
+
+def _stream_config(args: argparse.Namespace, task: Task, execution: Execution) -> StreamConfig:
     if args.arrival_attribute and args.first is None:
         raise UserError("--arrival-attribute: a replay has a clock of its own; say where it begins with --from TIME")
+    if args.first is None and any(arg.partition("=")[0] == "--savepoint_path" for arg in execution.beam_args):
+        raise UserError(
+            "--savepoint_path: say with --from TIME which first as-of that job had: the first line it printed"
+        )
+    if args.first is None and "--update" in execution.beam_args:
+        raise UserError("--update: say with --from TIME where the job began that it replaces")
     if args.avro_schema is not None and args.payload != "avro":
         raise UserError("--avro-schema goes with --payload avro")
     bootstrap = _input(args, args.bootstrap, args.max_bad_share) if args.bootstrap else None
-    config = StreamConfig(
+    return StreamConfig(
         task=task,
         subscription=args.subscription,
         arrival_attribute=args.arrival_attribute,
@@ -117,10 +136,66 @@ def _stream(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
         dead_letters=args.dead_letters,
         max_bad_share=args.max_bad_share,
         pullers=args.pullers,
-        execution=_execution(args, rest),
+        execution=execution,
         method=args.bigquery_method,
     )
-    return plan(config) if args.dry_run else stream(config)
+
+
+def _doctor(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    from pipelines.doctor.doctor import doctor
+
+    return doctor(_launch(args, rest), args.json)
+
+
+def _launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
+    """All that can be read of a launch: what is wrong in one argument does not hide what is wrong elsewhere."""
+    from pipelines.doctor.findings import Finding, told
+    from pipelines.doctor.launch import Launch
+    from pipelines.transforms.decode import Since, Span
+
+    problems: list[Finding] = []
+
+    def tried(code: str, subject: str, make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except UserError as problem:
+            problems.append(told(code, subject, problem))
+            return None
+
+    task = tried("task-file", args.task, lambda: _task(args))
+    tried("runner-options", "options of Beam", lambda: _execution(args, rest))
+    execution = Execution(args.workers, args.shards, rest, args.debug, *_resources(args))
+    span: Span | Since | None = None
+    job_name = None
+    if task is not None and args.launch == "score":
+        run = tried("arguments", "arguments", lambda: _score_config(args, task, execution))
+        span = Span(run.as_ofs) if run is not None else None
+    elif task is not None:
+        job = tried("arguments", "arguments", lambda: _stream_config(args, task, execution))
+        span, job_name = (Since(job.first), job.job_name) if job is not None else (None, None)
+    paths = args.input if args.launch == "score" else args.bootstrap
+    archive = getattr(args, "archive", None)
+    return Launch(
+        command=args.launch,
+        problems=tuple(problems),
+        task=task,
+        span=span,
+        input=_input(args, paths, args.max_bad_share) if paths else None,
+        max_bad_share=args.max_bad_share,
+        output=_place(args.output),
+        execution=execution,
+        method=args.bigquery_method,
+        archive=archive and os.path.abspath(archive),
+        job_name=job_name,
+        **{
+            name: getattr(args, name)
+            for name in (
+                *("model", "engine", "device", "batch_size", "replace_model"),
+                *("subscription", "arrival_attribute", "payload", "avro_schema", "dead_letters"),
+            )
+            if hasattr(args, name)
+        },
+    )
 
 
 def _rehearse(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
@@ -237,6 +312,12 @@ def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     return int(Exit.OK)
 
 
+def _savepoint(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    from pipelines.flinkjob import savepoint
+
+    return savepoint(args.job, args.target, rest)
+
+
 def _schema(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     from pipelines.bigquery.schema import schema_apply
 
@@ -265,7 +346,11 @@ def _execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
     from pipelines.execution import check_beam_args
 
     check_beam_args(rest)
-    return Execution(args.workers, args.shards, rest, args.debug)
+    return Execution(args.workers, args.shards, rest, args.debug, *_resources(args))
+
+
+def _resources(args: argparse.Namespace) -> Iterator[str | None]:
+    return (getattr(args, name, None) for name in ("accelerator", "inference_ram"))
 
 
 def _steps(task: Task, flag: str, text: str | None) -> int | None:
@@ -286,32 +371,38 @@ def _duration(flag: str, text: str) -> int:
         raise UserError(f"{flag} {text}: {error}") from None
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that reads the options in a file, one on a line, in place of @FILE."""
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        """The option on a line; none on a comment or an empty one."""
+        line = arg_line.strip()
+        return [line] if line and not line.startswith("#") else []
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="foretide",
         description="A score for every customer, player or instrument, from event logs.",
         epilog=EXIT_CODES,
         allow_abbrev=False,
+        fromfile_prefix_chars="@",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     score = _command(commands, "score", _score, "score every entity of event files as of one or more times")
-    _input_flag(score)
-    _pipeline_flags(score)
-    _as_of_flag(score)
-    _model_flags(score)
-    _output_flag(score)
-    score.add_argument(
-        "--bigquery-method",
-        choices=("storage", "load"),
-        default="storage",
-        help="how rows come into BigQuery: the Storage Write API, or load jobs (storage)",
-    )
-    score.add_argument(
-        "--replace-model", action="store_true", help="in BigQuery, replace scores of the same revision by another model"
-    )
+    _score_flags(score)
 
     stream = _command(commands, "stream", _stream, "score every entity at each as-of as events come from Pub/Sub")
     _stream_flags(stream)
+
+    doctor = commands.add_parser(
+        "doctor", help="check all that a launch needs, and say what to do", epilog=EXIT_CODES, allow_abbrev=False
+    )
+    launches = doctor.add_subparsers(dest="launch", required=True, metavar="score|stream")
+    for name, flags in (("score", _score_flags), ("stream", _stream_flags)):
+        launch = _command(launches, name, _doctor, f"before `foretide {name}` with the same arguments")
+        launch.add_argument("--json", action="store_true", help="findings for programs, as docs/doctor.md says")
+        flags(launch)
 
     rehearse = _command(
         commands, "rehearse", _rehearse, "play event files to a live job on an emulator, and compare with a backfill"
@@ -366,6 +457,11 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("--output", required=True, metavar="TABLE", help="bq://PROJECT.DATASET.TABLE")
     schema.add_argument("--dry-run", action="store_true", help="print what would be changed, and do nothing")
 
+    kept = _command(commands, "savepoint", _savepoint, "stop a live job on Flink, and keep its state to go on from")
+    kept.add_argument("job", metavar="JOB", help="its name or ID, as the cluster's page shows them")
+    kept.add_argument("--target", metavar="FOLDER", help="where the savepoint goes, as the cluster reaches it")
+    kept.epilog = f"--flink_master=HOST:PORT says which cluster; {EXIT_CODES}"
+
     query = _command(commands, "query", _query, "run SQL on scores, dead_letters and ledger")
     query.add_argument("sql", metavar="SQL", help='such as "SELECT * FROM scores ORDER BY churn DESC LIMIT 10"')
     query.add_argument("--output", required=True, metavar="FOLDER", help="the output folder of `foretide score`")
@@ -391,7 +487,7 @@ def _as_of_flag(command: argparse.ArgumentParser) -> None:
         "--as-of",
         required=True,
         metavar="TIME",
-        help="2024-01-01, or 2024-01-01..2024-03-01 for all that are due between",
+        help="2024-01-01; 2024-01-01..2024-03-01 for all that are due between; latest for the newest that is due",
     )
 
 
@@ -412,6 +508,33 @@ def _model_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     command.add_argument(
         "--batch-size", type=_positive, default=256, metavar="N", help="rows of a call of the model (256)"
+    )
+    command.add_argument(
+        "--accelerator",
+        metavar="TEXT",
+        help="on Dataflow, of the workers for inference: 'type:nvidia-tesla-t4;count:1;install-nvidia-driver' (none)",
+    )
+
+
+def _score_flags(command: argparse.ArgumentParser) -> None:
+    _input_flag(command)
+    _pipeline_flags(command)
+    _as_of_flag(command)
+    _model_flags(command)
+    _output_flag(command)
+    command.add_argument(
+        "--bigquery-method",
+        choices=("storage", "load"),
+        default="storage",
+        help="how rows come into BigQuery: the Storage Write API, or load jobs (storage)",
+    )
+    command.add_argument(
+        "--inference-ram",
+        metavar="SIZE",
+        help="on Dataflow, of the workers for inference, such as 16GB (as for others)",
+    )
+    command.add_argument(
+        "--replace-model", action="store_true", help="in BigQuery, replace scores of the same revision by another model"
     )
 
 

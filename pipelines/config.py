@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from pipelines.task import Task, format_duration, format_time, parse_time
 
 FIRST = parse_time("0001-01-02")
 LIVE_SHARDS = 16
+LATEST = "latest"
 PayloadFormat = Literal["json", "avro"]
 WriteMethod = Literal["storage", "load", "beam"]  # into BigQuery: the Storage Write API, load jobs, or Beam's own sink
 
@@ -35,6 +37,8 @@ class Execution:
     shards: int | None  # by the size of the input where None
     beam_args: tuple[str, ...]  # for Beam as they are, such as --runner=FlinkRunner
     debug: bool
+    accelerator: str | None = None  # of workers on Dataflow, as it names them
+    inference_ram: str | None = None  # of its workers for inference, such as 16GB
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,11 @@ class StreamConfig:
         """The same for the same question, whatever the model that serves: a restart goes on with its own scores."""
         digest = hashlib.sha256(json.dumps([self.task.digest, self.subscription]).encode()).hexdigest()[:10]
         return f"{self.task.task}-live-{digest}"
+
+    @property
+    def job_name(self) -> str:
+        """As Dataflow takes it."""
+        return self.run_id.lower().replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -173,11 +182,14 @@ def first_as_of(task: Task, now: int, history: bool, text: str | None = None) ->
 
 def parse_as_ofs(task: Task, text: str, flag: str = "--as-of", every: int | None = None) -> tuple[int, ...]:
     """`2024-01-01`, or `2024-01-01..2024-03-01` for every as-of that is due between the two, both included; or for
-    those that lie `every` us apart.
+    those that lie `every` us apart; `latest` for the newest that is due.
 
     Raises:
       UserError: not a time, not a step boundary (with the nearest ones), or an empty range.
     """
+    if text == LATEST:
+        now = time.time_ns() // 1_000
+        return (now - (now - task.sequence.origin) % task.score.every,)
     first, dots, last = text.partition("..")
     bounds = [_as_of(task, t, flag) for t in ((first, last) if dots else (first,))]
     as_ofs = tuple(range(bounds[0], bounds[-1] + 1, every or task.score.every))

@@ -158,9 +158,9 @@ class Emulator:
 
 
 @contextmanager
-def emulator() -> Iterator[Emulator]:
-    """A running emulator on a free port, which ends with this process."""
-    service = Emulator()
+def emulator(address: str | None = None) -> Iterator[Emulator]:
+    """A running emulator, on a free port unless told, which ends with this process."""
+    service = Emulator(address or Emulator.address)
     service.start()
     try:
         yield service

@@ -14,6 +14,7 @@ class Exit(IntEnum):
     REFUSED = 3  # too many bad rows: nothing was published
     UNBALANCED = 4  # the ledger does not add up
     MODEL = 5  # the model does not fit the task
+    UNFIT = 6  # foretide doctor found errors
     INTERRUPTED = 130
 
 

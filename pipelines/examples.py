@@ -18,7 +18,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 
-from pipelines import execution, flink
+from pipelines import dataflow, execution, flink
 from pipelines.config import ExamplesConfig
 from pipelines.errors import Exit, UserError
 from pipelines.examplestore import (
@@ -179,6 +179,8 @@ def _stored(
 
 
 def _find(config: ExamplesConfig, dry_run: bool = False) -> Source:
+    if dataflow.is_dataflow(config.execution.beam_args):
+        raise UserError("examples are kept in a folder, which workers of Dataflow cannot write: leave out --runner")
     flink.check(config.execution.beam_args)
     return find(config.task, Span(config.as_ofs, config.task.horizon), config.input, config.execution, dry_run)
 

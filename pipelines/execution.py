@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from pipelines import flink
+from pipelines import dataflow, flink
 from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
 
@@ -96,7 +96,8 @@ def run(execution: Execution, build: Callable[[beam.Pipeline], None]) -> None:
         options = PipelineOptions([*execution.beam_args, *([f"--direct_num_workers={n}"] if n > 1 else [])])
         _finish(beam.Pipeline(_processes(execution) if n > 1 else runner(execution), options), execution, build)
         return
-    options = PipelineOptions([*execution.beam_args, *flink.added(execution.beam_args)])
+    args = execution.beam_args
+    options = PipelineOptions([*args, *flink.added(args), *dataflow.added(args, execution.accelerator)])
     with connections_end(), flink.job_server(options):
         _finish(beam.Pipeline(runner(execution), options), execution, build)
 

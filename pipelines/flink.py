@@ -39,6 +39,7 @@ VERSION = "1.19"  # of Flink, that the job server of `make flink` is for
 ANSWER = 5.0  # s that a service has to answer
 READY = 120.0  # s for a job server to come up
 ENDING = 5.0  # s that it has to end by itself
+ENDED = ("FINISHED", "CANCELED", "FAILED")  # states of a job
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -58,7 +59,7 @@ def added(args: Sequence[str], streaming: bool = False) -> list[str]:
     if runner not in RUNNERS:
         return []
     environment = portable.environment_type or portable.environment_config or portable.environment_options
-    if not environment and (portable.job_endpoint or _master(options)):
+    if not environment and (portable.job_endpoint or cluster(options)):
         more += ["--environment_type=EXTERNAL", f"--environment_config={POOL}"]
     jar = folder() / "job-server" / "job-server.jar"
     if not streaming and KEPT.partition("=")[0] not in {arg.partition("=")[0] for arg in args}:
@@ -69,23 +70,29 @@ def added(args: Sequence[str], streaming: bool = False) -> list[str]:
     return more
 
 
-def check(args: Sequence[str]) -> None:
+def check(args: Sequence[str], name: str | None = None) -> None:
     """Looks whether a job for Flink would find what it asks for. Other jobs pass.
 
+    Args:
+      name: of a job that must not run twice.
+
     Raises:
-      UserError: nobody answers, or the cluster has too few slots or another version.
+      UserError: nobody answers, the cluster has too few slots or another version, or the job runs already.
     """
     options = PipelineOptions([*args, *added(args)])
     runner, portable = options.view_as(StandardOptions).runner, options.view_as(PortableOptions)
     if runner not in RUNNERS or portable.job_endpoint == "embed":
         return
-    near = urlsplit(_master(options) or f"//{portable.job_endpoint}").hostname
+    url = cluster(options)
+    near = urlsplit(url or f"//{portable.job_endpoint}").hostname
     if portable.job_endpoint:
         _reach(portable.job_endpoint, "job server", "--job_endpoint")
     elif runner == "PortableRunner":
         raise UserError("--runner=PortableRunner needs --job_endpoint=HOST:PORT, where a job server listens")
-    elif master := _master(options):
-        _check_cluster(master, options, _version(args))
+    elif url:
+        _check_cluster(url, options, _version(args))
+    if url and name is not None:
+        _check_name(url, name)
     if portable.environment_type == "EXTERNAL" and near in LOOPBACK and portable.environment_config:
         _reach(portable.environment_config, "worker pool", "--environment_config")
 
@@ -99,7 +106,7 @@ def job_server(options: PipelineOptions) -> Iterator[None]:
       UserError: there is none, or it does not come up.
     """
     portable = options.view_as(PortableOptions)
-    uber = options.view_as(FlinkRunnerOptions).flink_submit_uber_jar and _master(options)
+    uber = options.view_as(FlinkRunnerOptions).flink_submit_uber_jar and cluster(options)
     if options.view_as(StandardOptions).runner != "FlinkRunner" or portable.job_endpoint or uber:
         yield
         return
@@ -115,13 +122,24 @@ def job_server(options: PipelineOptions) -> Iterator[None]:
             end(process, ENDING)
 
 
-def ask(url: str) -> dict[str, Any]:
-    """What the REST interface of a cluster answers. Raises OSError or ValueError."""
-    with urllib.request.urlopen(url, timeout=ANSWER) as answer:
-        return dict(json.load(answer))
+def ask(url: str, method: str = "GET", body: object = None) -> Any:
+    """What the REST interface of a cluster answers. Raises OSError or ValueError.
+
+    https://nightlies.apache.org/flink/flink-docs-release-1.19/docs/ops/rest_api/
+    """
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    with urllib.request.urlopen(request, timeout=ANSWER) as answer:
+        return json.load(answer)
 
 
-def _master(options: PipelineOptions) -> str | None:
+def running(master: str, name: str) -> str | None:
+    """The ID of the job of that name or ID which has not ended. Raises OSError or ValueError."""
+    jobs = [job for job in ask(f"{master}/jobs/overview")["jobs"] if job["state"] not in ENDED]
+    return next((str(job["jid"]) for job in jobs if name in (job["name"], job["jid"])), None)
+
+
+def cluster(options: PipelineOptions) -> str | None:
     """URL of the cluster's REST interface; None for one that the job server starts within itself."""
     master = FlinkRunner.add_http_scheme(options.view_as(FlinkRunnerOptions).flink_master)
     return None if master in MAGIC_HOST_NAMES else str(master).rstrip("/")
@@ -139,15 +157,31 @@ def _reach(address: str, what: str, flag: str) -> None:
         raise UserError(f"no {what} answers at {address} ({flag}): {why}; `make flink` starts one on this machine")
 
 
+def _check_name(master: str, name: str) -> None:
+    try:
+        found = running(master, name)
+    except (OSError, ValueError, KeyError) as error:
+        raise _silent(master, error) from error
+    if found is not None:
+        raise UserError(
+            f"the job {name} runs on the cluster at {master} already, as {found}: stop it with `foretide savepoint`, "
+            "and go on from there with --savepoint_path"
+        )
+
+
+def _silent(master: str, error: Exception) -> UserError:
+    return UserError(
+        f"no Flink cluster answers at {master} (--flink_master): {reason(error)}; `make flink` starts one on this "
+        "machine"
+    )
+
+
 def _check_cluster(master: str, options: PipelineOptions, version: str | None) -> None:
     try:
         found = ask(f"{master}/overview")
         slots, release = int(found["slots-total"]), str(found["flink-version"])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"no Flink cluster answers at {master} (--flink_master): {reason(error)}; `make flink` starts one on this "
-            "machine"
-        ) from error
+        raise _silent(master, error) from error
     flink = options.view_as(FlinkRunnerOptions)
     if flink.parallelism > slots or not slots:
         raise UserError(
@@ -167,7 +201,7 @@ def _check_cluster(master: str, options: PipelineOptions, version: str | None) -
 def _command(options: PipelineOptions, artifacts: str) -> tuple[list[str], str]:
     """What starts a job server, and where it will listen. Fetches it where there is none."""
     flink, settings = options.view_as(FlinkRunnerOptions), options.view_as(JobServerOptions)
-    flink.flink_master = _master(options) or flink.flink_master
+    flink.flink_master = cluster(options) or flink.flink_master
     settings.artifacts_dir = settings.artifacts_dir or artifacts
     try:
         command, endpoint = FlinkJarJobServer(options).subprocess_cmd_and_endpoint()

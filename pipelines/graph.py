@@ -26,15 +26,25 @@ class Events(Protocol):
         """Ledger of each part that was read."""
 
 
-def build(p: beam.Pipeline, read: beam.PTransform, sequences: Sequences, infer: Infer, write: beam.PTransform) -> None:
-    """Events -> sequences -> scores -> sink.
+def build(
+    p: beam.Pipeline,
+    read: beam.PTransform,
+    sequences: Sequences,
+    infer: Infer,
+    write: beam.PTransform,
+    state: str = "",
+) -> None:
+    """Events -> sequences -> scores -> sink. The names of the steps are part of what a running job is: see
+    tests/golden.
 
     Args:
       read: gives `Events`.
       write: takes (scores, dead letters, ledgers).
+      state: on what the state of a live job depends, in a word. It is part of the name of the step that keeps it, so
+        that a job is not updated to one that would misread it.
     """
     events: Events = p | "Read" >> read
-    built = (events.blocks, events.ledger) | "Sequences" >> sequences
+    built = (events.blocks, events.ledger) | f"Sequences {state}".rstrip() >> sequences
     scored = built.sequences | "Infer" >> infer
     dead = (events.dead, built.dead, scored.dead) | "Dead" >> beam.Flatten()
     ledgers = (events.ledger, built.ledger, scored.ledger) | "Ledgers" >> beam.Flatten()

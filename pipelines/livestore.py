@@ -2,6 +2,7 @@
 
     <out>/live/<run_id>/<kind>/<level>-<us>-<random>.parquet   kind: scores, dead_letters, ledger
     <out>/live/<run_id>/<kind>/merged.json                     which merged files count, and which files they replaced
+    <out>/live/<run_id>/stop                               when it is there, the job ends
     <out>/live/<run_id>/.lock                                  held by the one that merges, see `compaction`
 
 A file of level 0 is one `append`, and counts from the moment it has its name until merged.json calls it replaced. A
@@ -61,6 +62,11 @@ def prepare(out: str | os.PathLike[str], run_id: str) -> None:
 def folder(out: str | os.PathLike[str], run_id: str, kind: Kind) -> Path:
     """Where the files of a kind are."""
     return Path(out).resolve() / "live" / run_id / kind
+
+
+def stop_file(out: str | os.PathLike[str], run_id: str) -> Path:
+    """The file that ends the source of a live job."""
+    return folder(out, run_id, "scores").parent / "stop"
 
 
 def live_runs(out: str | os.PathLike[str]) -> list[str]:

@@ -102,6 +102,12 @@ METRICS: tuple[Metric, ...] = (
         "Read the view dead_letters. Too many of them pause the job, see paused.",
     ),
     _counter(
+        "unscored",
+        "sequences",
+        "Sequences that the model could not score, each a dead letter.",
+        "Read the reasons of the dead letters of stage infer: a value that is not finite, or an error of the model.",
+    ),
+    _counter(
         "rows_missing",
         "rows",
         "Scores that were appended to the table in BigQuery and were not there at the next look at their as-of.",

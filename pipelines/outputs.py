@@ -17,7 +17,7 @@ from pipelines.compaction import compacting
 from pipelines.config import WriteMethod
 from pipelines.errors import UserError
 from pipelines.ledger import Ledger
-from pipelines.livestore import folder, prepare, read_live_ledger
+from pipelines.livestore import prepare, read_live_ledger, stop_file
 from pipelines.progress import quantity
 from pipelines.rows import Run, read_ledger
 from pipelines.store import LEDGER, Status, begin, read_outcome
@@ -76,8 +76,8 @@ class Output(Protocol):
     def plan(self, as_ofs: Sequence[int]) -> list[str]:
         """Lines on what a run over files would touch, beside the name of the place."""
 
-    def batch(self, run: Run, as_ofs: Sequence[int]) -> AbstractContextManager[Batch]:
-        """Prepares for a run over files, and tidies up after it."""
+    def batch(self, run: Run, as_ofs: Sequence[int], later: bool = False) -> AbstractContextManager[Batch]:
+        """Prepares for a run over files, and tidies up after it; `later`: which begins after the end of the block."""
 
     def live(self, run: Run, letters: bool) -> AbstractContextManager[Live]:
         """Prepares for a live job. `letters`: whether dead letters are kept here, too."""
@@ -105,7 +105,7 @@ class FolderOutput:
         return []
 
     @contextmanager
-    def batch(self, run: Run, as_ofs: Sequence[int]) -> Iterator[FolderBatch]:
+    def batch(self, run: Run, as_ofs: Sequence[int], later: bool = False) -> Iterator[FolderBatch]:
         with begin(self.place, run.run_id, run.attempt) as attempt:
             yield FolderBatch(attempt.progress, WriteRun(run, attempt))
 
@@ -137,7 +137,7 @@ class FolderLive:
 
     @property
     def stop(self) -> Path:
-        return folder(self.place, self.run.run_id, "scores").parent / "stop"
+        return stop_file(self.place, self.run.run_id)
 
     @property
     def write(self) -> AppendRun:
@@ -167,9 +167,9 @@ class TableOutput:
         ]
 
     @contextmanager
-    def batch(self, run: Run, as_ofs: Sequence[int]) -> Iterator[TableBatch]:
+    def batch(self, run: Run, as_ofs: Sequence[int], later: bool = False) -> Iterator[TableBatch]:
         write = WriteTable(run, self.table, tuple(as_ofs), self.method, self.replace_model)
-        with tempfile.TemporaryDirectory() as progress, staging.begin(self.table, run):
+        with tempfile.TemporaryDirectory() as progress, staging.begin(self.table, run, later):
             yield TableBatch(Path(progress), write)
 
     @contextmanager

@@ -1,6 +1,7 @@
 """Running a stream: start a runner where it needs one, submit, show how it goes, and drain it when asked to stop.
 
-On this machine the runner is Prism and the worker is this process. Elsewhere it is what --runner says.
+On this machine the runner is Prism and the worker is this process. Elsewhere it is what --runner says, and the job does
+not end with this process.
 """
 
 from __future__ import annotations
@@ -19,16 +20,24 @@ from typing import Literal, TextIO
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    FlinkRunnerOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from pipelines import flink
+from pipelines import dataflow, flink
 from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
 from pipelines.execution import LOCAL, cause, connections_end
 from pipelines.figures import Figures, Lines, collect
+from pipelines.flinkjob import FlinkJob
 from pipelines.prism import Prism, locate
+from pipelines.transforms.kept import StateError
 from pipelines.transforms.subscription import CHECKPOINTED
 
 State = Literal["drained", "cancelled", "detached"]
@@ -36,6 +45,7 @@ State = Literal["drained", "cancelled", "detached"]
 POLL = 0.1  # s between two looks at whether the job has ended
 LOOK = 1.0  # s between two looks at its metrics
 CANCELLING = 20.0  # s that a cancelled job has to end
+CANCELLED = "JobCancellationException"  # in what Beam says of a job of Flink that somebody cancelled
 FOREVER = 10 * 365 * 86400  # s
 PRISM = (
     "--runner=PortableRunner",
@@ -47,6 +57,7 @@ PRISM = (
 FLINK = (
     "--finish_bundle_before_checkpointing",  # else what a bundle gives as a checkpoint begins waits for the next bundle
     "--max_bundle_time_mills=200",  # bundles of a source end at this time only
+    "--checkpoint_timeout_millis=3600000",  # a longer one restarts the job, and the first waits for the history
 )
 
 
@@ -64,6 +75,7 @@ def run_stream(
     execution: Execution,
     build: Callable[[beam.Pipeline], None],
     stop: Path,
+    name: str | None = None,
     wait: bool = True,
     drain: float = 3600.0,
     to: TextIO | None = None,
@@ -77,6 +89,7 @@ def run_stream(
         execution: where; on this machine, in this process, without --runner.
         build: makes the graph, whose source watches `stop`.
         stop: what is there is removed at the start.
+        name: of the job, on runners that have names for jobs.
         wait: False leaves a job elsewhere to itself as soon as it is submitted.
         drain: seconds from the request to stop until it is cancelled.
         to: where the status goes; standard error where None.
@@ -84,13 +97,14 @@ def run_stream(
     Raises:
       UserError: there is no Prism, or the job failed.
     """
-    options, status, begun = stream_options(execution), to or sys.stderr, time.monotonic()
+    options, status, begun = stream_options(execution, name), to or sys.stderr, time.monotonic()
     stop.unlink(missing_ok=True)
     with ExitStack() as stack:
         if not execution.debug:  # workers print what they raise, and threads of Beam how their connections end
             stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
         stack.enter_context(connections_end())
-        stops = stack.enter_context(_stops(stop))
+        here = works_here(options)
+        stops = stack.enter_context(_stops(stop if here else None))
         prism = stack.enter_context(Prism(locate(options))) if is_local(execution) else None
         stack.enter_context(flink.job_server(options))
         if prism:
@@ -98,8 +112,9 @@ def run_stream(
         try:
             pipeline = beam.Pipeline(options=options)
             build(pipeline)
-            job = _Job(pipeline.run(), works_here(options), stops, drain, status)
-            state = job.follow() if wait or job.here else "detached"
+            job = _Job(pipeline.run(), here, stops, drain, status, flink_job(options))
+            leave = not wait or dataflow.is_template(execution.beam_args)
+            state = job.follow() if here or not leave else "detached"
         except UserError:
             raise
         except Exception as error:
@@ -124,12 +139,21 @@ def is_local(execution: Execution) -> bool:
     return runner_name(execution) == "PrismRunner"
 
 
-def stream_options(execution: Execution) -> PipelineOptions:
+def stream_options(execution: Execution, name: str | None = None) -> PipelineOptions:
     """Beam's options for a stream."""
     args = execution.beam_args
-    options = PipelineOptions([*args, *needed(execution), *flink.added(args, streaming=True)])
+    more = [*flink.added(args, streaming=True), *dataflow.added(args, execution.accelerator, streaming=True)]
+    options = PipelineOptions([*args, *needed(execution), *more])
     options.view_as(StandardOptions).streaming = True
+    cloud = options.view_as(GoogleCloudOptions)
+    cloud.job_name = cloud.job_name or name
     return options
+
+
+def flink_job(options: PipelineOptions) -> FlinkJob | None:
+    """What tells how a job stands that goes to a cluster of Flink whose address is known."""
+    master, name = flink.cluster(options), options.view_as(GoogleCloudOptions).job_name
+    return FlinkJob(master, name) if _runner(options) == "FlinkRunner" and master and name else None
 
 
 def needed(execution: Execution) -> Sequence[str]:
@@ -155,18 +179,19 @@ def _runner(options: PipelineOptions) -> str:
 
 @dataclass
 class _Stops:
-    """Requests to stop: the first one makes the file."""
+    """Requests to stop: the first one makes the file, if there is one to make."""
 
-    path: Path
+    path: Path | None
     count: int = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
-        self.path.touch()
+        if self.path is not None:
+            self.path.touch()
 
 
 @contextmanager
-def _stops(path: Path) -> Iterator[_Stops]:
+def _stops(path: Path | None) -> Iterator[_Stops]:
     """Takes SIGTERM and SIGINT as requests to stop. Only the main thread can."""
     stops = _Stops(path)
     if threading.current_thread() is not threading.main_thread():
@@ -189,6 +214,7 @@ class _Job:
     stops: _Stops
     drain: float
     to: TextIO
+    cluster: FlinkJob | None
     figures: Figures = field(default_factory=Figures)
     error: BaseException | None = None
     ended: threading.Event = field(default_factory=threading.Event)
@@ -202,20 +228,19 @@ class _Job:
         threading.Thread(target=self._wait, name="job", daemon=True).start()
         status = Lines(self.to, 2.0 if self.to.isatty() else 10.0, time.monotonic())
         try:
-            cancelled = self._attend(status)
-            self._look(status)
+            state = self._attend(status)
+            if self.cluster is None:
+                self._look(status)
         finally:
             status.close()
-        if cancelled:
-            return "cancelled"
-        if not self.ended.is_set():
-            return "detached"
-        if self.error is not None:
+        if state is not None:
+            return state
+        if self.error is not None and CANCELLED not in str(self.error):
             raise self.error
         return "drained" if self.result.state in (PipelineState.DONE, PipelineState.DRAINED) else "cancelled"
 
-    def _attend(self, status: Lines) -> bool:
-        """Until it has ended, or is left to itself. Returns whether it was cancelled."""
+    def _attend(self, status: Lines) -> State | None:
+        """Until it has ended (None), was cancelled, or is left to itself."""
         looked, due = 0.0, None
         while not self.ended.wait(POLL):
             now = time.monotonic()
@@ -223,15 +248,18 @@ class _Job:
                 looked = now
                 self._look(status)
             if self.stops.count and not self.here:
-                return False
+                return "detached"
+            if self.cluster is not None and self.cluster.done:
+                self.cluster.cancel()
+                return "drained"
             if self.stops.count and due is None:
                 due = now + self.drain
                 status.note("draining: no more messages are taken; once more (Ctrl-C) cancels at once")
             if due is not None and (self.stops.count > 1 or now > due):
                 self.result.cancel()
                 self.ended.wait(CANCELLING)
-                return True
-        return False
+                return "cancelled"
+        return None
 
     def _wait(self) -> None:
         try:
@@ -242,7 +270,17 @@ class _Job:
             self.ended.set()
 
     def _look(self, status: Lines) -> None:
-        """Its metrics, if they can be had just now."""
+        """Its metrics, or where its runner tells none while it runs, how it stands."""
+        if self.cluster is not None:
+            failures, line = self.cluster.look()
+            for failure in failures:
+                why = cause(RuntimeError(failure))
+                if StateError.__name__ in why:
+                    self.cluster.cancel()
+                    raise UserError(why.partition(": ")[2])
+                status.note(f"the job failed, and starts again from its last checkpoint: {why}")
+            status.note(line)
+            return
         if isinstance(self.result, portable_runner.PipelineResult):
             self.result._metrics = None  # Beam keeps the first answer
         try:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipelines import remote
 from pipelines.errors import Exit, UserError
 from pipelines.folders import sync
 from pipelines.models.manifest import FILE, Manifest, load_manifest
@@ -105,17 +106,21 @@ def is_version(folder: str | os.PathLike[str]) -> bool:
 
 
 def resolve(model: str | os.PathLike[str]) -> Path:
-    """The folder of the model meant by a model's own folder, or by a task's folder, whose serving version it is.
+    """The folder of the model meant by a model's own folder, or by a task's folder, whose serving version it is; a copy
+    of one that is not on this machine.
 
     Raises:
       UserError: it is neither, no version of the task serves, or the one that should is gone.
     """
-    folder = _absolute(model)
+    place = os.fspath(model)
+    folder = remote.pull(place) if remote.is_remote(place) else _absolute(place)
     if is_version(folder):
         return folder
     pointer = serving(folder)
     if pointer is None:
-        raise UserError(_no_model(os.fspath(model), folder), Exit.MODEL)
+        raise UserError(_no_model(place, folder), Exit.MODEL)
+    if remote.is_remote(place):
+        remote.pull(f"{place.rstrip('/')}/{pointer.version}")
     if not (folder / pointer.version / FILE).is_file():
         raise UserError(
             f"{folder / POINTER} names version {pointer.version}, which is gone: go back to the one before with "
@@ -202,8 +207,8 @@ def rollback(folder: str | os.PathLike[str]) -> Pointer:
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
-    """A link keeps its name, which may be that of the task."""
-    return Path(os.path.abspath(path))
+    """A link keeps its name, which may be that of the task. Of what is not on this machine, its copy."""
+    return remote.local(os.fspath(path)) if remote.is_remote(path) else Path(os.path.abspath(path))
 
 
 def _parse(text: str) -> Pointer:

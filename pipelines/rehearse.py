@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from pipelines.emulator import Emulator, emulator
 from pipelines.errors import Exit, UserError
 from pipelines.folders import replaceable, replacing
 from pipelines.ledger import NEVER
+from pipelines.livestore import live_runs, stop_file
 from pipelines.models.manifest import check, load_manifest
 from pipelines.query import select
 from pipelines.task import Task, format_time
@@ -37,6 +37,7 @@ from pipelines.transforms.decode import without_arrival
 from pipelines.transforms.files import FORMATS, find, plan
 from pipelines.transforms.formats.base import Rows
 from pipelines.transforms.messages import Messages
+from pipelines.transforms.subscription import EMULATOR
 from pipelines.transforms.times import micros
 
 ATTRIBUTE = "arrival"
@@ -93,7 +94,7 @@ def rehearse(config: RehearseConfig) -> int:
             f"rehearsal   {config.task.task}: {len(history):,} messages of history, {len(live):,} to publish",
             flush=True,
         )
-        with emulator() as pubsub:
+        with emulator(os.environ.get(EMULATOR)) as pubsub:
             _stream(config, folder, pubsub, live)
         _backfill(config, folder)
         parity = compare(folder / "live", folder / "backfill", config.task.outputs)
@@ -228,7 +229,8 @@ def _stream(config: RehearseConfig, folder: Path, pubsub: Emulator, live: Messag
     try:
         _publish(config, pubsub, topic, live, job)
         _close(config, pubsub, topic, job)
-        job.send_signal(signal.SIGTERM)
+        for run in live_runs(folder / "live"):
+            stop_file(folder / "live", run).touch()
         code = job.wait()
     finally:
         if job.poll() is None:

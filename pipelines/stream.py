@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from pipelines import flink, graph, portable, registry
+from pipelines import dataflow, flink, graph, portable, registry
 from pipelines.config import StreamConfig
 from pipelines.errors import Exit, UserError
 from pipelines.figures import summary
@@ -28,6 +28,7 @@ from pipelines.transforms.archive import Archive, compacting_archive
 from pipelines.transforms.decode import Since
 from pipelines.transforms.files import ReadEvents
 from pipelines.transforms.inference import Infer
+from pipelines.transforms.kept import Terms
 from pipelines.transforms.letters import PublishLetters, check_topic
 from pipelines.transforms.live import Live as Judge
 from pipelines.transforms.messages import Payload
@@ -63,7 +64,9 @@ def stream(config: StreamConfig) -> int:
     archive = compacting_archive(config.archive) if config.archive else nullcontext()
     letters = config.dead_letters is None  # otherwise they go to their topic
     with output(config.output, config.method).live(_run(config), letters) as live, archive:
-        result = portable.run_stream(config.execution, lambda p: build(p, config, ready, live), live.stop)
+        result = portable.run_stream(
+            config.execution, lambda p: build(p, config, ready, live), live.stop, config.job_name
+        )
         print(summary(result.figures, result.seconds))
         print(live_report(config, live.ledger()))
     return Exit.INTERRUPTED if result.state == "cancelled" else Exit.OK
@@ -84,9 +87,11 @@ def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -
     """The graph."""
     task, since = config.task, Since(config.first)
     ticks = not portable.runner_name(config.execution).endswith("DataflowRunner")  # whose own read gives none
-    judge = Judge(config.subscription, config.early / 1e6, ticks)
+    judge = Judge(config.subscription, config.early / 1e6, ticks, shards=config.shards)
     read, write = ReadLive(config, ready, live.stop), WriteLive(config, live.write)
-    graph.build(p, read, Sequences(task, since, live=judge), ready.infer, write)
+    # Dataflow asks for the names of a job's steps before it lets another one take its place, Flink does not tell why.
+    kept = "" if ticks else Terms.of(task, since, config.shards).digest.hex()
+    graph.build(p, read, Sequences(task, since, live=judge), ready.infer, write, kept)
 
 
 class Events(NamedTuple):
@@ -153,11 +158,23 @@ class WriteLive(beam.PTransform):
 
 
 def _prepare(config: StreamConfig, dry_run: bool = False) -> Prepared:
+    dataflow.check(
+        config.execution.beam_args,
+        dataflow.Job(
+            model=config.model,
+            output=config.output,
+            inputs=config.bootstrap.patterns if config.bootstrap else (),
+            archive=config.archive,
+            streaming=True,
+            device=config.device,
+            accelerator=config.execution.accelerator,
+        ),
+    )
     manifest = load_manifest(registry.resolve(config.model))
     check(manifest, config.task)
     output(config.output, config.method).check(config.task.outputs)
     check_runner(portable.runner_name(config.execution), config.execution.beam_args, config.arrival_attribute)
-    flink.check(config.execution.beam_args)
+    flink.check(config.execution.beam_args, config.job_name)
     if config.method == "beam":
         beamtable.check(portable.runner_name(config.execution), config.execution.beam_args)
     infer = Infer(config.model, config.task, config.engine, config.device, config.batch_size, WATCH)

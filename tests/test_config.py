@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -41,6 +42,13 @@ def test_one_as_of_and_a_range(task: Task) -> None:
     assert parse_as_ofs(task, "2024-03-01") == (parse_time("2024-03-01"),)
     texts = [format_time(t) for t in parse_as_ofs(task, "2024-03-01..2024-03-16")]
     assert texts == ["2024-03-01", "2024-03-08", "2024-03-15"]
+
+
+def test_the_latest_as_of_is_the_newest_that_is_due(task: Task) -> None:
+    before = time.time_ns() // 1_000
+    [latest] = parse_as_ofs(task, "latest")
+    assert before - task.score.every < latest <= time.time_ns() // 1_000
+    assert (latest - task.sequence.origin) % task.score.every == 0
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 
 from pipelines.config import Execution
 from pipelines.errors import UserError
-from pipelines.portable import needed, run_stream, runner_name, stream_options, works_here
+from pipelines.portable import FLINK, needed, run_stream, runner_name, stream_options, works_here
 from tests.test_processes import alive, wait_until_dead
 from tests.ticking import build
 
@@ -178,8 +178,10 @@ def test_flink_ends_bundles_before_its_checkpoints_unless_told() -> None:
     def added(*args: str) -> list[str]:
         return [*needed(Execution(1, None, args, False))]
 
-    assert added("--runner=FlinkRunner") == ["--finish_bundle_before_checkpointing", "--max_bundle_time_mills=200"]
-    assert added("--runner=PortableRunner", "--max_bundle_time_mills=5") == ["--finish_bundle_before_checkpointing"]
+    finish, bundle, timeout = FLINK
+    assert finish == "--finish_bundle_before_checkpointing"
+    assert added("--runner=FlinkRunner") == [finish, bundle, timeout]
+    assert added("--runner=PortableRunner", "--max_bundle_time_mills=5") == [finish, timeout]
     assert added("--runner=DataflowRunner") == []
     assert "--finish_bundle_before_checkpointing" not in added()
 

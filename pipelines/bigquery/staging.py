@@ -22,6 +22,7 @@ from pipelines.store import Status
 log = logging.getLogger(__name__)
 
 LIFE = timedelta(days=1)  # of a staging table that nobody dropped
+LATER = timedelta(days=7)  # of one that nobody is to drop
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ class Result:
 
 
 @contextmanager
-def begin(table: Table, run: Run) -> Iterator[str]:
+def begin(table: Table, run: Run, later: bool = False) -> Iterator[str]:
     """Makes the staging table of a run, and drops it at the end of the block, however that comes. Gives its name.
+
+    A run that begins `later`, elsewhere, finds the table, which goes when it expires.
 
     Raises:
       UserError: BigQuery does not make it.
@@ -55,15 +58,22 @@ def begin(table: Table, run: Run) -> Iterator[str]:
     with explained(name):
         fields = patiently(lambda: service.get_table(table.scores, retry=None, timeout=TIMEOUT)).schema
         staging = bigquery.Table(name, [field for field in fields if field.name in columns])
-        staging.expires = datetime.now(UTC) + LIFE
+        staging.expires = datetime.now(UTC) + (LATER if later else LIFE)
         patiently(lambda: service.create_table(staging, exists_ok=True, retry=None, timeout=TIMEOUT))
+    launched = False
     try:
         yield name
+        launched = later
     finally:
-        try:
-            service.delete_table(name, not_found_ok=True, retry=None, timeout=TIMEOUT)
-        except Exception as error:  # it must not hide what happened in the block
-            log.warning("%s was not dropped, and expires in a day: %s", name, message(error))
+        if not launched:
+            _drop(table, name)
+
+
+def _drop(table: Table, name: str) -> None:
+    try:
+        client(table.project).delete_table(name, not_found_ok=True, retry=None, timeout=TIMEOUT)
+    except Exception as error:  # it must not hide what happened in the block
+        log.warning("%s was not dropped, and expires by itself: %s", name, message(error))
 
 
 def read_result(table: Table, run_id: str, attempt: str) -> Result:

@@ -194,11 +194,17 @@ def check_rows(task: Task, path: str, parts: Iterable[Rows | Refusal]) -> None:
 
 
 def _check_unit(path: str, spec: TimeField, table: pa.Table) -> None:
-    """Numbers that make no sense in the unit of the task, and do in exactly one other."""
-    fits = [unit for unit in EPOCHS if _plausible(table, TimeField(field=spec.field, unit=unit))]
-    if len(fits) == 1 and spec.unit != fits[0] and not _plausible(table, spec, 1971, 2200):
+    unit = better_unit(spec, table)
+    if unit is not None:
         value = table[spec.field].drop_null()[0]
-        raise UserError(f"{path}: {spec.field} = {value} is no time in {spec.unit}: set its unit to {fits[0]}")
+        raise UserError(f"{path}: {spec.field} = {value} is no time in {spec.unit}: set its unit to {unit}")
+
+
+def better_unit(spec: TimeField, table: pa.Table) -> str | None:
+    """The unit of numbers that make no sense in the unit of the task, and do in exactly one other; else None."""
+    fits = [unit for unit in EPOCHS if _plausible(table, TimeField(field=spec.field, unit=unit))]
+    wrong = len(fits) == 1 and spec.unit != fits[0] and not _plausible(table, spec, 1971, 2200)
+    return fits[0] if wrong else None
 
 
 def _plausible(table: pa.Table, spec: TimeField, first: int = 2000, last: int = 2100) -> bool:

@@ -115,7 +115,8 @@ class Infer(beam.PTransform):
     def __post_init__(self) -> None:
         if self.batch_size < ALIGNMENT or self.batch_size % ALIGNMENT:
             raise UserError(f"--batch-size {self.batch_size}: must be a multiple of {ALIGNMENT}, such as 256")
-        self.model = os.path.abspath(self.model)  # workers may have another working directory
+        if "://" not in self.model:
+            self.model = os.path.abspath(self.model)  # workers may have another working directory
 
     def device_in_use(self) -> str:
         """The device of this process, in words. Loads the model.
@@ -148,7 +149,7 @@ class _Score(beam.DoFn):
     def __init__(self, infer: Infer) -> None:
         self.infer = infer
         self.fill, self.ms = distribution("batch_fill_percent"), distribution("model_ms")
-        self.changes = {name: counter(name) for name in CHANGES}
+        self.changes, self.unscored = {name: counter(name) for name in CHANGES}, counter("unscored")
 
     def setup(self) -> None:
         self.serving = _serving(self.infer)
@@ -199,6 +200,7 @@ class _Score(beam.DoFn):
         scored = joined(batches, y, version)
         for i, reason in sorted(failed.items()):
             position = f"{scored.entities[i]} as of {format_time(int(scored.as_of[i]))}"
+            self.unscored.inc()
             yield TaggedOutput("dead", DeadLetter("infer", version, position, reason, 1, ""))
         self.ledger += Ledger(scored=len(x) - len(failed), failed=len(failed))
         if len(failed) < len(x):

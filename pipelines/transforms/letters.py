@@ -14,6 +14,7 @@ import apache_beam as beam
 
 from pipelines.errors import UserError
 from pipelines.ledger import DeadLetter
+from pipelines.metrics import counter
 from pipelines.transforms.messages import ID
 
 if TYPE_CHECKING:
@@ -60,12 +61,13 @@ class _Publish(beam.DoFn):
         self.topic = topic
 
     def setup(self) -> None:
-        self.client = publisher()
+        self.client, self.letters = publisher(), counter("dead_letters")
 
     def start_bundle(self) -> None:
         self.held: list[Message] = []
 
     def process(self, letter: DeadLetter) -> None:
+        self.letters.inc()
         self.held.append(message(letter))
         if len(self.held) >= BATCH:
             self.finish_bundle()

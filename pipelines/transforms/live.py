@@ -29,6 +29,7 @@ from pipelines.task import Task, format_time
 from pipelines.transforms.block import EventBlock, arrivals, chunks, concat, joined, unpack
 from pipelines.transforms.decode import Since
 from pipelines.transforms.due import Due, due, early
+from pipelines.transforms.kept import SIZE, Terms
 from pipelines.transforms.sequences import SequenceBatch
 
 TICK = struct.Struct("<q")  # us
@@ -211,12 +212,14 @@ class Live:
       ticks: the source says how far its clock has come before its watermark passes a boundary, and nothing beyond is
         scored: so a job that is drained leaves out what it has not read of.
       clock: seconds since 1970.
+      shards: into which the entities are divided.
     """
 
     source: str
     early: float = 0
     ticks: bool = False
     clock: Callable[[], float] = time.time
+    shards: int = 1
 
 
 @dataclass(eq=False)
@@ -237,27 +240,34 @@ Output: TypeAlias = SequenceBatch | TaggedOutput
 HISTORY, SHOWN, ARRIVED = (
     beam.DoFn.StateParam(userstate.BagStateSpec(name, BytesCoder())) for name in ("history", "shown", "arrived")
 )
-STATE = beam.DoFn.StateParam(userstate.ReadModifyWriteStateSpec("clock", BytesCoder()))
+STATE, TERMS = (
+    beam.DoFn.StateParam(userstate.ReadModifyWriteStateSpec(name, BytesCoder())) for name in ("clock", "terms")
+)
 DUE_TIMER = userstate.TimerSpec("due", userstate.TimeDomain.WATERMARK)
 SHOW_TIMER = userstate.TimerSpec("show", userstate.TimeDomain.REAL_TIME)
 DUE, SHOW = beam.DoFn.TimerParam(DUE_TIMER), beam.DoFn.TimerParam(SHOW_TIMER)
 
 
 class _Live(beam.DoFn):
+    """The cell `clock` begins with the digest of the terms, which are in a cell of their own."""
+
     def __init__(self, task: Task, since: Since, live: Live) -> None:
         self.core = Core(task, since, live.early > 0, live.ticks)
         self.live = live
+        self.terms = Terms.of(task, since, live.shards)
+        self.digest = self.terms.digest
 
     def process(
         self,
         element: tuple[int, bytes],
         arrived: Any = ARRIVED,
         state: Any = STATE,
+        terms: Any = TERMS,
         due_timer: Any = DUE,
         show_timer: Any = SHOW,
     ) -> None:
         _, raw = element
-        clock = Clock.unpack(state.read())
+        clock = self._clock(state, terms)
         after = self.core.received(clock, raw)
         if not is_tick(raw):
             arrived.add(raw)
@@ -271,10 +281,11 @@ class _Live(beam.DoFn):
         shown: Any = SHOWN,
         arrived: Any = ARRIVED,
         state: Any = STATE,
+        terms: Any = TERMS,
         due_timer: Any = DUE,
         show_timer: Any = SHOW,
     ) -> Iterator[Output]:
-        clock = replace(Clock.unpack(state.read()), armed=False)  # what fired is set no more
+        clock = replace(self._clock(state, terms), armed=False)  # what fired is set no more
         shard = Shard(clock, history, shown, arrived)
         now = int(self.live.clock() * 1e6)
         for passed in self.core.boundaries(shard, at.micros, now):
@@ -289,10 +300,11 @@ class _Live(beam.DoFn):
         shown: Any = SHOWN,
         arrived: Any = ARRIVED,
         state: Any = STATE,
+        terms: Any = TERMS,
         due_timer: Any = DUE,
         show_timer: Any = SHOW,
     ) -> Iterator[Output]:
-        clock = replace(Clock.unpack(state.read()), showing=False)
+        clock = replace(self._clock(state, terms), showing=False)
         shard = Shard(clock, history, shown, arrived)
         built = 0
         for batch in self.core.preview(shard):
@@ -303,6 +315,15 @@ class _Live(beam.DoFn):
             yield TaggedOutput("ledger", Ledger(sequences=built))
         self._store(clock, shard.clock, state, due_timer, show_timer)
 
+    def _clock(self, state: Any, terms: Any) -> Clock:
+        """Raises StateError where another job kept it."""
+        raw = state.read()
+        if raw is None:
+            terms.write(self.terms.pack())
+        elif raw[:SIZE] != self.digest:
+            raise self.terms.refuse(terms.read())
+        return Clock.unpack(raw and raw[SIZE:])
+
     def _store(self, before: Clock, after: Clock, state: Any, due_timer: Any, show_timer: Any) -> None:
         """Keeps the clock, and sets the timers that were not set before; one that nothing waits for fires at once, for
         a job does not end before its timers."""
@@ -310,7 +331,7 @@ class _Live(beam.DoFn):
             due_timer.set(Timestamp(micros=-(-after.due // 1000) * 1000))  # runners count in whole ms
         if after.showing != before.showing:
             show_timer.set(Timestamp.of(self.live.clock() + self.live.early * after.showing))
-        state.write(after.pack())
+        state.write(self.digest + after.pack())
 
     def _outputs(self, passed: Passed) -> Iterator[Output]:
         """The scores of a boundary, its late events and its counts."""

@@ -21,7 +21,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from pipelines import registry
+from pipelines import registry, remote
 from pipelines.errors import Exit, UserError
 from pipelines.models.engine import DeviceName, Engine, EngineName, OutOfMemory, halved
 from pipelines.models.loading import load_engine
@@ -104,7 +104,7 @@ class Serving:
     """The model that serves in this process, for any number of threads.
 
     Args:
-      folder: of a version, or of a task's versions.
+      folder: of a version, or of a task's versions; it is copied from where it is, see `remote`.
       watch: seconds between two looks at the pointer of a task's versions.
     """
 
@@ -115,14 +115,15 @@ class Serving:
         Raises:
           UserError: the model cannot serve, and neither can any that served before it.
         """
-        self._folder, self._loader, self._clock = Path(folder), loader, clock
+        self._place, self._loader, self._clock = folder, loader, clock
+        self._folder = remote.pull(folder) if remote.is_remote(folder) else Path(folder)
         self._watch = None if registry.is_version(folder) else watch
         self._changes: SimpleQueue[Change] = SimpleQueue()
         self._using = threading.Lock()  # held in a call of the model, and to swap it
         self._looking = threading.Lock()
         self._follower: threading.Thread | None = None
         self._due = 0.0 if self._watch is None else clock() + self._watch
-        self._seen = registry.stamp(folder)
+        self._seen = registry.stamp(self._folder)
         self._model = loader.load(self._folder) if self._watch is None else self._first()
 
     @property
@@ -158,7 +159,7 @@ class Serving:
             return
         with self._looking:
             self._due = self._clock() + self._watch
-            if not self._following() and registry.stamp(self._folder) != self._seen:
+            if not self._following() and self._stamp() != self._seen:
                 # No daemon: the end of a process in the middle of TensorFlow's loader would be a crash.
                 self._follower = threading.Thread(target=self._follow, name=FOLLOWER)
                 self._follower.start()
@@ -185,7 +186,18 @@ class Serving:
         pointer = registry.serving(self._folder)
         return pointer or registry.Pointer(registry.resolve(self._folder).name)  # which says what is missing
 
+    def _stamp(self) -> object:
+        """Of the pointer, as it is now; as it was if it cannot be had."""
+        try:
+            if remote.is_remote(self._place):
+                remote.pull(self._place)
+        except UserError as error:
+            log.warning("which model serves cannot be told now: %s", error)
+        return registry.stamp(self._folder)
+
     def _load(self, version: str) -> Model:
+        if remote.is_remote(self._place):
+            remote.pull(f"{self._place.rstrip('/')}/{version}")
         return self._loader.load(registry.load(self._folder / version).path)
 
     def _follow(self) -> None:

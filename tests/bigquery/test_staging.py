@@ -82,7 +82,7 @@ def test_a_service_that_is_gone_hides_no_error(tmp_path: Path, caplog: pytest.Lo
         with pytest.raises(ValueError, match="mine"):
             fail()
         assert time.monotonic() - start < 30
-        assert f"{table.staging('a1')} was not dropped, and expires in a day: " in caplog.text
+        assert f"{table.staging('a1')} was not dropped, and expires by itself: " in caplog.text
 
 
 def put(table: Table, run: Run, merged: Merged, finished_at: int) -> None:

@@ -14,9 +14,10 @@ import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import pytest
+from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import RuntimeTimer, TimerSpec, on_timer
 from apache_beam.utils.timestamp import Timestamp
@@ -290,6 +291,19 @@ def test_versions_change_under_a_pipeline(shelf: Shelf, tmp_path: Path) -> None:
     calls = sum(-(-sum(len(b.entities) for b in fed(i)) // 32) for i in range(BUNDLES))
     assert spread["model_ms"].count == spread["batch_fill_percent"].count == calls
     assert spread["batch_fill_percent"].max == 100
+
+
+def test_sequences_without_a_score_are_counted(shelf: Shelf) -> None:
+    batch = next(iter(fed(0)))
+    poisoned = replace(batch, tensor=np.concatenate([np.full_like(batch.tensor[:2], np.nan), batch.tensor[2:]]))
+    infer = Infer(str(shelf.folder / shelf.versions[0]), task(network="mlp"), "tensorflow", "cpu", 32)
+    p = beam.Pipeline("FnApiRunner")
+    out = p | beam.Create([poisoned], reshuffle=False) | infer
+    assert_that(out.dead | beam.Map(lambda letter: letter.stage), equal_to(["infer", "infer"]))
+    result = p.run()
+    result.wait_until_finish()
+    [counted] = result.metrics().query(MetricsFilter().with_name("unscored"))["counters"]
+    assert counted.committed == 2
 
 
 def test_versions_change_under_threads(shelf: Shelf, tmp_path: Path) -> None:

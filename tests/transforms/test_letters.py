@@ -7,6 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
+from apache_beam.metrics import MetricsFilter
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from google.api_core.exceptions import InvalidArgument, ServiceUnavailable
 
@@ -85,8 +86,12 @@ def test_publish_letters(pubsub: Emulator, monkeypatch: pytest.MonkeyPatch) -> N
     topic = pubsub.topic("letters")
     subscription = pubsub.subscription(topic)
     found = [REFUSED, LATE] * 130
-    with beam.Pipeline(FnApiRunner()) as p:
-        p | beam.Create(found, reshuffle=False) | PublishLetters(topic)
+    p = beam.Pipeline(FnApiRunner())
+    p | beam.Create(found, reshuffle=False) | PublishLetters(topic)
+    result = p.run()
+    result.wait_until_finish()
+    [counted] = result.metrics().query(MetricsFilter().with_name("dead_letters"))["counters"]
+    assert counted.committed == len(found)
     expected = sorted((m.data, dict(m.attributes)) for m in map(message, found))
     assert pulled(pubsub, subscription) == expected
 

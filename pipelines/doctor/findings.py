@@ -1,0 +1,288 @@
+"""What a look before a launch finds: codes that stay, how bad it is, and what to do. As text, and as JSON.
+
+`python -m pipelines.doctor.findings` prints the table of docs/doctor.md, with `schema` the JSON Schema there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+Severity = Literal["ok", "warning", "error", "skipped"]
+REMEDIES = re.compile(  # how one begins in a message
+    "(ALTER|add|check|choose|copy|create|drop|get|give|leave|name|pip|run|say|set|start|stop|take|train|use) "
+)
+VERSION = 1  # of the JSON; a change that a reader of it would notice makes it 2
+
+
+class Check(NamedTuple):
+    """What a code stands for."""
+
+    about: str  # what is found wrong
+    remedy: str
+
+
+CHECKS: dict[str, Check] = {
+    "task-file": Check("The task file cannot be read, or says what it cannot.", "Mend the lines that are named."),
+    "arguments": Check(
+        "A flag does not go with the task or with another flag.", "Change the flag as the message says."
+    ),
+    "runner-options": Check(
+        "An option for Beam is not known, loses data, is missing for the runner, or is not of its form.",
+        "Give the option as the message says.",
+    ),
+    "input-found": Check(
+        "No such file, folder, table or query, or one that cannot be opened.",
+        "Correct `--input` or `--bootstrap`, or say the format with `--format`.",
+    ),
+    "input-rows": Check("The input holds no row at all.", "Wait until the data is there, or name another input."),
+    "data-columns": Check(
+        "A field of the task is not among the columns.", "Name the right field in the task file, or mend the data."
+    ),
+    "data-types": Check(
+        "Most values of a column are of a type that the task cannot use.",
+        "Name the column that is meant in the task file, or convert it where the data is made.",
+    ),
+    "time-unit": Check(
+        "Times make no sense in the unit of the task, and do in another one.", "Set the `unit` in the task file."
+    ),
+    "time-zone": Check(
+        "Some times have a zone and others none; or most events lie after their own arrival, as local times do.",
+        "Write all times with their zone, or in UTC; a time without a zone is read as UTC.",
+    ),
+    "time-future": Check("Events are newer than now.", "Mend the clock, the unit or the zone of those who write them."),
+    "rows-refused": Check(
+        "Rows of the sample would be refused; more than `--max-bad-share` is an error.",
+        "Mend the data; or, if they may be left out, raise `--max-bad-share`.",
+    ),
+    "rows-filtered": Check(
+        "`events.where` leaves out every row of the sample.", "Compare its values with those of the data."
+    ),
+    "entities": Check(
+        "There is one entity only, or nearly every event has its own.",
+        "Set `events.entity` to the field that says who or what is scored.",
+    ),
+    "identity": Check(
+        "Many events count as copies of others, or copies differ in what the task reads.",
+        "Set `events.identity` to the fields that tell two events apart.",
+    ),
+    "as-of-covered": Check(
+        "The data has nothing for an as-of, or ends long before it.", "Choose another as-of, or add the data."
+    ),
+    "model-found": Check(
+        "There is no model, or it cannot be read.", "Name its folder, or train one: `foretide train`."
+    ),
+    "model-task": Check(
+        "The model was made for another task, or another version of it.",
+        "Train a model for this task, or score with the task it was made for.",
+    ),
+    "model-loads": Check(
+        "The engine cannot load the model, or it gives no finite scores of the right shape.", "Train the model again."
+    ),
+    "engine": Check("The library of the engine is not installed.", "Install its extra, or choose another `--engine`."),
+    "device": Check("There is no such device, or the engine cannot use it.", "Take `--device auto` or `cpu`."),
+    "batch-size": Check("The size of a batch is not one that a model can be called with.", "Take a multiple of 16."),
+    "output-place": Check(
+        "The output or archive cannot be written to, or its name is none.", "Name a folder that you may write to."
+    ),
+    "output-tables": Check(
+        "Tables of BigQuery are not there, or lack columns, or have others.",
+        "Run `foretide schema apply`, or what the finding says.",
+    ),
+    "bigquery": Check(
+        "BigQuery cannot be asked: its library, its emulator or an answer is missing.",
+        "Install the extra `bigquery`, start the emulator, or unset its variable.",
+    ),
+    "pubsub": Check(
+        "Pub/Sub cannot be asked: its library, its emulator or an answer is missing.",
+        "Install the extra `stream`, start the emulator, or unset its variable.",
+    ),
+    "subscription": Check(
+        "The subscription does not exist, or hands out no messages to those who ask.",
+        "Create a pull subscription of the topic.",
+    ),
+    "subscription-settings": Check(
+        "A setting of the subscription costs time or messages: ack deadline, retry delay, order, exactly once, dead "
+        "letters, filter, short retention.",
+        "Change it with `gcloud pubsub subscriptions update`, or create another subscription.",
+    ),
+    "dead-letter-topic": Check(
+        "The topic of `--dead-letters` is not there, or may not be seen.", "Create it, or correct its name."
+    ),
+    "messages": Check(
+        "Messages cannot be read as `--payload` says.", "Set `--payload` and `--avro-schema` to what is published."
+    ),
+    "messages-arrival": Check(
+        "Messages lack the attribute of `--arrival-attribute`, or it is no time.",
+        "Publish it, name the one that is there, or leave the flag out: the publish time is the arrival then.",
+    ),
+    "credentials": Check(
+        "There are no Google credentials, or they are not accepted.",
+        "Run `gcloud auth application-default login`, or set `GOOGLE_APPLICATION_CREDENTIALS`.",
+    ),
+    "permissions": Check(
+        "The account here lacks a permission on a project, table, topic, subscription or bucket.",
+        "Grant the role that is named to the account, or ask who can.",
+    ),
+    "runner-reachable": Check(
+        "No Prism, Flink cluster, job server or worker pool answers, nor Dataflow.",
+        "Start it, or correct its address; for Dataflow enable the API.",
+    ),
+    "job-running": Check(
+        "The live job runs on the cluster already.", "Stop it with `foretide savepoint`, or leave it running."
+    ),
+    "flink-slots": Check(
+        "The Flink cluster has fewer task slots than the job takes.", "Start more, or lower `--parallelism`."
+    ),
+    "flink-version": Check(
+        "The Flink cluster is of another version than the job server.", "Give its version with `--flink_version`."
+    ),
+    "worker-places": Check(
+        "A place is a folder or service of this machine, and the workers are elsewhere.",
+        "Name one that the workers reach, such as gs:// or bq://.",
+    ),
+    "worker-image": Check(
+        "Workers would not have this package; or the image has another version of Python, Beam or Foretide, or no tag.",
+        "Give `--sdk_container_image` an image that was built from this version.",
+    ),
+    "versions": Check(
+        "Libraries here are not of the versions that were tested together.",
+        "Install with `--constraint requirements.lock`.",
+    ),
+    "accelerators": Check(
+        "The quota of the region has too few GPUs for the workers, or a GPU is wanted and none asked for.",
+        "Ask for quota, take another region or type, or lower `--max_num_workers`.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    code: str  # of CHECKS
+    severity: Severity
+    subject: str  # what it is about: a path, table, subscription, flag
+    message: str  # what is wrong; what was seen, if nothing is; or why it could not be asked
+    remedy: str = ""  # of warnings and errors
+
+    def __post_init__(self) -> None:
+        if self.code not in CHECKS:
+            raise ValueError(f"{self.code} is no code of a finding")
+
+
+def ok(code: str, subject: str, message: str) -> Finding:
+    return Finding(code, "ok", subject, message)
+
+
+def skipped(code: str, subject: str, why: str) -> Finding:
+    return Finding(code, "skipped", subject, why)
+
+
+def warning(code: str, subject: str, message: str, remedy: str = "") -> Finding:
+    """Without a remedy of its own it has that of its code."""
+    return Finding(code, "warning", subject, message, remedy or CHECKS[code].remedy)
+
+
+def error(code: str, subject: str, message: str, remedy: str = "") -> Finding:
+    """Without a remedy of its own it has that of its code."""
+    return Finding(code, "error", subject, message, remedy or CHECKS[code].remedy)
+
+
+def told(code: str, subject: str, problem: Exception) -> Finding:
+    """An error as another check words it: `what: remedy`, or all in one."""
+    what, colon, how = str(problem).rpartition(": ")
+    if colon and REMEDIES.match(how):
+        return error(code, subject, what, f"Run {how}" if how.startswith("pip ") else how[0].upper() + how[1:])
+    return error(code, subject, str(problem))
+
+
+def text(findings: Sequence[Finding]) -> str:
+    """For people: a line a finding, its remedy below, and how many of each there are."""
+    lines = []
+    for f in findings:
+        head = f"{f.severity:<8} {f.code:<22} "
+        lines.append(head + f.message.replace("\n", "\n" + " " * len(head)))
+        if f.remedy:
+            lines.append(" " * len(head) + f"-> {f.remedy}")
+    counts = tally(findings)
+    lines.append(", ".join(f"{counts[severity]} {severity}" for severity in get_args(Severity)))
+    return "\n".join(lines)
+
+
+def as_json(command: str, task: str | None, findings: Sequence[Finding]) -> str:
+    """For programs, as `SCHEMA` says."""
+    document = {
+        "version": VERSION,
+        "command": command,
+        "task": task,
+        "healthy": healthy(findings),
+        "counts": tally(findings),
+        "findings": [asdict(f) for f in findings],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def healthy(findings: Sequence[Finding]) -> bool:
+    """Whether none is an error."""
+    return all(f.severity != "error" for f in findings)
+
+
+def tally(findings: Sequence[Finding]) -> dict[str, int]:
+    """How many there are of each severity."""
+    counts = Counter(f.severity for f in findings)
+    return {severity: counts[severity] for severity in get_args(Severity)}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of `as_json`."""
+
+    def closed(properties: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+
+    line = {"type": "string"}
+    finding = {
+        "code": {"enum": list(CHECKS)},
+        "severity": {"enum": list(get_args(Severity))},
+        "subject": line,
+        "message": {"type": "string", "minLength": 1},
+        "remedy": line,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **closed(
+            {
+                "version": {"const": VERSION},
+                "command": {"enum": ["score", "stream"]},
+                "task": {"type": ["string", "null"]},
+                "healthy": {"type": "boolean"},
+                "counts": closed({s: {"type": "integer", "minimum": 0} for s in get_args(Severity)}),
+                "findings": {"type": "array", "items": closed(finding)},
+            }
+        ),
+    }
+
+
+def schema_text() -> str:
+    """As it stands in docs/doctor.md."""
+    return json.dumps(schema(), indent=2)
+
+
+def table() -> str:
+    """The table of docs/doctor.md."""
+    rows = ["| Code | What is wrong | Remedy |", "| --- | --- | --- |"]
+    return "\n".join([*rows, *(f"| `{code}` | {check.about} | {check.remedy} |" for code, check in CHECKS.items())])
+
+
+if __name__ == "__main__":
+    print(schema_text() if sys.argv[1:] == ["schema"] else table())

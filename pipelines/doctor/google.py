@@ -1,0 +1,390 @@
+"""What Google's services say to the account of this machine: credentials, permissions, Dataflow, and quota of GPUs.
+
+All of it is asked over REST, changes nothing, and needs no client library but google-auth. Where a service is asked can
+be set as gcloud has it: CLOUDSDK_API_ENDPOINT_OVERRIDES_DATAFLOW=http://host:port/ and so on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from apache_beam.options.pipeline_options import GoogleCloudOptions, WorkerOptions
+
+from pipelines.bigquery.tables import NAME, is_bigquery, parse_table
+from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
+from pipelines.doctor.launch import Launch
+from pipelines.errors import UserError
+from pipelines.transforms.formats import bigquery
+
+SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
+TIMEOUT = 10.0  # s, of a request
+ROLES = {
+    "bigquery.jobs.create": "roles/bigquery.jobUser",
+    "bigquery.readsessions.create": "roles/bigquery.readSessionUser",
+    "bigquery.tables.create": "roles/bigquery.dataEditor",
+    "bigquery.tables.get": "roles/bigquery.dataViewer",
+    "bigquery.tables.getData": "roles/bigquery.dataViewer",
+    "bigquery.tables.updateData": "roles/bigquery.dataEditor",
+    "compute.regions.get": "roles/compute.viewer",
+    "dataflow.jobs.create": "roles/dataflow.developer",
+    "dataflow.jobs.get": "roles/dataflow.developer",
+    "dataflow.jobs.list": "roles/dataflow.viewer",
+    "iam.serviceAccounts.actAs": "roles/iam.serviceAccountUser",
+    "pubsub.subscriptions.consume": "roles/pubsub.subscriber",
+    "pubsub.subscriptions.get": "roles/pubsub.viewer",
+    "pubsub.topics.get": "roles/pubsub.viewer",
+    "pubsub.topics.publish": "roles/pubsub.publisher",
+    "storage.objects.create": "roles/storage.objectAdmin",
+    "storage.objects.get": "roles/storage.objectViewer",
+    "storage.objects.list": "roles/storage.objectViewer",
+}
+ACCELERATOR = re.compile(r"type:([\w-]+)(?:;count:(\d+))?")
+SERVICE_ACCOUNT = "projects/-/serviceAccounts/"
+TOLD = ("bigquery", "pubsub")  # services of which other checks tell what is not there
+WHO = " --member={member} --role={role}"
+
+
+class Unasked(Exception):
+    """A service gave no answer. The message says why."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a service said."""
+
+    status: int  # of HTTP
+    content: dict[str, Any]
+
+    @property
+    def message(self) -> str:
+        """Of an error."""
+        found = self.content.get("error")
+        return str(found.get("message", "")) if isinstance(found, dict) else f"HTTP {self.status}"
+
+    @property
+    def disabled(self) -> bool:
+        """Whether the API is switched off in the project."""
+        return self.status == 403 and "SERVICE_DISABLED" in str(self.content)
+
+
+class Google:
+    """The services, as the account of this machine sees them."""
+
+    @property
+    def session(self) -> Any:
+        """Raises UserError where there are no credentials, or none that are accepted."""
+        if isinstance(self._session, UserError):
+            raise self._session
+        return self._session
+
+    @cached_property
+    def _session(self) -> Any:
+        """Also of what is missing: to look for credentials takes a while."""
+        try:
+            import google.auth
+            from google.auth.exceptions import GoogleAuthError
+            from google.auth.transport.requests import AuthorizedSession, Request
+        except ImportError:
+            return UserError("google-auth is not installed: pip install 'foretide[gcp]'")
+        try:
+            credentials, _ = google.auth.default(scopes=SCOPES)
+            credentials.refresh(Request())  # type: ignore[no-untyped-call]
+        except GoogleAuthError as problem:
+            said = str(problem.args[0] if problem.args else problem).splitlines()[0]
+            return UserError(f"no Google credentials that are accepted: {said}")
+        return AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+
+    @property
+    def account(self) -> str:
+        """Whom the credentials are of, as policies have it."""
+        email = getattr(self.session.credentials, "service_account_email", None)
+        return f"serviceAccount:{email}" if email else "user:YOUR_ACCOUNT"
+
+    def ask(self, service: str, path: str, body: dict[str, Any] | None = None) -> Answer:
+        """GET, or POST of a body.
+
+        Raises:
+          Unasked: nobody answers.
+        """
+        override = os.environ.get(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service.upper()}")
+        url = f"{(override or f'https://{service}.googleapis.com').rstrip('/')}/{path}"
+        try:
+            session = self.session
+        except UserError as problem:
+            raise Unasked("there are no credentials") from problem
+        from google.auth.exceptions import GoogleAuthError
+        from requests.exceptions import RequestException
+
+        try:
+            found = session.request("GET" if body is None else "POST", url, json=body, timeout=TIMEOUT)
+        except (RequestException, GoogleAuthError) as problem:
+            raise Unasked(f"{urlsplit(url).netloc} gives no answer ({type(problem).__name__})") from problem
+        try:
+            content = found.json()
+        except ValueError:
+            content = {}
+        return Answer(found.status_code, content if isinstance(content, dict) else {})
+
+    def document(self, url: str, accept: str) -> dict[str, Any]:
+        """A JSON object, asked for with the credentials. Raises OSError or ValueError."""
+        try:
+            found = self.session.get(url, headers={"Accept": accept}, timeout=TIMEOUT)
+        except UserError as problem:
+            raise OSError(str(problem)) from problem
+        found.raise_for_status()
+        return dict(found.json())
+
+
+@dataclass(frozen=True)
+class Grants:
+    """Permissions that are needed on something, and where they are asked for."""
+
+    subject: str
+    service: str
+    path: str  # of the resource
+    permissions: tuple[str, ...]
+    grant: str  # the command that gives a role, of which {role} and {member} are the parts
+
+    def held(self, google: Google) -> Answer:
+        """The answer has the permissions that are held. Raises Unasked."""
+        if self.service == "storage":
+            query = "&".join(f"permissions={p}" for p in self.permissions)
+            return google.ask(self.service, f"{self.path}/iam/testPermissions?{query}")
+        return google.ask(self.service, f"{self.path}:testIamPermissions", {"permissions": list(self.permissions)})
+
+
+def credentials(launch: Launch, google: Google) -> Iterator[Finding]:
+    """Whether there are any, where any of Google's services is to be used."""
+    if not _grants(launch) and not launch.on_dataflow:
+        return
+    try:
+        account = google.account
+    except UserError as problem:
+        yield told("credentials", "credentials", problem)
+        return
+    yield ok("credentials", "credentials", f"of {account}")
+
+
+def permissions(launch: Launch, google: Google) -> Iterator[Finding]:
+    """Whether this account has what the launch and the job need. On Dataflow the job itself is another account's."""
+    for grants in _grants(launch):
+        try:
+            answer = grants.held(google)
+        except Unasked as why:
+            yield skipped("permissions", grants.subject, f"{grants.subject}: {why}")
+            continue
+        yield _judged(grants, answer, google)
+
+
+def _judged(grants: Grants, answer: Answer, google: Google) -> Finding:
+    if answer.status == 404 and grants.service not in TOLD:
+        return error("permissions", grants.subject, f"{grants.subject} is not there, or may not be seen")
+    if answer.status not in (200, 403) or answer.disabled:
+        why = f"{grants.service} does not say which permissions are held ({answer.message})"
+        return skipped("permissions", grants.subject, f"{grants.subject}: {why}")
+    held = answer.content.get("permissions", []) if answer.status == 200 else []
+    missing = [p for p in grants.permissions if p not in held]
+    if not missing:
+        return ok("permissions", grants.subject, f"{grants.subject}: {', '.join(grants.permissions)}")
+    roles = dict.fromkeys(ROLES[p] for p in missing)
+    commands = "; ".join(grants.grant.format(role=role, member=google.account) for role in roles)
+    return error(
+        "permissions",
+        grants.subject,
+        f"{google.account} lacks {', '.join(missing)} on {grants.subject}: it is in {', '.join(roles)}",
+        f"Run {commands}",
+    )
+
+
+def _grants(launch: Launch) -> list[Grants]:
+    """All that is needed of services that are not emulated."""
+    out = []
+    if launch.real_pubsub and launch.subscription is not None and launch.subscription.count("/") == 3:
+        name = launch.subscription
+        out.append(_pubsub(name, "subscriptions", "pubsub.subscriptions.consume", "pubsub.subscriptions.get"))
+        if launch.dead_letters and launch.dead_letters.count("/") == 3:
+            out.append(_pubsub(launch.dead_letters, "topics", "pubsub.topics.publish", "pubsub.topics.get"))
+    if launch.real_bigquery:
+        out += _bigquery(launch)
+    out += [_bucket(b, p) for b, p in _buckets(launch).items()]
+    cloud = launch.options.view_as(GoogleCloudOptions)
+    if launch.on_dataflow and cloud.project:
+        out.append(_project(cloud.project, "dataflow.jobs.create", "dataflow.jobs.get"))
+        email = cloud.service_account_email
+        if email:
+            command = "gcloud iam service-accounts add-iam-policy-binding " + email
+            path = f"v1/{SERVICE_ACCOUNT}{email}"
+            out.append(Grants(email, "iam", path, ("iam.serviceAccounts.actAs",), command + WHO))
+    return out
+
+
+def _pubsub(name: str, kind: str, *wanted: str) -> Grants:
+    _, project, _, short = name.split("/")
+    return Grants(
+        name,
+        "pubsub",
+        f"v1/{name}",
+        wanted,
+        f"gcloud pubsub {kind} add-iam-policy-binding {short} --project={project}{WHO}",
+    )
+
+
+def _project(project: str, *wanted: str) -> Grants:
+    command = f"gcloud projects add-iam-policy-binding {project}{WHO}"
+    return Grants(f"project {project}", "cloudresourcemanager", f"v1/projects/{project}", wanted, command)
+
+
+def _bigquery(launch: Launch) -> list[Grants]:
+    read, written = ("bigquery.tables.get", "bigquery.tables.getData"), ("bigquery.tables.updateData",)
+    wanted: dict[tuple[str, str, str], tuple[str, ...]] = {}
+    projects: dict[str, list[str]] = {}
+    for path in launch.tables:
+        query, table = bigquery.QUERY.fullmatch(path), NAME.fullmatch(path)
+        if query or table:
+            found = query or table
+            assert found is not None
+            projects.setdefault(found[1], ["bigquery.jobs.create"]).append("bigquery.readsessions.create")
+        if table:
+            wanted[table[1], table[2], table[3]] = read
+    if is_bigquery(launch.output):
+        try:
+            out = parse_table(launch.output)
+        except UserError:  # a finding of its own
+            out = None
+        if out is not None:
+            projects.setdefault(out.project, ["bigquery.jobs.create"])
+            for name in (out.scores, out.dead_letters, out.ledger):
+                project, dataset, table_name = name.rsplit(".", 2)
+                wanted[project, dataset, table_name] = (*read, *written)
+    grants = [_project(project, *dict.fromkeys(p)) for project, p in projects.items()]
+    for (project, dataset, name), p in wanted.items():
+        path = f"bigquery/v2/projects/{project}/datasets/{dataset}/tables/{name}"
+        command = f"bq add-iam-policy-binding{WHO} {project}:{dataset}.{name}"
+        grants.append(Grants(f"{project}.{dataset}.{name}", "bigquery", path, p, command))
+    return grants
+
+
+def _buckets(launch: Launch) -> dict[str, tuple[str, ...]]:
+    """Buckets, and what must be allowed in them."""
+    read, write = ("storage.objects.get", "storage.objects.list"), ("storage.objects.create",)
+    cloud = launch.options.view_as(GoogleCloudOptions)
+    temporary = [p for p in (cloud.temp_location, cloud.staging_location) if p] if launch.on_dataflow else []
+    out: dict[str, tuple[str, ...]] = {}
+    for place, wanted in [
+        *((p, read) for p in (*launch.files, launch.model)),
+        *((p, (*read, *write)) for p in temporary),
+    ]:
+        if place.startswith("gs://") and urlsplit(place).netloc:
+            bucket = urlsplit(place).netloc
+            out[bucket] = tuple(dict.fromkeys((*out.get(bucket, ()), *wanted)))
+    return out
+
+
+def _bucket(bucket: str, wanted: Sequence[str]) -> Grants:
+    command = f"gcloud storage buckets add-iam-policy-binding gs://{bucket}{WHO}"
+    return Grants(f"gs://{bucket}", "storage", f"storage/v1/b/{quote(bucket, safe='')}", tuple(wanted), command)
+
+
+def dataflow(launch: Launch, google: Google) -> Iterator[Finding]:
+    """Whether Dataflow answers for the project and region of the launch."""
+    cloud = launch.options.view_as(GoogleCloudOptions)
+    if not cloud.project or not cloud.region:
+        yield skipped("runner-reachable", "Dataflow", "Dataflow is not asked: the launch names no project or region")
+        return
+    where = f"Dataflow of {cloud.project} in {cloud.region}"
+    try:
+        path = f"v1b3/projects/{cloud.project}/locations/{cloud.region}/jobs?pageSize=1"
+        answer = google.ask("dataflow", path)
+    except Unasked as why:
+        yield error(
+            "runner-reachable",
+            "Dataflow",
+            f"{where}: {why}",
+            "Mend the credentials, or the way to dataflow.googleapis.com",
+        )
+        return
+    if answer.status == 200:
+        yield ok("runner-reachable", "Dataflow", f"{where} answers")
+    elif answer.disabled:
+        yield error(
+            "runner-reachable",
+            "Dataflow",
+            f"{where}: {answer.message}",
+            f"Enable the API: gcloud services enable dataflow.googleapis.com --project={cloud.project}",
+        )
+    elif answer.status == 403:
+        role = ROLES["dataflow.jobs.list"]
+        command = f"gcloud projects add-iam-policy-binding {cloud.project} --member={google.account} --role={role}"
+        yield error("permissions", where, f"{where}: {google.account} lacks dataflow.jobs.list", f"Run {command}")
+    else:
+        yield error(
+            "runner-reachable", "Dataflow", f"{where}: {answer.message}", "Correct --project and --region, or try later"
+        )
+
+
+def accelerators(launch: Launch, google: Google) -> Iterator[Finding]:
+    """Whether the region has the GPUs that workers are to have."""
+    cloud = launch.options.view_as(GoogleCloudOptions)
+    wanted = _wanted(launch)
+    if wanted is None:
+        return
+    kind, each = wanted
+    most = launch.options.view_as(WorkerOptions).max_num_workers or launch.options.view_as(WorkerOptions).num_workers
+    workers = int(most or 1)
+    if not cloud.project or not cloud.region:
+        yield skipped("accelerators", kind, f"quota of {kind} is not asked: the launch names no project or region")
+        return
+    region = launch.options.view_as(WorkerOptions).worker_region or cloud.region
+    try:
+        answer = google.ask("compute", f"compute/v1/projects/{cloud.project}/regions/{region}")
+    except Unasked as why:
+        yield skipped("accelerators", kind, f"quota of {kind} in {region} is not known: {why}")
+        return
+    if answer.status != 200:
+        why_not = f"{answer.message} (it takes {ROLES['compute.regions.get']})"
+        yield skipped("accelerators", kind, f"quota of {kind} in {region} is not known: {why_not}")
+        return
+    yield _quota(kind, each * workers, region, cloud.project, answer.content.get("quotas", []))
+
+
+def _quota(kind: str, needed: int, region: str, project: str, quotas: list[dict[str, Any]]) -> Finding:
+    metric = metric_of(kind)
+    found = next((q for q in quotas if q.get("metric") == metric), None)
+    if found is None:
+        return skipped("accelerators", kind, f"{region} tells no quota {metric}")
+    limit, usage = int(found.get("limit", 0)), int(found.get("usage", 0))
+    said = f"{metric} of {project} in {region}: {usage} of {limit} in use, and the workers take up to {needed}"
+    if limit - usage >= needed:
+        return ok("accelerators", kind, said)
+    less = f", or --max_num_workers={limit - usage} with one GPU each" if limit > usage else ""
+    remedy = f"Ask for a quota {metric} of {usage + needed} in {region}, take another region or type{less}"
+    report = warning if limit > usage else error  # with some of them the job starts
+    return report("accelerators", kind, said, remedy)
+
+
+def metric_of(kind: str) -> str:
+    """The quota of a type of GPU: nvidia-tesla-t4 -> NVIDIA_T4_GPUS, nvidia-h100-80gb -> NVIDIA_H100_GPUS."""
+    name = kind.upper().replace("-", "_").replace("NVIDIA_TESLA_", "NVIDIA_")
+    return name.replace("H100_80GB", "H100") + "_GPUS"
+
+
+def _wanted(launch: Launch) -> tuple[str, int] | None:
+    """(type, how many for a worker) of the GPUs that Dataflow is asked for."""
+    cloud = launch.options.view_as(GoogleCloudOptions)
+    options = [launch.execution.accelerator] if launch.execution.accelerator else []
+    options += [
+        o.partition("=")[2] for o in cloud.dataflow_service_options or () if o.startswith("worker_accelerator=")
+    ]
+    hints = launch.options.get_all_options().get("resource_hints") or ()
+    options += [h.partition("=")[2] for h in hints if h.startswith("accelerator=")]
+    for option in options:
+        match = ACCELERATOR.search(option)
+        if match:
+            return match[1], int(match[2] or 1)
+    return None

@@ -1,0 +1,91 @@
+"""What is to be launched, as far as its command line and task file can be read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines import execution, portable
+from pipelines.bigquery import client as bigquery
+from pipelines.bigquery.tables import is_bigquery
+from pipelines.config import Execution, Input, PayloadFormat, WriteMethod
+from pipelines.dataflow import is_dataflow
+from pipelines.doctor.findings import Finding
+from pipelines.models.engine import DeviceName, EngineName
+from pipelines.task import Task
+from pipelines.transforms import subscription as pubsub
+from pipelines.transforms.decode import Since, Span
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The arguments of `foretide score` or `foretide stream`; what is None could not be read, or was not given."""
+
+    command: Literal["score", "stream"]
+    problems: tuple[Finding, ...]  # of the arguments themselves
+    task: Task | None
+    span: Span | Since | None
+    input: Input | None  # of a live job: its history
+    max_bad_share: float
+    model: str
+    engine: EngineName
+    device: DeviceName
+    batch_size: int
+    output: str
+    method: WriteMethod
+    execution: Execution
+    replace_model: bool = False
+    archive: str | None = None
+    subscription: str | None = None
+    arrival_attribute: str | None = None
+    payload: PayloadFormat = "json"
+    avro_schema: str | None = None  # file
+    dead_letters: str | None = None  # topic
+    job_name: str | None = None  # of a live job
+
+    @cached_property
+    def runner(self) -> str:
+        """Its name, without its module."""
+        name = portable.runner_name(self.execution) if self.live else execution.runner(self.execution)
+        return name.rsplit(".", 1)[-1]
+
+    @cached_property
+    def options(self) -> PipelineOptions:
+        return PipelineOptions(list(self.execution.beam_args))
+
+    @property
+    def live(self) -> bool:
+        return self.command == "stream"
+
+    @property
+    def on_dataflow(self) -> bool:
+        return is_dataflow(self.execution.beam_args)
+
+    @property
+    def here(self) -> bool:
+        """Whether the workers are processes of this machine that the launch starts."""
+        return self.runner in ("PrismRunner", "FnApiRunner")
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Inputs of BigQuery."""
+        return tuple(p for p in (self.input.patterns if self.input else ()) if is_bigquery(p))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Inputs that are files."""
+        return tuple(p for p in (self.input.patterns if self.input else ()) if not is_bigquery(p))
+
+    @property
+    def real_bigquery(self) -> bool:
+        """Whether it reads or writes BigQuery, and not an emulator of it."""
+        return bool(self.tables or is_bigquery(self.output)) and bigquery.EMULATOR not in os.environ
+
+    @property
+    def real_pubsub(self) -> bool:
+        """Whether it reads Pub/Sub, and not an emulator of it."""
+        return self.subscription is not None and pubsub.EMULATOR not in os.environ

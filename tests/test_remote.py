@@ -1,0 +1,116 @@
+"""Models in a bucket: copied as they are needed, and followed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from pipelines import registry, remote
+from pipelines.errors import Exit, UserError
+from pipelines.transforms.serving import Loader, Model, Serving
+from tests import registered
+from tests.cloud import BUCKET, Cloud, cloud
+from tests.registered import A, B
+from tests.served import settle
+
+MODEL = f"gs://{BUCKET}/models/{registered.TASK}"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cloud]:
+    """With two versions of a task, of which the first serves."""
+    monkeypatch.setattr(remote, "_copies", lambda: tmp_path / "copies")
+    (tmp_path / "copies").mkdir()
+    with cloud(monkeypatch) as services:
+        for version in (A, B):
+            put(services, registered.put(tmp_path / "models", version), tmp_path)
+        serve(services, A)
+        yield services
+
+
+def put(services: Cloud, folder: Path, root: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            services.objects[str(file.relative_to(root))] = file.read_bytes()
+
+
+def serve(services: Cloud, version: str, *previous: str) -> None:
+    pointer = json.dumps({"version": version, "previous": previous}).encode()
+    services.objects[f"models/{registered.TASK}/serving.json"] = pointer
+
+
+def test_the_version_that_serves_is_copied_whole_and_nothing_else(bucket: Cloud) -> None:
+    folder = registry.resolve(MODEL)
+    assert (folder.parent.name, folder.name) == (registered.TASK, A)
+    assert registry.load(folder).manifest.version == A
+    copied = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    prefix = f"models/{registered.TASK}/{A}/"
+    there = {name.removeprefix(prefix): data for name, data in bucket.objects.items() if name.startswith(prefix)}
+    assert copied == there
+    assert not (folder.parent / B).exists()
+    assert remote.origin(folder) == f"{MODEL}/{A}"
+
+
+def test_a_version_of_its_own_is_copied_once(bucket: Cloud) -> None:
+    folder = registry.resolve(f"{MODEL}/{B}/")
+    assert registry.is_version(f"{MODEL}/{B}")
+    assert remote.origin(folder) == f"{MODEL}/{B}"
+    bucket.objects.clear()
+    assert registry.resolve(f"{MODEL}/{B}") == folder
+    assert remote.origin(Path("/models/toy")) == "/models/toy"
+
+
+def test_what_is_no_model_is_refused(bucket: Cloud) -> None:
+    with pytest.raises(UserError, match=f"gs://{BUCKET}/models/other is no model: it has neither") as refused:
+        registry.resolve(f"gs://{BUCKET}/models/other")
+    assert refused.value.code == Exit.MODEL
+    with pytest.raises(UserError, match="gs://nobodys/models/toy is no model"):
+        registry.resolve("gs://nobodys/models/toy")
+    with pytest.raises(UserError, match="nothing://models/toy: cannot be read: ValueError"):
+        registry.resolve("nothing://models/toy")
+    serve(bucket, "19990101-gone")
+    with pytest.raises(UserError, match="names version 19990101-gone, which is gone"):
+        registry.resolve(MODEL)
+
+
+class Fake(Loader):
+    def load(self, folder: Path) -> Model:
+        return Model(registry.load(folder).manifest.version, cast(Any, None), 32)
+
+
+def test_a_worker_follows_the_pointer_in_the_bucket(bucket: Cloud) -> None:
+    now = [0.0]
+    serving = Serving(MODEL, Fake(cast(Any, None), "tensorflow", "cpu", 32), 5.0, lambda: now[0])
+    for promoted, seen in ((A, A), (B, B), (A, A)):
+        serve(bucket, promoted)
+        now[0] += 5
+        serving.look()
+        settle()
+        with serving.model() as model:
+            assert model.version == seen
+    assert list(serving.changes()) == ["models_swapped", "models_swapped"]
+
+
+def test_a_bucket_that_does_not_answer_leaves_the_model_serving(bucket: Cloud) -> None:
+    now = [0.0]
+    serving = Serving(MODEL, Fake(cast(Any, None), "tensorflow", "cpu", 32), 5.0, lambda: now[0])
+    kept = dict(bucket.objects)
+    bucket.objects.clear()
+    for _ in range(2):
+        now[0] += 5
+        serving.look()
+        settle()
+    with serving.model() as model:
+        assert model.version == A
+    bucket.objects.update(kept)
+    serve(bucket, B)
+    now[0] += 5
+    serving.look()
+    settle()
+    with serving.model() as model:
+        assert model.version == B
+    assert list(serving.changes()) == ["models_swapped"]
