@@ -45,6 +45,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev services $(FLINK)/.fetched $(AIRFLOW)/.fetched $(BIN)/hclfmt
+	$(GO) test -C emulators/pubsub -mod=readonly ./...
 	$(BIN)/pytest -n 2
 
 # The tests that are longer with FORETIDE_SOAK, and those that run only then: about an hour.

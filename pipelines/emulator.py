@@ -55,9 +55,10 @@ class Counts:
 
 @dataclass
 class Emulator:
-    """A Pub/Sub service in memory. What it holds is gone when its process ends."""
+    """A Pub/Sub service in memory. What it holds is gone when its process ends, unless it keeps a journal."""
 
     address: str = "127.0.0.1:0"  # host:port; kept over a restart
+    journal: Path | None = None  # a file
     process: subprocess.Popen[str] | None = None
     _counts: str = ""
     _channels: list[grpc.Channel] = field(default_factory=list)
@@ -68,8 +69,9 @@ class Emulator:
         return {"PUBSUB_EMULATOR_HOST": self.address}
 
     def start(self) -> None:
-        """Starts the process; after `kill` or `stop`, at the same address and empty."""
+        """Starts the process; after `kill` or `stop`, at the same address, and empty or as the journal has it."""
         command = [str(binary("pubsub-emulator")), "-addr", self.address]
+        command += [f"-journal={self.journal}"] if self.journal else []
         self.process = bound(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         ready = self.process.stdout.readline().split()
@@ -158,9 +160,9 @@ class Emulator:
 
 
 @contextmanager
-def emulator(address: str | None = None) -> Iterator[Emulator]:
+def emulator(address: str | None = None, journal: Path | None = None) -> Iterator[Emulator]:
     """A running emulator, on a free port unless told, which ends with this process."""
-    service = Emulator(address or Emulator.address)
+    service = Emulator(address or Emulator.address, journal)
     service.start()
     try:
         yield service

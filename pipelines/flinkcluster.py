@@ -4,7 +4,8 @@ For tests, and to try a job before there is a real cluster.
     python -m pipelines.flinkcluster start    leaves one running, as `make flink` does once it has fetched the jars
     python -m pipelines.flinkcluster stop
 
-It has no way to find its jobs again once the JobManager has died: jobs die with it.
+Jobs die with the JobManager, unless the cluster is highly available: then ZooKeeper runs beside it, and the next
+JobManager goes on with them from their last checkpoints.
 """
 
 from __future__ import annotations
@@ -23,25 +24,27 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Literal, get_args
+from typing import Literal
 
 from pipelines import flink
 from pipelines.errors import Exit, UserError
 from pipelines.processes import bound, end, free_port, listens
 
-Kind = Literal["jobmanager", "taskmanager", "pool", "jobserver"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = Literal["jobmanager", "taskmanager", "pool", "jobserver", "zookeeper"]
+KINDS: tuple[Kind, ...] = ("jobmanager", "taskmanager", "pool", "jobserver")  # of every cluster
 HOST = "127.0.0.1"
 READY = 120.0  # s for a process to come up
 ENDING = 5.0  # s that a process has to end by itself
 POLL = 0.05  # s
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+ZOOKEEPER = "org.apache.flink.shaded.zookeeper3.org.apache.zookeeper.server.ZooKeeperServerMain"
 OPENED = [  # packages, to what serializes objects
     *("java.io", "java.lang", "java.lang.reflect", "java.net", "java.nio", "java.text", "java.time", "java.util"),
     *("java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks", "sun.nio.ch"),
 ]
-HEAP = {"jobmanager": 512, "taskmanager": 768, "jobserver": 512}  # MB
+HEAP = {"jobmanager": 512, "taskmanager": 768, "jobserver": 512, "zookeeper": 64}  # MB
+SILENT = 15_000  # ms without a sign of life until a process counts as dead; one that was killed is missed at once
 # Small memory for small machines. Flink's own scripts would work out what is not said; there are none here.
 CONFIG: Mapping[str, object] = {
     "taskmanager.cpu.cores": 2.0,
@@ -57,7 +60,7 @@ CONFIG: Mapping[str, object] = {
     "taskmanager.memory.jvm-overhead.max": "64m",
     "taskmanager.network.sort-shuffle.min-buffers": 64,  # each shuffle between stages takes so many
     "heartbeat.interval": 1000,  # ms
-    "heartbeat.timeout": 6000,  # ms
+    "heartbeat.timeout": SILENT,
     "classloader.resolve-order": "parent-first",  # only for its own classes does Beam keep workers between two stages
     "classloader.check-leaked-classloader": "false",  # Beam's worker connections outlive their job by a moment
 }
@@ -79,11 +82,12 @@ class Ports:
     rpc: int = 6123
     jobs: int = 8099
     pool: int = 50000
+    zookeeper: int = 2181  # of a highly available one
 
     @staticmethod
     def free() -> Ports:
         """Ports that nothing listens on right now."""
-        return Ports(free_port(), free_port(), free_port(), free_port())
+        return Ports(free_port(), free_port(), free_port(), free_port(), free_port())
 
 
 @dataclass
@@ -97,6 +101,7 @@ class FlinkCluster:
         slots: tasks of a TaskManager at the same time.
         settings: more settings of Flink, or other values.
         environment: more variables for the workers.
+        high_availability: whether jobs outlive the JobManager.
     """
 
     folder: Path
@@ -105,6 +110,7 @@ class FlinkCluster:
     ports: Ports = field(default_factory=Ports.free)
     settings: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    high_availability: bool = False
     _running: dict[Kind, list[tuple[str, subprocess.Popen[bytes]]]] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -130,6 +136,8 @@ class FlinkCluster:
         """
         self._prepare()
         try:
+            if self.high_availability:
+                self.start_zookeeper()
             self.start_job_manager(wait=False)
             for _ in range(self.task_managers):
                 self.start_task_manager(wait=False)
@@ -169,11 +177,20 @@ class FlinkCluster:
     def start_pool(self, wait: bool = True) -> None:
         self._start("pool", [sys.executable, "-m", "pipelines.workerpool", str(self.ports.pool)], wait)
 
+    def start_zookeeper(self, wait: bool = True) -> None:
+        self._java("zookeeper", ["-cp", self._jars(), ZOOKEEPER, str(self.folder / "conf" / "zoo.cfg")], wait)
+
     def kill(self, kind: Kind) -> None:
         """kill -9 of the newest process of its kind; with the pool go its workers."""
         _, process = self._running[kind].pop()
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+    def workers(self) -> list[int]:
+        """The worker processes of the pool, which Linux tells."""
+        pools = [process.pid for _, process in self._running.get("pool", [])]
+        found = (Path(f"/proc/{pid}/task").glob("*/children") for pid in pools)
+        return [int(child) for files in found for file in files for child in file.read_text().split()]
 
     def wait(self) -> None:
         """Waits until all that runs answers.
@@ -193,7 +210,12 @@ class FlinkCluster:
 
     def _missing(self) -> str | None:
         """The name of a process that does not answer yet."""
-        ports: dict[Kind, int] = {"jobmanager": self.ports.rest, "pool": self.ports.pool, "jobserver": self.ports.jobs}
+        ports: dict[Kind, int] = {
+            "zookeeper": self.ports.zookeeper,
+            "jobmanager": self.ports.rest,
+            "pool": self.ports.pool,
+            "jobserver": self.ports.jobs,
+        }
         for kind, port in ports.items():
             if self._running.get(kind) and listens(f"{HOST}:{port}", 1.0) is not None:
                 return kind
@@ -208,16 +230,27 @@ class FlinkCluster:
     def _prepare(self) -> None:
         if not (flink.folder() / "job-server" / "job-server.jar").is_file():
             raise UserError("Flink is not there: run `make flink`, which fetches it")
-        for port in asdict(self.ports).values():
-            if listens(f"{HOST}:{port}", 1.0) is None:
+        for name, port in asdict(self.ports).items():
+            if (name != "zookeeper" or self.high_availability) and listens(f"{HOST}:{port}", 1.0) is None:
                 raise UserError(f"something listens on port {port} already: end it, or choose another port")
-        for name in ("conf", "log", "tmp", "web", "artifacts", "checkpoints", "savepoints"):
+        for name in ("conf", "log", "tmp", "web", "artifacts", "checkpoints", "savepoints", "zookeeper", "jobs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         lines = (f"{key}: {value}\n" for key, value in self._config().items())
         (self.folder / "conf" / "flink-conf.yaml").write_text("".join(lines))
         (self.folder / "conf" / "log4j.properties").write_text(LOG4J)
+        (self.folder / "conf" / "zoo.cfg").write_text(
+            f"dataDir={self.folder / 'zookeeper'}\nclientPort={self.ports.zookeeper}\nclientPortAddress={HOST}\n"
+            "tickTime=1000\nadmin.enableServer=false\n"
+        )
 
     def _config(self) -> dict[str, object]:
+        found = {
+            "high-availability.type": "zookeeper",
+            "high-availability.zookeeper.quorum": f"{HOST}:{self.ports.zookeeper}",
+            "high-availability.zookeeper.client.session-timeout": SILENT,
+            "high-availability.zookeeper.client.tolerate-suspended-connections": "true",
+            "high-availability.storageDir": (self.folder / "jobs").as_uri(),
+        }
         hosts = ("jobmanager.rpc.address", "jobmanager.bind-host", "taskmanager.host", "taskmanager.bind-host")
         return {
             **dict.fromkeys((*hosts, "rest.address", "rest.bind-address"), HOST),
@@ -229,6 +262,7 @@ class FlinkCluster:
             "state.checkpoints.dir": (self.folder / "checkpoints").as_uri(),
             "state.savepoints.dir": (self.folder / "savepoints").as_uri(),
             **CONFIG,
+            **(found if self.high_availability else {}),
             **self.settings,
         }
 

@@ -46,12 +46,17 @@ def test_a_process_that_ends_is_told_with_its_last_words(fetched: Path, monkeypa
         pass
 
 
-def test_a_port_that_is_taken(fetched: Path) -> None:
+@pytest.mark.parametrize("name", ["rest", "zookeeper"])
+def test_a_port_that_is_taken(fetched: Path, name: str) -> None:
     ports = Ports.free()
-    with subprocess.Popen([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(ports.rest)]) as other:
-        while listens(f"127.0.0.1:{ports.rest}"):
+    port = getattr(ports, name)
+    with subprocess.Popen([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]) as other:
+        while listens(f"127.0.0.1:{port}"):
             assert other.poll() is None
-        with pytest.raises(UserError, match=f"port {ports.rest} already"), FlinkCluster(fetched / "a", ports=ports):
+        with (
+            pytest.raises(UserError, match=f"port {port} already"),
+            FlinkCluster(fetched / "a", ports=ports, high_availability=name == "zookeeper"),
+        ):
             pass
         other.kill()
     wait_until_dead(other.pid)

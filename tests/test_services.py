@@ -50,6 +50,23 @@ def test_a_killed_emulator_comes_back_empty_at_its_address() -> None:
         assert service.topic("gone") == topic
 
 
+def test_a_killed_emulator_with_a_journal_goes_on(tmp_path: Path) -> None:
+    with emulator(journal=tmp_path / "journal") as service:
+        topic = service.topic("kept")
+        pull = {"subscription": service.subscription(topic), "max_messages": 9}
+        service.publish(topic, [b"a", b"b", b"c"], [{"n": x} for x in "123"])
+        with service.subscriber() as client:
+            before = {m.message.data: m for m in client.pull(request=pull).received_messages}
+            ids = [before.pop(b"b").ack_id]
+            client.acknowledge(request={"subscription": pull["subscription"], "ack_ids": ids})
+        service.kill()
+        service.start()
+        assert service.counts(topic) == Counts(3, 1, 1, 0)
+        with service.subscriber() as client:
+            after = {m.message.data: m.message for m in client.pull(request=pull).received_messages}
+        assert after == {data: m.message for data, m in before.items()}
+
+
 def test_a_killed_warehouse_comes_back_with_its_rows_at_its_address(tmp_path: Path) -> None:
     before = os.environ.get(client.EMULATOR)
     with Warehouse(tmp_path) as warehouse:
