@@ -19,8 +19,12 @@ class Exit(IntEnum):
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what, where and how; it is shown without a traceback."""
+    """Something the user can mend. The message says what, where and how; it is shown without a traceback.
 
-    def __init__(self, message: str, code: Exit = Exit.USAGE) -> None:
+    Args:
+      about: what of a launch it is about, in a word; `foretide doctor` sorts by it.
+    """
+
+    def __init__(self, message: str, code: Exit = Exit.USAGE, about: str = "") -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.about = code, about

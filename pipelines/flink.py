@@ -79,6 +79,13 @@ def check(args: Sequence[str], name: str | None = None) -> None:
     Raises:
       UserError: nobody answers, the cluster has too few slots or another version, or the job runs already.
     """
+    problem = next(problems(args, name), None)
+    if problem is not None:
+        raise problem
+
+
+def problems(args: Sequence[str], name: str | None = None) -> Iterator[UserError]:
+    """All that `check` would raise, were it not for what comes before."""
     options = PipelineOptions([*args, *added(args)])
     runner, portable = options.view_as(StandardOptions).runner, options.view_as(PortableOptions)
     if runner not in RUNNERS or portable.job_endpoint == "embed":
@@ -86,15 +93,13 @@ def check(args: Sequence[str], name: str | None = None) -> None:
     url = cluster(options)
     near = urlsplit(url or f"//{portable.job_endpoint}").hostname
     if portable.job_endpoint:
-        _reach(portable.job_endpoint, "job server", "--job_endpoint")
+        yield from _of_service(portable.job_endpoint, "job server", "--job_endpoint")
     elif runner == "PortableRunner":
-        raise UserError("--runner=PortableRunner needs --job_endpoint=HOST:PORT, where a job server listens")
-    elif url:
-        _check_cluster(url, options, _version(args))
-    if url and name is not None:
-        _check_name(url, name)
+        yield UserError("--runner=PortableRunner needs --job_endpoint=HOST:PORT, where a job server listens")
+    if url:
+        yield from _of_cluster(url, options, _version(args), name)
     if portable.environment_type == "EXTERNAL" and near in LOOPBACK and portable.environment_config:
-        _reach(portable.environment_config, "worker pool", "--environment_config")
+        yield from _of_service(portable.environment_config, "worker pool", "--environment_config")
 
 
 @contextmanager
@@ -151,50 +156,35 @@ def _version(args: Sequence[str]) -> str | None:
     return str(PipelineOptions(list(args)).view_as(FlinkRunnerOptions).flink_version) if given else None
 
 
-def _reach(address: str, what: str, flag: str) -> None:
+def _of_service(address: str, what: str, flag: str) -> Iterator[UserError]:
     why = listens(address)
     if why is not None:
-        raise UserError(f"no {what} answers at {address} ({flag}): {why}; `make flink` starts one on this machine")
+        told = f"no {what} answers at {address} ({flag}): {why}; `make flink` starts one on this machine"
+        yield UserError(told, about="runner-reachable")
 
 
-def _check_name(master: str, name: str) -> None:
-    try:
-        found = running(master, name)
-    except (OSError, ValueError, KeyError) as error:
-        raise _silent(master, error) from error
-    if found is not None:
-        raise UserError(
-            f"the job {name} runs on the cluster at {master} already, as {found}: stop it with `foretide savepoint`, "
-            "and go on from there with --savepoint_path"
-        )
-
-
-def _silent(master: str, error: Exception) -> UserError:
-    return UserError(
-        f"no Flink cluster answers at {master} (--flink_master): {reason(error)}; `make flink` starts one on this "
-        "machine"
-    )
-
-
-def _check_cluster(master: str, options: PipelineOptions, version: str | None) -> None:
+def _of_cluster(master: str, options: PipelineOptions, version: str | None, name: str | None) -> Iterator[UserError]:
     try:
         found = ask(f"{master}/overview")
         slots, release = int(found["slots-total"]), str(found["flink-version"])
+        same = running(master, name) if name is not None else None
     except (OSError, ValueError, KeyError) as error:
-        raise _silent(master, error) from error
-    flink = options.view_as(FlinkRunnerOptions)
-    if flink.parallelism > slots or not slots:
-        raise UserError(
-            f"the Flink cluster at {master} has {slots} task slot(s), and --parallelism={max(1, flink.parallelism)} "
-            "takes as many: start more TaskManagers"
-        )
+        told = f"no Flink cluster answers at {master} (--flink_master): {reason(error)}"
+        yield UserError(f"{told}; `make flink` starts one on this machine", about="runner-reachable")
+        return
+    flink, given = options.view_as(FlinkRunnerOptions), options.view_as(PortableOptions).job_endpoint is not None
+    if not given and (flink.parallelism > slots or not slots):  # where others submit, slots may come when asked for
+        told = f"--parallelism={max(1, flink.parallelism)} takes as many: start more TaskManagers"
+        yield UserError(f"the Flink cluster at {master} has {slots} task slot(s), and {told}", about="flink-slots")
     own = flink.flink_job_server_jar == str(folder() / "job-server" / "job-server.jar")
     served = VERSION if own else version or (None if flink.flink_job_server_jar else flink.flink_version)
-    if served is not None and not release.startswith(f"{served}."):
-        minor = ".".join(release.split(".")[:2])
-        raise UserError(
-            f"the Flink cluster at {master} is of version {release}, and the job server for {served}: add "
-            f"--flink_version={minor}"
+    if not given and served is not None and not release.startswith(f"{served}."):
+        told = f"and the job server for {served}: add --flink_version={'.'.join(release.split('.')[:2])}"
+        yield UserError(f"the Flink cluster at {master} is of version {release}, {told}", about="flink-version")
+    if same is not None:
+        told = "stop it with `foretide savepoint`, and go on from there with --savepoint_path"
+        yield UserError(
+            f"the job {name} runs on the cluster at {master} already, as {same}: {told}", about="job-running"
         )
 
 

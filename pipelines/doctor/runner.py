@@ -16,16 +16,6 @@ from pipelines.transforms import beamtable
 from pipelines.transforms.subscription import EMULATOR, check_runner
 
 REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
-PROBLEMS = {  # of a launch on Dataflow, by what its message is about; the others are of options
-    "accelerators": "--accelerator|--device|--inference-ram",
-    "worker-image": ".* --sdk_container_image|--setup_file",
-    "worker-places": "--output|--archive|.* cannot read it here",
-}
-MENDABLE = {  # what `flink.check` may find before it has asked for all, by its words
-    "flink-slots": "task slot",
-    "flink-version": "is of version",
-    "job-running": "already, as",
-}
 
 
 def options(launch: Launch) -> Iterator[Finding]:
@@ -66,8 +56,7 @@ def _for_dataflow(launch: Launch) -> Iterator[Finding]:
         ram=launch.execution.inference_ram,
     )
     for problem in dataflow.problems(launch.execution.beam_args, job):
-        code = next((c for c, words in PROBLEMS.items() if re.match(words, str(problem))), "runner-options")
-        yield told(code, str(problem).partition(" ")[0], problem)
+        yield told(problem.about or "runner-options", str(problem).partition(" ")[0], problem)
     region = launch.options.view_as(GoogleCloudOptions).region
     if launch.on_dataflow and region and not REGION.fullmatch(region):
         remedy = "Give a region such as europe-west1, not a zone"
@@ -94,25 +83,14 @@ def reachable(launch: Launch) -> Iterator[Finding]:
 
 
 def _flink(launch: Launch) -> Iterator[Finding]:
-    """All that `flink.check` finds, which stops at the first: it is asked again as if that had been mended."""
-    args, name, found = list(launch.execution.beam_args), launch.job_name, 0
-    while found <= len(MENDABLE):
-        try:
-            flink.check(args, name)
-        except UserError as problem:
-            code = next((c for c, words in MENDABLE.items() if words in str(problem)), None)
-            if code is None:
-                what, semicolon, how = str(problem).partition("; ")
-                is_option = "needs --job_endpoint" in what
-                remedy = f"{how}, or correct the address" if semicolon else "Add --job_endpoint=HOST:PORT"
-                yield error("runner-options" if is_option else "runner-reachable", "Flink", what, remedy)
-                return
-            yield told(code, "Flink", problem)
-            found += 1
-            name = None if code == "job-running" else name
-            args += ["--parallelism=1"] if code == "flink-slots" else []
-            args += [str(problem).rpartition("add ")[2]] if code == "flink-version" else []
-            continue
-        if not found:
-            yield ok("runner-reachable", "Flink", "Flink answers, and what the job takes of it is there")
-        return
+    found = list(flink.problems(launch.execution.beam_args, launch.job_name))
+    for problem in found:
+        what, _, how = str(problem).partition("; ")
+        if problem.about == "runner-reachable":
+            yield error(problem.about, "Flink", what, f"{how}, or correct the address")
+        elif not problem.about:
+            yield error("runner-options", "Flink", what, "Add --job_endpoint=HOST:PORT")
+        else:
+            yield told(problem.about, "Flink", problem)
+    if not found:
+        yield ok("runner-reachable", "Flink", "Flink answers, and what the job takes of it is there")
