@@ -30,7 +30,7 @@ from pipelines.errors import Exit
 from pipelines.taskfile import load_task
 from pipelines.transforms.subscription import Client
 from tests.googled import ACCOUNT, Google, denying, google
-from tests.services import Emulator, free_port
+from tests.services import Emulator, emulator, free_port
 from tests.warehouse import PROJECT, Warehouse
 from tests.world import AS_OFS, DAY, START, TASK, World, make_world, publish
 
@@ -57,6 +57,13 @@ class Report:
     def of(self, code: str) -> list[str]:
         """Severities of the findings of a code."""
         return [f["severity"] for f in self.findings if f["code"] == code]
+
+
+@pytest.fixture(scope="module")
+def pubsub() -> Iterator[Emulator]:
+    """Of this module alone: what is said to be missing is made later on."""
+    with emulator() as service:
+        yield service
 
 
 @dataclass

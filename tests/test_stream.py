@@ -105,7 +105,7 @@ def test_bad_messages_are_kept_and_come_again(world: World, pubsub: Emulator, tm
 
 
 def test_too_many_bad_messages_pause_the_job(world: World, pubsub: Emulator, tmp_path: Path) -> None:
-    topic = pubsub.topic("paused")
+    topic = pubsub.topic("paused-job")
     log = tmp_path / "log"
     stamp = {"arrival": str(SEAM * 1_000_000)}
     base = [*common(world, pubsub.subscription(topic), tmp_path / "out"), "--from", "2024-01-21"]
