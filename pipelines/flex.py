@@ -161,7 +161,7 @@ def command_line(argv: Sequence[str], folder: Path) -> list[str]:
     check_beam_args(beam)
     FileSystems.set_options(PipelineOptions(beam))  # credentials
     if "--runner=DataflowRunner" in beam:
-        _check_remote(given, beam)
+        _check_remote(given)
     command = [COMMANDS[template]]
     for name, value in given.items():
         command += _arguments(name, options[name], value, folder)
@@ -275,10 +275,8 @@ def _template(given: Mapping[str, str]) -> Template:
     return "batch" if "as_of" in given else "stream"
 
 
-def _check_remote(given: Mapping[str, str], beam: Sequence[str]) -> None:
-    """Raises UserError for what other machines cannot reach, and where they lack this program."""
-    if not any(option.startswith("--sdk_container_image=") for option in beam):
-        raise UserError("sdk_container_image is missing: workers need the image of the template, which has the program")
+def _check_remote(given: Mapping[str, str]) -> None:
+    """Raises UserError for what other machines cannot reach."""
     if "output" in given:
         parse_table(given["output"], "output")
     for name, value in given.items():

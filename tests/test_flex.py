@@ -316,7 +316,6 @@ def test_options_of_the_job_go_to_beam(configs: Configs, task: Path) -> None:
             DATAFLOW,
             "bootstrap: a launch of the batch template has no such parameter",
         ),
-        ({}, DATAFLOW[:-1], "sdk_container_image is missing: workers need the image of the template"),
         ({}, (*DATAFLOW, "--task=gs://my-bucket/t"), "task is given twice"),
         ({}, (*DATAFLOW, "--debug"), "--debug: a launch gives its parameters as --name=value"),
         ({}, (*DATAFLOW, "true"), "true: a launch gives its parameters as --name=value"),
