@@ -146,7 +146,8 @@ lock: $(VENV)/.uv
 	$(BIN)/uv pip compile setup.py templates/flex/requirements-gpu.in $(IMAGE_LOCK) -o templates/flex/requirements-gpu.lock
 
 # Of the images: the same versions, with hashes.
-IMAGE_LOCK := --extra bigquery --extra gcp --extra stream --constraint requirements.lock --python-version 3.11 \
+IMAGE_LOCK := --extra bigquery --extra gcp --extra stream --constraint requirements.lock \
+  --override templates/flex/overrides.txt --python-version 3.11 \
   --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --upgrade --quiet
 
 # Known vulnerabilities of what is in the images, but for those that templates/flex/vulnerabilities.txt explains.
