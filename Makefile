@@ -117,10 +117,10 @@ $(BIN)/bigquery-emulator: $(VENV)/.uv $(wildcard emulators/bigquery/*)
 JGO := jgo==3.2.0
 
 flink: $(VENV)/.flink $(FLINK)/.fetched
-	$(BIN)/python -m pipelines.flinkcluster start
+	$(BIN)/python -m pipelines.runners.flinkcluster start
 
 flink-stop:
-	$(BIN)/python -m pipelines.flinkcluster stop
+	$(BIN)/python -m pipelines.runners.flinkcluster stop
 
 $(FLINK)/.fetched: $(VENV)/.uv $(wildcard emulators/flink/*)
 	@command -v java > /dev/null || { echo "Flink needs Java 17: install a JDK"; exit 1; }
@@ -147,7 +147,7 @@ lock: $(VENV)/.uv
 
 # Of the images: the same versions, with hashes.
 IMAGE_LOCK := --extra bigquery --extra gcp --extra stream --constraint requirements.lock \
-  --override templates/flex/overrides.txt --python-version 3.11 \
+  --override templates/overrides.txt --python-version 3.11 \
   --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --upgrade --quiet
 
 # Known vulnerabilities of what is in the images, but for those that templates/flex/vulnerabilities.txt explains.

@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 from benchmarks import workload as w
 from benchmarks.measure import Meter
 from benchmarks.model import Counts, export
-from pipelines.flinkcluster import FlinkCluster
-from pipelines.query import connect
+from pipelines.local.query import connect
+from pipelines.runners.flinkcluster import FlinkCluster
 from pipelines.task import format_time
 from pipelines.taskfile import load_task
 

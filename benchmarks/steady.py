@@ -31,7 +31,7 @@ from benchmarks.measure import memory
 from pipelines import registry
 from pipelines.config import LIVE_SHARDS, floor
 from pipelines.emulator import Emulator, emulator
-from pipelines.query import connect
+from pipelines.local.query import connect
 from pipelines.task import format_time
 from pipelines.taskfile import load_task
 from pipelines.transforms.block import HEADER

@@ -304,7 +304,7 @@ def _models(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.query import query
+    from pipelines.local.query import query
 
     if rest:
         raise UserError(f"unknown option {rest[0]}; see foretide query --help")
@@ -313,7 +313,7 @@ def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _savepoint(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.flinkjob import savepoint
+    from pipelines.runners.flinkjob import savepoint
 
     return savepoint(args.job, args.target, rest)
 
@@ -343,7 +343,7 @@ def _place(path: str) -> str:
 
 
 def _execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
-    from pipelines.execution import check_beam_args
+    from pipelines.runners.execution import check_beam_args
 
     check_beam_args(rest)
     return Execution(args.workers, args.shards, rest, args.debug, *_resources(args))

@@ -24,7 +24,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from pipelines.errors import UserError
-from pipelines.processes import bound
+from pipelines.runners.processes import bound
 
 PROJECT = "projects/test"
 MAX_MESSAGES, MAX_BYTES = 1000, 3 << 20  # of one publish request

@@ -18,7 +18,6 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 
-from pipelines import dataflow, execution, flink
 from pipelines.config import ExamplesConfig
 from pipelines.errors import Exit, UserError
 from pipelines.examplestore import (
@@ -44,6 +43,7 @@ from pipelines.ledger import Ledger, total
 from pipelines.models.examples import TIME, schema
 from pipelines.progress import Progress, watch
 from pipelines.report import describe_as_ofs, describe_input, ledger_lines
+from pipelines.runners import dataflow, execution, flink
 from pipelines.source import Source, find
 from pipelines.task import Task
 from pipelines.taskfile import describe

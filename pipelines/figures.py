@@ -1,6 +1,6 @@
 """What a running job tells about itself: its metrics as numbers, as a line while it runs and as a screen at its end.
 
-Where the numbers come from is `pipelines.portable`; what each one means is `pipelines.metrics`.
+Where the numbers come from is `pipelines.runners.portable`; what each one means is `pipelines.metrics`.
 """
 
 from __future__ import annotations

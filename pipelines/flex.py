@@ -23,12 +23,13 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import cli, dataflow
+from pipelines import cli
 from pipelines.bigquery.tables import NAME as TABLE
 from pipelines.bigquery.tables import parse_table
 from pipelines.config import LATEST
 from pipelines.errors import UserError
-from pipelines.execution import check_beam_args
+from pipelines.runners import dataflow
+from pipelines.runners.execution import check_beam_args
 from pipelines.transforms.subscription import NAME as SUBSCRIPTION
 from pipelines.transforms.subscription import check_name
 

@@ -13,14 +13,14 @@ import apache_beam as beam
 
 from pipelines.bigquery import schema, staging
 from pipelines.bigquery.tables import Table, is_bigquery, parse_table
-from pipelines.compaction import compacting
 from pipelines.config import WriteMethod
 from pipelines.errors import UserError
 from pipelines.ledger import Ledger
-from pipelines.livestore import prepare, read_live_ledger, stop_file
+from pipelines.local.compaction import compacting
+from pipelines.local.livestore import prepare, read_live_ledger, stop_file
+from pipelines.local.store import LEDGER, Status, begin, read_outcome
 from pipelines.progress import quantity
 from pipelines.rows import Run, read_ledger
-from pipelines.store import LEDGER, Status, begin, read_outcome
 from pipelines.transforms.beamtable import WriteByBeam
 from pipelines.transforms.livetable import AppendTable
 from pipelines.transforms.sink import AppendRun, WriteRun
@@ -94,7 +94,7 @@ def output(place: str, method: WriteMethod = "storage", replace_model: bool = Fa
 
 @dataclass(frozen=True)
 class FolderOutput:
-    """Parquet files in a folder, see `store` and `livestore`."""
+    """Parquet files in a folder, see `local.store` and `local.livestore`."""
 
     place: str
 

@@ -26,9 +26,9 @@ from pipelines.emulator import Emulator, emulator
 from pipelines.errors import Exit, UserError
 from pipelines.folders import replaceable, replacing
 from pipelines.ledger import NEVER
-from pipelines.livestore import live_runs, stop_file
+from pipelines.local.livestore import live_runs, stop_file
+from pipelines.local.query import select
 from pipelines.models.manifest import check, load_manifest
-from pipelines.query import select
 from pipelines.task import Task, format_time
 from pipelines.transforms.archive import write_messages
 from pipelines.transforms.block import Ints

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pipelines.bigquery.client import execute, explained
 from pipelines.bigquery.tables import is_bigquery, parse_table
 from pipelines.errors import Exit, UserError
-from pipelines.query import select
+from pipelines.local.query import select
 from pipelines.transforms.leases import Refused
 from pipelines.transforms.letters import Message, check_topic, original, publish, publisher
 from pipelines.transforms.messages import ID

@@ -1,6 +1,6 @@
 """What the Parquet files of a run hold: the columns of scores, dead letters and the ledger. No Beam here.
 
-`transforms.sink` makes the rows, `store` and `livestore` keep the files, `query` reads them.
+`transforms.sink` makes the rows, `local.store` and `local.livestore` keep the files, `local.query` reads them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.ledger import NEVER, Ledger, total
-from pipelines.store import Status, write_file
+from pipelines.local.store import Status, write_file
 
 TIME = pa.timestamp("us", "UTC")
 COUNTS = tuple(f.name for f in fields(Ledger) if f.name not in ("first_time", "last_time", "reasons"))

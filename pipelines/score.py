@@ -7,7 +7,7 @@ import uuid
 
 import apache_beam as beam
 
-from pipelines import dataflow, execution, flink, graph, registry, remote
+from pipelines import graph, registry, remote
 from pipelines.config import ScoreConfig
 from pipelines.errors import Exit
 from pipelines.models.manifest import Manifest, check, load_manifest
@@ -15,6 +15,7 @@ from pipelines.outputs import Output, output
 from pipelines.progress import Progress, watch
 from pipelines.report import describe_as_ofs, describe_input, score_report
 from pipelines.rows import Run
+from pipelines.runners import dataflow, execution, flink
 from pipelines.source import Source, find
 from pipelines.taskfile import describe
 from pipelines.transforms.decode import Span

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from pipelines import dataflow, flink, graph, portable, registry
+from pipelines import graph, registry
 from pipelines.config import StreamConfig
 from pipelines.errors import Exit, UserError
 from pipelines.figures import summary
@@ -20,6 +20,7 @@ from pipelines.outputs import Live, output
 from pipelines.progress import Progress
 from pipelines.report import describe_input, live_report
 from pipelines.rows import Run
+from pipelines.runners import dataflow, flink, portable
 from pipelines.source import Source, find
 from pipelines.task import format_duration, format_time
 from pipelines.taskfile import describe

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.compaction import compact
 from pipelines.ledger import Ledger
-from pipelines.livestore import append
+from pipelines.local.compaction import compact
+from pipelines.local.livestore import append
 from pipelines.rows import DEAD_LETTERS, Run, live_ledger_table, live_schema, score_schema
 from tests.publisher import die_before
 

@@ -22,13 +22,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.pipeline_context import PipelineContext
 
-from pipelines import dataflow, score, stream
+from pipelines import score, stream
 from pipelines.bigquery.tables import parse_table
 from pipelines.config import Execution, Input, ScoreConfig, StreamConfig
 from pipelines.ledger import Ledger
 from pipelines.outputs import TableLive
 from pipelines.progress import Progress
 from pipelines.rows import Run
+from pipelines.runners import dataflow
 from pipelines.source import Source
 from pipelines.task import Task, parse_time
 from pipelines.transforms.block import EventBlock, unpack

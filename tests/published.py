@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.ledger import Ledger
+from pipelines.local.store import LEDGER, Status, begin, publish
 from pipelines.rows import Run, ledger_table, score_schema
-from pipelines.store import LEDGER, Status, begin, publish
 from tests.publisher import PARTS, SCORES, write_values
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipelines.emulator import Counts, Emulator, binary, emulator
-from pipelines.prism import Prism
-from pipelines.processes import free_port
+from pipelines.runners.prism import Prism
+from pipelines.runners.processes import free_port
 
 __all__ = ["Counts", "Emulator", "binary", "emulator", "free_port", "prism"]
 

@@ -133,7 +133,7 @@ def test_a_dry_run_plans_and_does_not_run(monkeypatch: pytest.MonkeyPatch, task:
 
 def test_query(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
-    monkeypatch.setattr("pipelines.query.query", lambda *given: calls.append(given))
+    monkeypatch.setattr("pipelines.local.query.query", lambda *given: calls.append(given))
     assert main(["query", "--output", "out", "SELECT 1"]) == 0
     assert main(["query", "SELECT 2", "--output=o", "--format", "json", "--limit", "0"]) == 0
     assert calls == [("out", "SELECT 1", "table", 100), ("o", "SELECT 2", "json", 0)]

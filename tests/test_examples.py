@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import examples as module
-from pipelines import execution
 from pipelines.cli import main
 from pipelines.config import ExamplesConfig, Execution, Input
 from pipelines.errors import Exit
 from pipelines.examples import make_examples
 from pipelines.examplestore import FILE, PREFIX, Stored, adding
 from pipelines.models.examples import Examples, load_examples
+from pipelines.runners import execution
 from pipelines.task import Task, parse_time
 from pipelines.taskfile import load_task
 from tests import small
@@ -150,7 +150,7 @@ def test_shards_make_no_difference(case: Case) -> None:
 
 
 def test_a_second_time_nothing_is_computed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.execution.run", lambda *_: pytest.fail("the pipeline ran"))
+    monkeypatch.setattr("pipelines.runners.execution.run", lambda *_: pytest.fail("the pipeline ran"))
     before = layers(case.folder / "out")
     text = case.write("out")
     assert "reused      5 features as of 2024-04-01 to 2024-04-08 (2 as-ofs)\nexamples    " in text
@@ -201,7 +201,7 @@ def test_an_input_that_changes_while_it_is_read_leaves_nothing(case: Case, monke
         run(*arguments)
         os.utime(file, ns=(0, 10**9))
 
-    monkeypatch.setattr("pipelines.execution.run", touched)
+    monkeypatch.setattr("pipelines.runners.execution.run", touched)
     text = case.write("moving", events=file, expect=Exit.USAGE)
     assert "the input changed while it was read: run the command again" in text
     assert not layers(case.folder / "moving")

@@ -27,11 +27,11 @@ from google.pubsub_v1 import PublisherClient, SubscriberClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-from pipelines import flink
 from pipelines.errors import Exit
-from pipelines.flinkcluster import FlinkCluster
-from pipelines.livestore import live_runs, read_live_ledger, stop_file
-from pipelines.query import select
+from pipelines.local.livestore import live_runs, read_live_ledger, stop_file
+from pipelines.local.query import select
+from pipelines.runners import flink
+from pipelines.runners.flinkcluster import FlinkCluster
 from pipelines.task import format_time
 from pipelines.taskfile import load_task
 from pipelines.transforms.pulled import micros_of

@@ -19,9 +19,10 @@ import pytest
 import yaml
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
-from pipelines import cli, flink
-from pipelines.execution import check_beam_args
-from pipelines.flinkcluster import FlinkCluster, Ports, java
+from pipelines import cli
+from pipelines.runners import flink
+from pipelines.runners.execution import check_beam_args
+from pipelines.runners.flinkcluster import FlinkCluster, Ports, java
 from pipelines.transforms.subscription import check_runner
 from tests.services import Emulator
 from tests.test_end_to_end import foretide
@@ -253,7 +254,7 @@ def test_a_host_of_containers_holds_together(tmp_path: Path) -> None:
 
 def test_workers_are_where_the_options_look_for_them() -> None:
     (pool,) = [rest for word, rest in instructions("Dockerfile") if word == "CMD"]
-    assert yaml.safe_load(pool) == ["python", "-m", "pipelines.workerpool", str(Ports.pool)]
+    assert yaml.safe_load(pool) == ["python", "-m", "pipelines.runners.workerpool", str(Ports.pool)]
     for profile in PROFILES:
         assert option(options(profile), "environment_type") == "EXTERNAL"
         assert option(options(profile), "environment_config") == f"localhost:{Ports.pool}"
@@ -269,7 +270,7 @@ def test_images_have_the_versions_that_are_tested_here() -> None:
     text = " ".join(rest for _, rest in instructions("Dockerfile"))
     assert uv in text
     assert worker["FROM"].startswith("python:3.11-")
-    (extras,) = re.findall(r"--constraint requirements.lock '\.\[([a-z,]+)\]'", text)
+    (extras,) = re.findall(r"--constraint requirements.lock --override overrides.txt '\.\[([a-z,]+)\]'", text)
     known = re.findall(r'^    "(\w+)": \[', (ROOT / "setup.py").read_text(), flags=re.MULTILINE)
     assert set(extras.split(",")) == {"bigquery", "gcp", "stream"} <= set(known)
     base = [rest for word, rest in cluster if word == "FROM"][-1]

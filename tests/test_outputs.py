@@ -10,9 +10,9 @@ import pytest
 from pipelines.bigquery.tables import Table
 from pipelines.errors import UserError
 from pipelines.ledger import Ledger
+from pipelines.local.store import LEDGER, publish
 from pipelines.outputs import FolderOutput, TableOutput, output
 from pipelines.rows import Run, ledger_table, write_table
-from pipelines.store import LEDGER, publish
 from pipelines.transforms.tabular import now
 
 RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.csv",), 5, model_version="m1")

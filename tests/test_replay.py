@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.ledger import DeadLetter
-from pipelines.livestore import append, prepare
+from pipelines.local.livestore import append, prepare
 from pipelines.replay import ReplayConfig, replay
 from pipelines.rows import DEAD_LETTERS, live_schema
 from pipelines.transforms.letters import message, publish

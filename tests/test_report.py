@@ -11,11 +11,11 @@ import yaml
 
 from pipelines.config import Execution, Input, ScoreConfig, StreamConfig
 from pipelines.ledger import Ledger
+from pipelines.local.store import Status
 from pipelines.models.manifest import Manifest, signature
 from pipelines.outputs import Result
 from pipelines.report import describe_as_ofs, ledger_lines, live_report, score_report
 from pipelines.source import Source
-from pipelines.store import Status
 from pipelines.task import Task, parse_time
 from pipelines.transforms.formats.base import Piece
 from tests.small import TASK

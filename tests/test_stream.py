@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import Exit
-from pipelines.query import select
+from pipelines.local.query import select
 from pipelines.rehearse import compare
 from tests.services import Emulator
 from tests.test_end_to_end import foretide

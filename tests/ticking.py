@@ -25,7 +25,7 @@ from pipelines.config import Execution
 from pipelines.errors import UserError
 from pipelines.figures import summary
 from pipelines.metrics import counter, distribution
-from pipelines.portable import run_stream
+from pipelines.runners.portable import run_stream
 
 END = 1 << 60
 KEYS = 4

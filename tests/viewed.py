@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.ledger import Ledger
-from pipelines.livestore import append, prepare
+from pipelines.local.livestore import append, prepare
+from pipelines.local.store import LEDGER, begin, publish
 from pipelines.rows import Run, ledger_table, live_ledger_table, live_schema, score_schema
-from pipelines.store import LEDGER, begin, publish
 from tests.publisher import SCORES
 
 Row = tuple[str, int, int, str, int, Sequence[float | None]]  # entity, as-of, revision, model, last event, scores

@@ -20,7 +20,7 @@ from typing import Any
 from pipelines.bigquery import client
 from pipelines.bigquery.tables import Table
 from pipelines.emulator import binary
-from pipelines.processes import bound, free_port
+from pipelines.runners.processes import bound, free_port
 
 PROJECT = "test"
 READY = 120.0  # seconds for it to answer

@@ -16,8 +16,8 @@ from pipelines.bigquery.merge import BETWEEN, bounds
 from pipelines.bigquery.schema import WRITTEN
 from pipelines.bigquery.tables import Table
 from pipelines.ledger import Ledger
+from pipelines.local.store import Status
 from pipelines.rows import LAST, Run, ledgers, live_ledger, live_schema, score_schema
-from pipelines.store import Status
 
 log = logging.getLogger(__name__)
 

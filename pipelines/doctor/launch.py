@@ -9,13 +9,13 @@ from typing import Literal
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import execution, portable
 from pipelines.bigquery import client as bigquery
 from pipelines.bigquery.tables import is_bigquery
 from pipelines.config import Execution, Input, PayloadFormat, WriteMethod
-from pipelines.dataflow import is_dataflow
 from pipelines.doctor.findings import Finding
 from pipelines.models.engine import DeviceName, EngineName
+from pipelines.runners import execution, portable
+from pipelines.runners.dataflow import is_dataflow
 from pipelines.task import Task
 from pipelines.transforms import subscription as pubsub
 from pipelines.transforms.decode import Since, Span

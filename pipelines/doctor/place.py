@@ -14,7 +14,7 @@ from pipelines.doctor.google import Google
 from pipelines.doctor.launch import Launch
 from pipelines.errors import UserError
 from pipelines.outputs import output
-from pipelines.processes import listens
+from pipelines.runners.processes import listens
 
 
 def places(launch: Launch, google: Google) -> Iterator[Finding]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 
-from pipelines import dataflow, flink
 from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
 from pipelines.doctor.launch import Launch
 from pipelines.errors import UserError
-from pipelines.prism import locate
+from pipelines.runners import dataflow, flink
+from pipelines.runners.prism import locate
 from pipelines.transforms import beamtable
 from pipelines.transforms.subscription import EMULATOR, check_runner
 

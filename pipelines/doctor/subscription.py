@@ -12,7 +12,7 @@ from pathlib import Path
 from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
 from pipelines.doctor.launch import Launch
 from pipelines.errors import UserError
-from pipelines.processes import listens
+from pipelines.runners.processes import listens
 from pipelines.transforms.leases import Refused
 from pipelines.transforms.letters import check_topic
 from pipelines.transforms.messages import Messages, Payload

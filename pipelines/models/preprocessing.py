@@ -23,11 +23,11 @@ import tensorflow as tf
 
 from pipelines.config import Execution
 from pipelines.errors import UserError
-from pipelines.execution import run
 from pipelines.models.engine import Floats
 from pipelines.models.examples import Ints
 from pipelines.models.loading import silent_stderr
 from pipelines.models.summary import LARGEST, signed_log, summary
+from pipelines.runners.execution import run
 from pipelines.task import Task
 
 try:

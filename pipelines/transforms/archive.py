@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
 from pipelines.folders import sync
+from pipelines.local.store import write_file
 from pipelines.metrics import counter
-from pipelines.store import write_file
 from pipelines.task import format_time
 from pipelines.transforms.formats import parquet
 from pipelines.transforms.formats.messages import EXTENSION, SCHEMA, table

@@ -1,8 +1,8 @@
 """Writing into the output folder: scores, dead letters and ledger as Parquet. A run over files publishes them together
 at its end (`WriteRun`), a live job appends them as they come (`AppendRun`), and its ledger as a running total.
 
-Here: which rows are in which file. The rows are made in `tabular`, the folders and the commit are in `pipelines.store`
-and `pipelines.livestore`.
+Here: which rows are in which file. The rows are made in `tabular`, the folders and the commit are in `pipelines.local`
+(`store` and `livestore`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.ledger import DeadLetter, Ledger, total
-from pipelines.livestore import Kind, append
+from pipelines.local.livestore import Kind, append
+from pipelines.local.store import LEDGER, Attempt, Outcome, publish, read_outcome
 from pipelines.metrics import counter
 from pipelines.rows import ROW_GROUP, Run, ledger_table, live_ledger_table, write_table
-from pipelines.store import LEDGER, Attempt, Outcome, publish, read_outcome
 from pipelines.transforms.inference import ScoreBlock
 from pipelines.transforms.running import Running, RunningTotal
 from pipelines.transforms.tabular import (

@@ -26,8 +26,8 @@ from pipelines.bigquery.merge import Counts, merge, staged, time_parameter, visi
 from pipelines.bigquery.tables import Table
 from pipelines.config import WriteMethod
 from pipelines.ledger import DeadLetter, Ledger, total
+from pipelines.local.store import Status
 from pipelines.rows import Run, ledger_table
-from pipelines.store import Status
 from pipelines.task import format_time
 from pipelines.transforms.holding import HoldScores
 from pipelines.transforms.tabular import (

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.ledger import DeadLetter, Ledger
+from pipelines.local.store import Status
 from pipelines.rows import DEAD_LETTERS, TIME, Run, live_schema, score_schema
-from pipelines.store import Status
 from pipelines.transforms.inference import ScoreBlock
 
 Inputs = tuple[beam.PCollection[ScoreBlock], beam.PCollection[DeadLetter], beam.PCollection[Ledger]]  # of a sink

@@ -22,7 +22,7 @@ from google.cloud.bigquery import LoadJobConfig
 
 from pipelines.bigquery.client import client
 from pipelines.errors import Exit
-from pipelines.query import select
+from pipelines.local.query import select
 from tests.services import Emulator
 from tests.test_end_to_end import foretide
 from tests.warehouse import PROJECT, Warehouse

@@ -18,7 +18,7 @@ from pipelines.bigquery.client import execute, writer
 from pipelines.bigquery.schema import Kind, apply, plan, stored
 from pipelines.bigquery.tables import Table
 from pipelines.ledger import Ledger
-from pipelines.query import select
+from pipelines.local.query import select
 from pipelines.rows import Run, ledger_table, live_ledger_table
 from tests.viewed import Row, append_rows, publish_rows, score_table
 

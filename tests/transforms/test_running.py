@@ -16,7 +16,7 @@ from apache_beam.testing import test_stream
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
 
 from pipelines.ledger import DeadLetter, Ledger, total
-from pipelines.livestore import folder, parts, prepare, read_live_ledger, read_rows
+from pipelines.local.livestore import folder, parts, prepare, read_live_ledger, read_rows
 from pipelines.rows import Run
 from pipelines.rows import ledgers as counts
 from pipelines.transforms import running

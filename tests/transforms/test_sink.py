@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.compaction import compact
 from pipelines.ledger import DeadLetter, Ledger, total
-from pipelines.livestore import KINDS, folder, parts, prepare, read_live_ledger, read_rows
-from pipelines.query import connect
+from pipelines.local.compaction import compact
+from pipelines.local.livestore import KINDS, folder, parts, prepare, read_live_ledger, read_rows
+from pipelines.local.query import connect
+from pipelines.local.store import LEDGER, Attempt, Outcome, begin, read_outcome
 from pipelines.rows import DEAD_LETTERS, Run, live_schema, read_ledger, score_schema, write_table
-from pipelines.store import LEDGER, Attempt, Outcome, begin, read_outcome
 from pipelines.transforms import sink
 from pipelines.transforms.inference import ScoreBlock
 from pipelines.transforms.sink import AppendRun, WriteRun, _pack, _unpack, part_of, split

@@ -33,9 +33,9 @@ from pipelines.bigquery.tables import Table
 from pipelines.config import WriteMethod
 from pipelines.errors import UserError
 from pipelines.ledger import DeadLetter, Ledger
-from pipelines.query import connect
+from pipelines.local.query import connect
+from pipelines.local.store import begin as begin_folder
 from pipelines.rows import Run
-from pipelines.store import begin as begin_folder
 from pipelines.transforms import table as module
 from pipelines.transforms.inference import ScoreBlock
 from pipelines.transforms.sink import WriteRun

@@ -13,9 +13,9 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.errors import Exit, UserError
-from pipelines.execution import cause, check_beam_args
-from pipelines.flink import ask, cluster, running
-from pipelines.processes import reason
+from pipelines.runners.execution import cause, check_beam_args
+from pipelines.runners.flink import ask, cluster, running
+from pipelines.runners.processes import reason
 
 POLL = 0.2  # s
 OVER = (1 << 63) - 1  # ms, the watermark behind which nothing comes

@@ -22,7 +22,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PrismRunnerOpt
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 
 from pipelines.errors import Exit, UserError
-from pipelines.processes import bound, end
+from pipelines.runners.processes import bound, end
 
 PACKAGE = "github.com/apache/beam/sdks/v2/go/cmd/prism"
 READY = 60.0  # seconds for its job endpoint to come up

@@ -17,9 +17,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from pipelines import dataflow, flink
 from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
+from pipelines.runners import dataflow, flink
 
 NAMED = re.compile(r"[\w.]*(Error|Exception): ")  # a line that says what kind of error it is
 LOCAL = ("DirectRunner", "FnApiRunner")

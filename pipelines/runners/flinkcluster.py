@@ -1,8 +1,8 @@
 """A Flink cluster as processes of this one, on loopback: JobManager, TaskManagers, Beam's job server and worker pool.
 For tests, and to try a job before there is a real cluster.
 
-    python -m pipelines.flinkcluster start    leaves one running, as `make flink` does once it has fetched the jars
-    python -m pipelines.flinkcluster stop
+    python -m pipelines.runners.flinkcluster start   leaves one running, as `make flink` does when it has the jars
+    python -m pipelines.runners.flinkcluster stop
 
 Jobs die with the JobManager, unless the cluster is highly available: then ZooKeeper runs beside it, and the next
 JobManager goes on with them from their last checkpoints.
@@ -26,9 +26,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Literal
 
-from pipelines import flink
 from pipelines.errors import Exit, UserError
-from pipelines.processes import bound, end, free_port, listens
+from pipelines.runners import flink
+from pipelines.runners.processes import bound, end, free_port, listens
 
 Kind = Literal["jobmanager", "taskmanager", "pool", "jobserver", "zookeeper"]
 KINDS: tuple[Kind, ...] = ("jobmanager", "taskmanager", "pool", "jobserver")  # of every cluster
@@ -175,7 +175,7 @@ class FlinkCluster:
         self._java("jobserver", [*jar, *listen, place, f"--flink-master={self.master}"], wait)
 
     def start_pool(self, wait: bool = True) -> None:
-        self._start("pool", [sys.executable, "-m", "pipelines.workerpool", str(self.ports.pool)], wait)
+        self._start("pool", [sys.executable, "-m", "pipelines.runners.workerpool", str(self.ports.pool)], wait)
 
     def start_zookeeper(self, wait: bool = True) -> None:
         self._java("zookeeper", ["-cp", self._jars(), ZOOKEEPER, str(self.folder / "conf" / "zoo.cfg")], wait)
@@ -336,7 +336,7 @@ def start(folder: Path, task_managers: int, slots: int) -> str:
         (folder / "pid").unlink(missing_ok=True)
         words = ["run", "--folder", str(folder), "--task-managers", str(task_managers), "--slots", str(slots)]
         with open(folder / "cluster.log", "wb") as log:
-            command = [sys.executable, "-m", "pipelines.flinkcluster", *words]
+            command = [sys.executable, "-m", "pipelines.runners.flinkcluster", *words]
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.query import Format, connect, query, select
+from pipelines.local.query import Format, connect, query, select
 from tests.published import put, put_scores
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import livestore
-from pipelines.compaction import compact
 from pipelines.errors import UserError
 from pipelines.ledger import Ledger, total
-from pipelines.livestore import (
+from pipelines.local import livestore
+from pipelines.local.compaction import compact
+from pipelines.local.livestore import (
     Merged,
     commit,
     counting,
@@ -29,7 +29,7 @@ from pipelines.livestore import (
     read_rows,
     time_of,
 )
-from pipelines.query import select
+from pipelines.local.query import select
 from tests.appended import RUN, append_ledger, append_scores
 
 

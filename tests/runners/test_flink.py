@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import flink
 from pipelines.errors import Exit, UserError
-from pipelines.flinkcluster import KINDS, FlinkCluster
+from pipelines.runners import flink
+from pipelines.runners.flinkcluster import KINDS, FlinkCluster
 from tests.services import free_port
 from tests.test_end_to_end import digest, foretide
 from tests.world import AS_OFS, World, make_world

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
-from pipelines.execution import cause, check_beam_args, run, runner
+from pipelines.runners.execution import cause, check_beam_args, run, runner
 
 
 def test_options_of_beam_pass_and_others_do_not() -> None:

@@ -22,7 +22,7 @@ import duckdb
 import numpy as np
 
 from pipelines.errors import UserError
-from pipelines.views import TRIES, VIEWS, connected, snapshot
+from pipelines.local.views import TRIES, VIEWS, connected, snapshot
 
 Format = Literal["table", "csv", "json"]
 Row = tuple[object, ...]

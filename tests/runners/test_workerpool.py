@@ -19,10 +19,10 @@ from apache_beam.portability.api import (
     endpoints_pb2,
 )
 
-from pipelines import workerpool
-from pipelines.processes import bound
-from pipelines.workerpool import Pool, environment
-from tests.test_processes import alive, wait_until_dead
+from pipelines.runners import workerpool
+from pipelines.runners.processes import bound
+from pipelines.runners.workerpool import Pool, environment
+from tests.runners.test_processes import alive, wait_until_dead
 
 
 class Provision(beam_provision_api_pb2_grpc.ProvisionServiceServicer):

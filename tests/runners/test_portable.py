@@ -19,8 +19,8 @@ import pytest
 
 from pipelines.config import Execution
 from pipelines.errors import UserError
-from pipelines.portable import FLINK, needed, run_stream, runner_name, stream_options, works_here
-from tests.test_processes import alive, wait_until_dead
+from pipelines.runners.portable import FLINK, needed, run_stream, runner_name, stream_options, works_here
+from tests.runners.test_processes import alive, wait_until_dead
 from tests.ticking import build
 
 HERE = Execution(1, None, (), False)
@@ -31,7 +31,7 @@ def launched(folder: Path, *args: str, bad: int = -1) -> Iterator[subprocess.Pop
     """tests.ticking in a process of its own, once it has counted something."""
     command = [sys.executable, "-m", "tests.ticking", str(folder / "stop"), str(folder / "out"), str(bad), *args]
     process = subprocess.Popen(
-        command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with process:
         try:

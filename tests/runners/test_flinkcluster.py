@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import flink, flinkcluster
 from pipelines.errors import UserError
-from pipelines.flinkcluster import FlinkCluster, Ports, main, stop
-from pipelines.processes import listens
-from tests.test_processes import wait_until_dead
+from pipelines.runners import flink, flinkcluster
+from pipelines.runners.flinkcluster import FlinkCluster, Ports, main, stop
+from pipelines.runners.processes import listens
+from tests.runners.test_processes import wait_until_dead
 
 
 @pytest.fixture

@@ -18,11 +18,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import compaction
-from pipelines.compaction import choose, compact, compacting
 from pipelines.ledger import Ledger, total
-from pipelines.livestore import KINDS, append, folder, level, parts, prepare, read_live_ledger, read_merged, read_rows
-from pipelines.query import select
+from pipelines.local import compaction
+from pipelines.local.compaction import choose, compact, compacting
+from pipelines.local.livestore import (
+    KINDS,
+    append,
+    folder,
+    level,
+    parts,
+    prepare,
+    read_live_ledger,
+    read_merged,
+    read_rows,
+)
+from pipelines.local.query import select
 from tests.appended import FAN, RUN, Compactors, Row, append_ledger, append_letters, append_scores
 
 SEEN = """SELECT (SELECT count(*) FROM scores_history), (SELECT count(DISTINCT entity_id) FROM scores),

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.query import select
-from pipelines.store import (
+from pipelines.local.query import select
+from pipelines.local.store import (
     LEDGER,
     Attempt,
     Outcome,
@@ -179,7 +179,7 @@ class Publisher:
         for value in range(VALUES):
             write_values(templates / str(value), value)
         command = [sys.executable, "-m", "tests.publisher", str(out), str(templates)]
-        root = Path(__file__).parents[1]
+        root = Path(__file__).parents[2]
         self.process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, line: str) -> int:

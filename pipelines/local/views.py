@@ -14,10 +14,10 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.errors import UserError
-from pipelines.livestore import KINDS, Kind, folder, live_runs, parquet, parts
+from pipelines.local.livestore import KINDS, Kind, folder, live_runs, parquet, parts
+from pipelines.local.store import LEDGER as LEDGER_FILE
+from pipelines.local.store import current, link_status
 from pipelines.rows import COUNTS, DEAD_LETTERS, LAST, LEDGER, LETTER, live_schema, score_schema
-from pipelines.store import LEDGER as LEDGER_FILE
-from pipelines.store import current, link_status
 from pipelines.viewsql import DUCKDB, ordered, score_views
 
 VIEWS = (

@@ -1,6 +1,6 @@
 """Live jobs on a real Flink cluster, through the real command line: one is stopped with a savepoint and goes on from it
-at twice the parallelism, and its scores are those of a backfill; so are those of a rehearsal; another job's state is
-refused."""
+at twice the parallelism, is cancelled and goes on from its last checkpoint, and its scores are those of a backfill; so
+are those of a rehearsal; another job's state is refused."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import Exit, UserError
-from pipelines.flink import ask
-from pipelines.flinkcluster import FlinkCluster
-from pipelines.flinkjob import FlinkJob
-from pipelines.livestore import live_runs, stop_file
-from pipelines.query import connect
+from pipelines.local.livestore import live_runs, stop_file
+from pipelines.local.query import connect
+from pipelines.runners.flink import ask
+from pipelines.runners.flinkcluster import FlinkCluster
+from pipelines.runners.flinkjob import FlinkJob
 from tests.services import Emulator, emulator, free_port
 from tests.test_end_to_end import foretide
 from tests.world import AS_OFS, END, SEAM, World, common, live, make_world, publish, split
@@ -68,14 +68,16 @@ def scores(out: Path) -> list[Any]:
     return connect(out).execute(SCORES).fetchall()
 
 
-def test_a_job_goes_on_from_a_savepoint_at_twice_the_parallelism(place: Place, world: World, tmp_path: Path) -> None:
-    """Its history is given to both, and counts once: the first one has read it."""
+def test_a_job_goes_on_from_a_savepoint_at_twice_the_parallelism_and_from_a_checkpoint(
+    place: Place, world: World, tmp_path: Path
+) -> None:
+    """Its history is given to all three, and counts once: the first one has read it."""
     pubsub = place.pubsub
     topic = pubsub.topic("events")
     subscription = pubsub.subscription(topic)
     before, during, after = split(world, SEAM, SEAM + 3 * 86_400)
     pq.write_table(pa.Table.from_pylist(before), tmp_path / "history.parquet")
-    out, one, two, three = (tmp_path / name for name in ("out", "one.log", "two.log", "three.log"))
+    out, one, two, three, four = (tmp_path / name for name in ("out", "one.log", "two.log", "three.log", "four.log"))
     history = ["--from", "2024-01-21", "--bootstrap", tmp_path / "history.parquet", "--shards", 8]
     arguments = [*common(world, subscription, out), *history, *place.where]
     with live(pubsub, *arguments, "--parallelism=2", log=one) as job:
@@ -84,9 +86,10 @@ def test_a_job_goes_on_from_a_savepoint_at_twice_the_parallelism(place: Place, w
         name = live_runs(out)[0]
         told = foretide("stream", *map(str, arguments), expect=Exit.USAGE)
         assert f"the job {name} runs on the cluster" in told
-        told = foretide("savepoint", name, f"--flink_master={place.cluster.master}")
+        target = tmp_path / "savepoints"
+        told = foretide("savepoint", name, f"--flink_master={place.cluster.master}", "--target", target.as_uri())
         savepoint = told.partition("savepoint   ")[2].splitlines()[0]
-        assert Path(savepoint.removeprefix("file:")).is_dir()
+        assert Path(savepoint.removeprefix("file:")).parent == target
         assert job.wait(60) == Exit.OK, one.read_text()
     assert "is running, " in one.read_text()
 
@@ -101,16 +104,27 @@ def test_a_job_goes_on_from_a_savepoint_at_twice_the_parallelism(place: Place, w
     assert "the state was kept by a job that differs: --shards was 8 and is 9." in two.read_text()
     assert "Traceback" not in two.read_text()
 
-    with live(pubsub, *goes_on, "--parallelism=4", log=three) as job:
-        publish(pubsub, topic, after[20:], CLOSED)
+    kept = ["--externalized_checkpoints_enabled", "--retain_externalized_checkpoints_on_cancellation"]
+    with live(pubsub, *goes_on, *kept, "--parallelism=4", log=three) as job:
+        publish(pubsub, topic, after[20:100])
         until(lambda: not pubsub.counts(topic).outstanding or job.poll() is not None, three)
+        follow = FlinkJob(f"http://{place.cluster.master}", name)
+        follow.look()
+        follow.cancel()
+        assert job.wait(60) != Exit.OK
+    [kept_file] = (place.cluster.folder / "checkpoints" / str(follow.id)).glob("chk-*/_metadata")  # of complete ones
+
+    goes_on[-1] = f"--savepoint_path={kept_file.parent.as_uri()}"
+    with live(pubsub, *goes_on, "--parallelism=4", log=four) as job:
+        publish(pubsub, topic, after[100:], CLOSED)
+        until(lambda: not pubsub.counts(topic).outstanding or job.poll() is not None, four)
         stop_file(out, name).touch()
-        assert job.wait(120) == Exit.OK, three.read_text()
-    assert "Traceback" not in three.read_text()
+        assert job.wait(120) == Exit.OK, four.read_text()
+    assert "Traceback" not in three.read_text() + four.read_text()
     score = ["--task", str(world.task), "--model", str(world.model), "--input", str(world.events), "--as-of", AS_OFS]
     foretide("score", *score, "--output", str(tmp_path / "back"))
     assert scores(out) == scores(tmp_path / "back") != []
-    assert "read        2,100 events" in three.read_text()
+    assert "read        2,100 events" in four.read_text()
 
 
 def test_a_rehearsal_on_the_cluster(place: Place, world: World, tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ import pyarrow.parquet as pq
 from pipelines.errors import UserError
 from pipelines.folders import sync
 from pipelines.ledger import Ledger
+from pipelines.local.store import write_file
 from pipelines.rows import live_ledger, write_table
-from pipelines.store import write_file
 
 Kind = Literal["scores", "dead_letters", "ledger"]
 KINDS: tuple[Kind, ...] = ("scores", "dead_letters", "ledger")

@@ -30,13 +30,13 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from pipelines import dataflow, flink
 from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
-from pipelines.execution import LOCAL, cause, connections_end
 from pipelines.figures import Figures, Lines, collect
-from pipelines.flinkjob import FlinkJob
-from pipelines.prism import Prism, locate
+from pipelines.runners import dataflow, flink
+from pipelines.runners.execution import LOCAL, cause, connections_end
+from pipelines.runners.flinkjob import FlinkJob
+from pipelines.runners.prism import Prism, locate
 from pipelines.transforms.kept import StateError
 from pipelines.transforms.subscription import CHECKPOINTED
 

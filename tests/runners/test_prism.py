@@ -9,9 +9,9 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
-from pipelines import prism
 from pipelines.errors import UserError
-from pipelines.prism import Prism, locate
+from pipelines.runners import prism
+from pipelines.runners.prism import Prism, locate
 from tests.services import binary
 
 

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.processes import bound, end, free_port, listens, reason
+from pipelines.runners.processes import bound, end, free_port, listens, reason
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can bind a process to its parent")
 def test_a_bound_process_dies_with_its_parent() -> None:
     code = """
-from pipelines.processes import bound
+from pipelines.runners.processes import bound
 print(bound(["sleep", "600"]).pid, flush=True)
 input()
 """
     parent = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
     assert parent.stdout is not None
     with parent:

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import views
-from pipelines.compaction import compact
 from pipelines.ledger import Ledger
-from pipelines.livestore import folder, parts, prepare
-from pipelines.query import connect, select
+from pipelines.local import views
+from pipelines.local.compaction import compact
+from pipelines.local.livestore import folder, parts, prepare
+from pipelines.local.query import connect, select
+from pipelines.local.store import LEDGER, begin, publish
 from pipelines.rows import Run
-from pipelines.store import LEDGER, begin, publish
 from pipelines.task import Task
 from pipelines.transforms.block import tidy
 from pipelines.transforms.decode import Span, decode

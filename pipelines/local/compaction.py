@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 
 from pipelines.folders import sync
-from pipelines.livestore import (
+from pipelines.local.livestore import (
     KINDS,
     Kind,
     Merged,

@@ -14,8 +14,8 @@ from apache_beam.coders import BytesCoder, StrUtf8Coder, VarIntCoder
 from apache_beam.portability.api import beam_runner_api_pb2
 
 from pipelines.config import Execution
-from pipelines.dataflow import Job, added, check, hints, is_dataflow, is_template, problems
 from pipelines.errors import UserError
+from pipelines.runners.dataflow import Job, added, check, hints, is_dataflow, is_template, problems
 from tests import jobs, small
 from tests.cloud import BUCKET, PROJECT, Cloud, cloud
 from tests.jobs import FLAGS, IMAGE, Proto, backfill, live

@@ -1,6 +1,6 @@
 """A pool of Beam's worker processes, beside a TaskManager: what --environment_type=EXTERNAL asks for its workers.
 
-    python -m pipelines.workerpool 50000
+    python -m pipelines.runners.workerpool 50000
 
 It listens on loopback only: who reaches it can have any code run. A worker has the options of its job and logs to the
 TaskManager, as one in a container does, and ends with the pool. Beam's own pool listens on all interfaces, and gives
@@ -26,7 +26,7 @@ from apache_beam.portability.api import (
 from google.protobuf import json_format, text_format
 
 from pipelines.errors import Exit, UserError
-from pipelines.processes import bound, end
+from pipelines.runners.processes import bound, end
 
 ENDING = 5.0  # s that a worker has to end by itself
 ANSWER = 30.0  # s that a TaskManager has to say what it wants
