@@ -10,20 +10,19 @@ as-of or a new feature costs a layer of its own, and a changed file a new key.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.errors import UserError
 from pipelines.ledger import Ledger
+from pipelines.locks import locked
 from pipelines.task import Feature, FeatureSpec, PathLabel, Task
 
 VERSION = 1  # of what `sequences` makes of events: another number, another key
@@ -199,24 +198,21 @@ def write_layer(layer: Layer) -> None:
 def adding(folder: Path) -> Iterator[None]:
     """Alone in the folder of a key until the end of the block; others wait, and then find what was added.
 
-    What killed processes left is removed first. The system lets go of the lock however a process ends.
+    What killed processes left is removed first.
 
     Raises:
       UserError: the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}; name another folder") from error
-    try:
+    lock = folder / ".lock"
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            folder.mkdir(parents=True, exist_ok=True)
+            alone = held.enter_context(locked(lock, wait=False))
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror or error}; name another folder") from error
+        if not alone:
             print(f"waiting for another process that adds examples to {folder}", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            held.enter_context(locked(lock))
         for left in folder.glob(f".{PREFIX}*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
-    finally:
-        os.close(lock)

@@ -18,6 +18,8 @@ from typing import Protocol, TextIO
 
 from tqdm import tqdm
 
+from pipelines.background import repeating
+
 TOTAL = struct.Struct("<q")
 UNITS = {"reading": "B", "scoring": "shards"}  # what a stage counts in
 
@@ -177,26 +179,20 @@ def watch(
         return
     to = stream or sys.stderr
     display: Display = Bar(to) if to.isatty() else Lines(to, every, clock() + every)
-    meter, stop = Meter(totals), threading.Event()
+    meter = Meter(totals)
 
-    def look() -> None:
+    def look() -> int:
         now = clock()
         reading = meter.update(now, read(path))
         if reading is not None:
             display.show(now, reading)
-
-    def loop() -> None:
-        while not stop.wait(poll):
-            look()
+        return 0
 
     look()
-    thread = threading.Thread(target=loop, name="progress", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeating(look, poll, "showing the progress"):
+            yield
     finally:
-        stop.set()
-        thread.join()
         look()
         display.close()
 

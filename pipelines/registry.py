@@ -11,18 +11,18 @@ this: `modeltable`.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipelines import remote
 from pipelines.errors import Exit, UserError
 from pipelines.folders import sync
+from pipelines.locks import locked
 from pipelines.models.manifest import FILE, Manifest, load_manifest
 
 POINTER = "serving.json"
@@ -290,15 +290,13 @@ def _locked(folder: Path) -> Iterator[None]:
     Raises:
       UserError: the folder is not there, or cannot be written.
     """
-    try:
-        fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; name the folder of a task's models") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(locked(folder / LOCK))
+        except OSError as error:
+            told = f"cannot write to {folder}: {error.strerror}; name the folder of a task's models"
+            raise UserError(told) from error
         yield
-    finally:
-        os.close(fd)
 
 
 def _write(folder: Path, pointer: Pointer) -> Pointer:

@@ -7,7 +7,6 @@ Each step is a module of its own. What a killed training leaves, and `--resume` 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from pipelines.errors import Exit, UserError
 from pipelines.examples import make_examples, plan_lines, stored_lines
 from pipelines.examplestore import Stored
 from pipelines.folders import replacing
+from pipelines.locks import locked
 from pipelines.models.examples import Examples, Ints, check_rows, load_examples
 from pipelines.models.loading import silent_stderr
 from pipelines.models.manifest import Manifest
@@ -94,11 +94,9 @@ def alone(folder: Path) -> Iterator[None]:
       UserError: another process is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process trains the same, in {folder}: wait for it") from None
+    with locked(folder / LOCK, wait=False) as held:
+        if not held:
+            raise UserError(f"another process trains the same, in {folder}: wait for it")
         yield
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +12,7 @@ from pathlib import Path
 
 import duckdb
 
+from pipelines.background import repeating
 from pipelines.folders import sync
 from pipelines.local.livestore import (
     KINDS,
@@ -30,6 +28,7 @@ from pipelines.local.livestore import (
     read_merged,
     time_of,
 )
+from pipelines.locks import locked
 from pipelines.rows import LAST, LETTER, NEWER, ROW_GROUP
 
 FAN = 32  # files that are merged into one of the next level
@@ -51,8 +50,6 @@ ROWS: dict[Kind, tuple[str, str]] = {  # the rows of a run that stay, and their 
     "ledger": (LAST, "finished_at, attempt"),
 }
 
-log = logging.getLogger(__name__)
-
 
 @contextmanager
 def compacting(out: str | os.PathLike[str], run_id: str, every: float = 10.0) -> Iterator[None]:
@@ -61,24 +58,8 @@ def compacting(out: str | os.PathLike[str], run_id: str, every: float = 10.0) ->
     Args:
       every: seconds between two looks when there was nothing to merge.
     """
-    stop = threading.Event()
-
-    def work() -> None:
-        merged = 0
-        while not stop.wait(0 if merged else every):
-            try:
-                merged = compact(out, run_id)
-            except Exception as e:
-                merged = 0
-                log.warning("cannot merge the files of run %s in %s: %s", run_id, out, e)
-
-    thread = threading.Thread(target=work, name="compaction", daemon=True)
-    thread.start()
-    try:
+    with repeating(lambda: compact(out, run_id), every, f"merging the files of run {run_id} in {out}"):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def compact(out: str | os.PathLike[str], run_id: str, grace: float = GRACE, fan: int = FAN) -> int:
@@ -92,24 +73,8 @@ def compact(out: str | os.PathLike[str], run_id: str, grace: float = GRACE, fan:
       The number of files that were merged; 0 when there is nothing to do, or another process is at it.
     """
     run = folder(out, run_id, "scores").parent
-    with _alone(run) as alone:
+    with locked(run / ".lock", wait=False) as alone:
         return sum(_compact(run / kind, kind, grace, fan) for kind in KINDS) if alone else 0
-
-
-@contextmanager
-def _alone(run: Path) -> Iterator[bool]:
-    """Whether no other process or thread is in such a block. The system lets go of the lock however a process ends."""
-    fd = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        alone = False
-    else:
-        alone = True
-    try:
-        yield alone
-    finally:
-        os.close(fd)
 
 
 def _compact(place: Path, kind: Kind, grace: float, fan: int) -> int:

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
 from pipelines.folders import sync
+from pipelines.locks import locked
 
 Status = Literal["published", "refused", "unbalanced"]
 KINDS = ("scores", "dead_letters")
@@ -35,6 +36,7 @@ LEDGER = "ledger.parquet"
 VOLATILE = ("attempt", "started_at", "finished_at")  # columns of the ledger in which equal runs differ
 ATTEMPT = r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"
 NEW, DEAD = ".new.", ".dead."
+LOCK = Path("tmp", ".lock")  # of all that changes in the folder
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def begin(out: str | os.PathLike[str], run_id: str, attempt: str) -> Iterator[At
     try:
         yield run
     finally:
-        with suppress(FileNotFoundError), _locked(run.out):
+        with suppress(FileNotFoundError), locked(run.out / LOCK):
             _discard(run)
         os.close(lock)
 
@@ -124,7 +126,7 @@ def publish(run: Attempt, status: Status, parts: Collection[str]) -> Outcome:
     The generation before the current one stays for those who still read it; older ones are removed.
     Raises FileNotFoundError if a part is missing.
     """
-    with _locked(run.out):
+    with locked(run.out / LOCK):
         _sweep(run.out)
         _prune(run.data, {*parts, LEDGER})
         name = link_name(run.run_id, status)
@@ -179,23 +181,13 @@ def _create(run: Attempt) -> int:
     """The descriptor of the run's lock."""
     for name in ("current", "generations", "tmp"):
         (run.out / name).mkdir(parents=True, exist_ok=True)
-    with _locked(run.out):
+    with locked(run.out / LOCK):
         _sweep(run.out)
         for folder in (run.tmp, run.progress, run.data, *(run.data / k for k in KINDS)):
             folder.mkdir()
         lock = os.open(run.tmp / "lock", os.O_RDWR | os.O_CREAT)
         fcntl.flock(lock, fcntl.LOCK_EX)
     return lock
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    fd = os.open(out / "tmp" / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _alive(folder: Path) -> bool:

@@ -11,7 +11,6 @@ JobManager goes on with them from their last checkpoints.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import shutil
 import signal
@@ -27,6 +26,7 @@ from types import FrameType, TracebackType
 from typing import Literal
 
 from pipelines.errors import Exit, UserError
+from pipelines.locks import locked
 from pipelines.runners import flink
 from pipelines.runners.processes import bound, end, free_port, listens
 
@@ -363,13 +363,11 @@ def stop(folder: Path) -> str:
 
 @contextmanager
 def _held(folder: Path, wait: bool = False) -> Iterator[None]:
-    """The lock of a folder. The system lets go of it however the process ends."""
+    """The folder, for one cluster alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise UserError(f"a cluster runs in {folder} already") from error
+    with locked(folder / "lock", wait) as held:
+        if not held:
+            raise UserError(f"a cluster runs in {folder} already")
         yield
 
 

@@ -10,12 +10,9 @@ replaces may be there together: for a day, so that whoever has listed them can r
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
 import os
 import re
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -28,16 +25,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.background import repeating
 from pipelines.errors import UserError
 from pipelines.folders import sync
 from pipelines.local.store import write_file
+from pipelines.locks import locked
 from pipelines.metrics import counter
 from pipelines.task import format_time
 from pipelines.transforms.formats import parquet
 from pipelines.transforms.formats.messages import EXTENSION, SCHEMA, table
 from pipelines.transforms.messages import Messages, Payload
-
-log = logging.getLogger(__name__)
 
 BUNDLE = 64 << 20  # bytes of messages that wait for the end of their bundle
 GROUP = 32 << 20  # bytes of messages in a row group
@@ -117,24 +114,10 @@ def compacting_archive(folder: str | os.PathLike[str], every: float = 600.0) -> 
     """Merges in a thread until the end of the block. What goes wrong is logged, and tried again.
 
     Args:
-      every: seconds.
+      every: seconds between two looks when there was nothing to merge.
     """
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.wait(every):
-            try:
-                compact_archive(folder)
-            except Exception as error:
-                log.warning("cannot merge files of the archive %s: %s", folder, error)
-
-    thread = threading.Thread(target=work, name="archive", daemon=True)
-    thread.start()
-    try:
+    with repeating(lambda: compact_archive(folder), every, f"merging files of the archive {folder}"):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def compact_archive(
@@ -146,7 +129,7 @@ def compact_archive(
     they are. Returns the number of files that were merged.
     """
     root, now = Path(folder), time.time() if now is None else now
-    with _alone(root) as alone:
+    with locked(root / ".lock", wait=False) as alone:
         days = sorted(d for d in root.iterdir() if re.fullmatch(DAY, d.name)) if alone else []
         return sum(_compact(day, now - age, now - grace) for day in days)
 
@@ -232,19 +215,6 @@ def _replaces(path: Path) -> set[str]:
         return set(json.loads((pq.read_schema(path).metadata or {}).get(REPLACES, b"[]")))
     except parquet.BROKEN:
         return set()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Whether no other process or thread is in such a block."""
-    fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(fd)
 
 
 def _check(folder: str) -> None:
