@@ -7,8 +7,9 @@ again, which the views make one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -21,23 +22,17 @@ from pipelines.bigquery.reconcile import Reconcile
 from pipelines.bigquery.schema import arrow_schema, stored
 from pipelines.bigquery.tables import Table
 from pipelines.ledger import DeadLetter, Ledger
-from pipelines.metrics import counter
 from pipelines.rows import Run, live_ledger_table
-from pipelines.transforms.holding import HoldScores
+from pipelines.transforms.holding import HoldLetters, HoldScores
 from pipelines.transforms.running import Appended, Running, RunningTotal
 from pipelines.transforms.table import refused_letter, shortened
 from pipelines.transforms.tabular import (
     Inputs,
-    Letter,
-    letter_fields,
-    letter_rows,
     now,
-    stamped,
 )
 
 log = logging.getLogger(__name__)
 
-LETTERS = 10_000  # written at once, at most
 SETTLING = 60.0  # seconds in which rows that another sink took can be seen
 
 
@@ -86,7 +81,7 @@ class _AppendScores(HoldScores):
         super().__init__(run, clock)
         self.table = table
 
-    def write(self, rows: pa.Table) -> Iterator[DeadLetter | TaggedOutput]:
+    def write(self, rows: pa.Table, at: int) -> Iterator[DeadLetter | TaggedOutput]:
         refused = append(writer(), default_stream(self.table.scores), stored(rows, "scores", self.run.outputs))
         for each in refused:
             yield refused_letter(self.table, rows, each)
@@ -95,31 +90,18 @@ class _AppendScores(HoldScores):
             yield TaggedOutput("counts", Ledger(scored=-len(refused), failed=len(refused)))
 
 
-class _AppendLetters(beam.DoFn):
+class _AppendLetters(HoldLetters):
     def __init__(self, run: Run, table: Table, clock: Callable[[], int]) -> None:
-        self.run, self.table, self.clock = run, table, clock
+        super().__init__(run, clock)
+        self.table = table
 
-    def setup(self) -> None:
-        self.letters = counter("dead_letters")
-
-    def start_bundle(self) -> None:
-        self.held: list[Letter] = []
-
-    def process(self, letter: DeadLetter) -> None:
-        self.letters.inc()
-        self.held.append(letter_fields(letter))
-        if len(self.held) >= LETTERS:
-            self.finish_bundle()
-
-    def finish_bundle(self) -> None:
-        if self.held:
-            rows = stamped(letter_rows(self.held, self.run.run_id), self.clock())
-            rows = rows.append_column("status", pa.repeat("live", len(rows)))
-            rows = stored(rows, "dead_letters", self.run.outputs)
-            refused = append(writer(), default_stream(self.table.dead_letters), rows)
-            if refused:
-                _append_or_log(self.table.dead_letters, shortened(rows.take([each.row for each in refused])))
-            self.start_bundle()
+    def write(self, rows: pa.Table, at: int) -> Iterable[Any]:
+        rows = rows.append_column("status", pa.repeat("live", len(rows)))
+        rows = stored(rows, "dead_letters", self.run.outputs)
+        refused = append(writer(), default_stream(self.table.dead_letters), rows)
+        if refused:
+            _append_or_log(self.table.dead_letters, shortened(rows.take([each.row for each in refused])))
+        return ()
 
 
 class _AppendLedger(beam.DoFn):

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.ledger import DeadLetter, Ledger, total
-from pipelines.local.livestore import Kind, append
+from pipelines.local.livestore import append
 from pipelines.local.store import LEDGER, Attempt, Outcome, publish, read_outcome
-from pipelines.metrics import counter
-from pipelines.rows import ROW_GROUP, Run, ledger_table, live_ledger_table, write_table
+from pipelines.rows import Run, ledger_table, live_ledger_table, write_table
+from pipelines.transforms.holding import HoldLetters, HoldScores
 from pipelines.transforms.inference import ScoreBlock
 from pipelines.transforms.running import Running, RunningTotal
 from pipelines.transforms.tabular import (
@@ -33,7 +33,6 @@ from pipelines.transforms.tabular import (
     now,
     run_status,
     score_rows,
-    stamped,
 )
 
 
@@ -170,63 +169,24 @@ class _Publish(beam.DoFn):
         yield outcome
 
 
-class _Append(beam.DoFn):
-    """Holds what a bundle brings, and writes it at the end of the bundle, or as soon as it is as much as `most`."""
-
-    kind: Kind
-    most: int
-
+class _AppendScores(HoldScores):
     def __init__(self, run: Run, out: Path, clock: Callable[[], int]) -> None:
-        self.run, self.out, self.clock = run, out, clock
+        super().__init__(run, clock)
+        self.out = out
 
-    def start_bundle(self) -> None:
-        self.held: list[Any] = []
-        self.size = 0
-
-    def finish_bundle(self) -> None:
-        if self.held:
-            self.write()
-
-    def hold(self, value: object, size: int) -> None:
-        self.held.append(value)
-        self.size += size
-        if self.size >= self.most:
-            self.write()
-
-    def write(self) -> None:
-        at = self.clock()
-        append(self.out, self.run.run_id, self.kind, self.rows(at), at)
-        self.start_bundle()
-
-    def rows(self, at: int) -> pa.Table:
-        """Of what is held, written at a time, us."""
-        raise NotImplementedError
+    def write(self, rows: pa.Table, at: int) -> Iterable[Any]:
+        append(self.out, self.run.run_id, "scores", rows, at)
+        return ()
 
 
-class _AppendScores(_Append):
-    kind: Kind = "scores"
-    most = ROW_GROUP
+class _AppendLetters(HoldLetters):
+    def __init__(self, run: Run, out: Path, clock: Callable[[], int]) -> None:
+        super().__init__(run, clock)
+        self.out = out
 
-    def process(self, block: ScoreBlock) -> None:
-        self.hold(block_table(block, self.run.outputs), len(block.entities))
-
-    def rows(self, at: int) -> pa.Table:
-        return stamped(score_rows(self.held, self.run), at)
-
-
-class _AppendLetters(_Append):
-    kind: Kind = "dead_letters"
-    most = 10_000
-
-    def setup(self) -> None:
-        self.letters = counter("dead_letters")
-
-    def process(self, letter: DeadLetter) -> None:
-        self.letters.inc()
-        self.hold(letter_fields(letter), 1)
-
-    def rows(self, at: int) -> pa.Table:
-        return stamped(letter_rows(self.held, self.run.run_id), at)
+    def write(self, rows: pa.Table, at: int) -> Iterable[Any]:
+        append(self.out, self.run.run_id, "dead_letters", rows, at)
+        return ()
 
 
 class _AppendLedger(beam.DoFn):

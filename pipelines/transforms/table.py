@@ -16,8 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
-from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.bigquery import schema
 from pipelines.bigquery.append import AppendError, Refused, append, append_pending, commit, default_stream
@@ -29,7 +27,7 @@ from pipelines.ledger import DeadLetter, Ledger, total
 from pipelines.local.store import Status
 from pipelines.rows import Run, ledger_table
 from pipelines.task import format_time
-from pipelines.transforms.holding import HoldScores
+from pipelines.transforms.holding import LETTERS, Hold, HoldScores
 from pipelines.transforms.tabular import (
     Inputs,
     Letter,
@@ -106,7 +104,7 @@ class _WriteScores(HoldScores):
         super().__init__(run, clock)
         self.table, self.staging = table, table.staging(run.attempt)
 
-    def write(self, rows: pa.Table) -> Iterator[str | TaggedOutput]:
+    def write(self, rows: pa.Table, at: int) -> Iterator[str | TaggedOutput]:
         with explained(self.staging):
             streams, refused = self.stage(schema.stored(rows, "scores", self.run.outputs))
         yield from streams
@@ -168,31 +166,22 @@ class _Merge(beam.DoFn):
         )
 
 
-class _WriteLetters(beam.DoFn):
+class _WriteLetters(Hold):
     """Into streams to be committed. They are written when the status of the run is known, which each letter has."""
 
-    most = 10_000
+    most = LETTERS
 
     def __init__(self, run: Run, table: Table) -> None:
         self.run, self.table = run, table
 
-    def start_bundle(self) -> None:
-        self.held: list[Letter] = []
-
     def process(self, letter: DeadLetter, merged: Merged) -> Iterator[str]:
-        self.held.append(letter_fields(letter))
         self.merged = merged
-        if len(self.held) >= self.most:
-            yield from self.flush()
+        yield from self.hold(letter_fields(letter))
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        yield from map(GlobalWindows.windowed_value, self.flush() if self.held else ())
-
-    def flush(self) -> Iterator[str]:
-        rows = letter_rows(self.held, self.run.run_id)
+    def flush(self, held: list[Letter]) -> Iterator[str]:
+        rows = letter_rows(held, self.run.run_id)
         rows = rows.append_column("status", pa.repeat(self.merged.status, rows.num_rows))
         rows = schema.stored(stamped(rows, self.merged.at), "dead_letters", self.run.outputs)
-        self.start_bundle()
         name = self.table.dead_letters
         with explained(name):
             pending, refused = append_pending(writer(), name, rows)

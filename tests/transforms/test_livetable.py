@@ -124,7 +124,7 @@ def test_a_large_bundle_is_written_in_parts(
     warehouse: Warehouse, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(livetable._AppendScores, "most", 50)
-    monkeypatch.setattr(livetable, "LETTERS", 2)
+    monkeypatch.setattr(livetable._AppendLetters, "most", 2)
     stream(table, blocks(1, 20), [letter(f"row {i}") for i in range(5)])
     assert len(rows(warehouse, table.scores)) == len(ROWS)
     assert len(rows(warehouse, table.dead_letters, "position")) == 5
