@@ -364,8 +364,8 @@ def judge(
     assert output.twice() == 0
 
 
-def test_a_task_manager_and_a_worker_are_killed(world: Path, tmp_path: Path) -> None:
-    rehearse(world, tmp_path, ["TaskManager", "worker"])
+def test_a_task_manager_is_killed(world: Path, tmp_path: Path) -> None:
+    rehearse(world, tmp_path, ["TaskManager"])
 
 
 SOAK = {"nothing": 4, "TaskManager": 7, "worker": 4, WRITES: 4, "worker pool": 4, "JobManager": 6, "Pub/Sub": 5}
