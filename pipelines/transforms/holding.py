@@ -53,31 +53,39 @@ class Hold(beam.DoFn):
         raise NotImplementedError
 
 
-class HoldScores(Hold):
-    most = ROW_GROUP
+class HoldRows(Hold):
+    """Of a table: rows are made and stamped when they are written."""
 
     def __init__(self, run: Run, clock: Callable[[], int]) -> None:
         self.run, self.clock = run, clock
+
+    def flush(self, held: list[Any]) -> Iterable[Any]:
+        at = self.clock()
+        return self.write(stamped(self.rows(held), at), at)
+
+    def rows(self, held: list[Any]) -> pa.Table:
+        """Of what was held, without the time when they are written."""
+        raise NotImplementedError
+
+    def write(self, rows: pa.Table, at: int) -> Iterable[Any]:
+        """Writes rows with the time when they are written, us; gives what the DoFn gives."""
+        raise NotImplementedError
+
+
+class HoldScores(HoldRows):
+    most = ROW_GROUP
 
     def process(self, block: ScoreBlock) -> Iterator[Any]:
         yield from self.hold(block_table(block, self.run.outputs), len(block.entities))
 
-    def flush(self, held: list[pa.Table]) -> Iterable[Any]:
-        at = self.clock()
-        return self.write(stamped(score_rows(held, self.run), at), at)
-
-    def write(self, rows: pa.Table, at: int) -> Iterable[Any]:
-        """Writes score rows with the time when they are written, us; gives what the DoFn gives."""
-        raise NotImplementedError
+    def rows(self, held: list[Any]) -> pa.Table:
+        return score_rows(held, self.run)
 
 
-class HoldLetters(Hold):
+class HoldLetters(HoldRows):
     """Dead letters of a live job; counts them."""
 
     most = LETTERS
-
-    def __init__(self, run: Run, clock: Callable[[], int]) -> None:
-        self.run, self.clock = run, clock
 
     def setup(self) -> None:
         self.letters = counter("dead_letters")
@@ -86,10 +94,5 @@ class HoldLetters(Hold):
         self.letters.inc()
         yield from self.hold(letter_fields(letter))
 
-    def flush(self, held: list[Any]) -> Iterable[Any]:
-        at = self.clock()
-        return self.write(stamped(letter_rows(held, self.run.run_id), at), at)
-
-    def write(self, rows: pa.Table, at: int) -> Iterable[Any]:
-        """As that of `HoldScores`."""
-        raise NotImplementedError
+    def rows(self, held: list[Any]) -> pa.Table:
+        return letter_rows(held, self.run.run_id)
