@@ -23,6 +23,7 @@ EXTRAS = {
         "ruff",
         "types-PyYAML",
         "types-jsonschema",
+        "types-psutil",
         "types-setuptools",
     ],
 }
@@ -39,6 +40,7 @@ setup(
         "duckdb==2.0.0",
         "keras==3.15.1",
         "numpy==2.4.6",
+        "psutil",
         "pyarrow==25.0.1",
         "pydantic",
         "PyYAML",
