@@ -98,22 +98,19 @@ class _Graph:
             yield _told(node, function, "calls what saves or restores variables")
 
     def _of_asset(self, node: Any, function: Any) -> bool:
-        """Whether a table is read from an asset: named in the graph, or captured by the function and given to it by
-        whoever calls it in the graph itself."""
-        file = _input(node, 1)
+        """Whether the file of a table is an asset that the function captured when it was made. That the graph itself
+        calls it does not count: the loader runs none of that."""
         if function is None:
-            return _node(file) in self._assets
+            return _node(_input(node, 1)) in self._assets
         arguments, name = [a.name for a in function.signature.input_arg], function.signature.name
-        if file not in arguments:
+        if _input(node, 1) not in arguments:
             return False
-        at = arguments.index(file)
         if any(name in (n.op, *_calls(n.attr)) for f in self._functions for n in f.node_def):
             return False
-        if any(_node(_input(n, at)) not in self._assets for n in self._top if name in (n.op, *_calls(n.attr))):
-            return False
+        at = arguments.index(_input(node, 1)) - len(arguments)
         concrete = self._meta.object_graph_def.concrete_functions
         captured = [list(c.value.bound_inputs) for c in concrete if c.key == name]
-        return all(self._is_asset(c, at - len(arguments) + len(c)) for c in captured)
+        return bool(captured) and all(self._is_asset(c, at + len(c)) for c in captured)
 
     def _is_asset(self, captured: list[int], at: int) -> bool:
         """Captured inputs come last."""
