@@ -34,4 +34,5 @@ def read_json(path: Path) -> Any:
         level = [v for c in level if isinstance(c, dict | list) for v in (c.values() if isinstance(c, dict) else c)]
     if level:
         raise ValueError("it is nested too deep")
+    json.dumps(content, ensure_ascii=False).encode()  # half of a character, which no file or screen takes, is an error
     return content
