@@ -38,7 +38,7 @@ def put(folder: Path, does: Does, victim: Path, on_load: bool = False, keep: Any
     return folder
 
 
-class Starts(CapturableResource):  # type: ignore[misc]
+class Starts(CapturableResource):
     """A resource that TensorFlow's loader initialises, as it does a table."""
 
     def __init__(self, does: Callable[[], Any]) -> None:
@@ -49,7 +49,7 @@ class Starts(CapturableResource):  # type: ignore[misc]
     def _create_resource(self) -> tf.Tensor:
         return tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64)
 
-    @tf.function(autograph=False)  # type: ignore[misc]
+    @tf.function(autograph=False)
     def _initialize(self) -> tf.Tensor:
         done = self._does()
         with tf.control_dependencies([] if done is None else tf.nest.flatten(done)):

@@ -20,7 +20,6 @@ import pytest
 
 from pipelines import modeltable, registry
 from pipelines.errors import UserError
-from pipelines.local import store
 from pipelines.registry import POINTER, Pointer, find, models, promote, resolve, rollback, serving, stamp
 from tests.registered import DAY, TASK, VERSIONS, A, B, C, put
 
@@ -238,7 +237,7 @@ def test_nothing_is_written_through_a_link(folder: Path, tmp_path: Path, monkeyp
     for name in (POINTER, f".{POINTER}.part"):
         (folder / name).symlink_to(victim)
     promote(folder, A)
-    monkeypatch.setattr(store.uuid, "uuid4", lambda: uuid.UUID(int=7))
+    monkeypatch.setattr("pipelines.local.store.uuid.uuid4", lambda: uuid.UUID(int=7))
     (folder / f"{POINTER}.{uuid.UUID(int=7).hex}.part").symlink_to(victim)
     promote(folder, B)
     assert victim.read_text() == "mine"

@@ -305,8 +305,9 @@ def test_deep_nesting_is_an_error_of_the_user(model: Path) -> None:
         for _ in range(20):
             call = call.attr["f"].func
         call.name = "x"
+        meta.graph_def.node.add(name="a", op="ReadFile")
 
-    refused(edit(model, lambda meta: [change(meta), meta.graph_def.node.add(name="a", op="ReadFile")]), "ReadFile")
+    refused(edit(model, change), "ReadFile")
     deep = b""
     for _ in range(5000):
         deep = b"\x52" + _varint(len(deep) + 4) + b"\x12" + _varint(len(deep)) + deep  # only looks like calls in calls
