@@ -22,12 +22,13 @@ from pathlib import Path
 from pipelines import remote
 from pipelines.errors import Exit, UserError
 from pipelines.folders import sync
+from pipelines.jsonfile import read_json
+from pipelines.local.store import write_file
 from pipelines.locks import locked
-from pipelines.models.manifest import FILE, Manifest, load_manifest
+from pipelines.models.manifest import FILE, NAME, Manifest, load_manifest
 
 POINTER = "serving.json"
 LOCK = ".serving.lock"
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 KEPT = 100  # versions that a pointer remembers
 SHOWN = 5  # versions that an error names
 
@@ -83,7 +84,7 @@ def serving(folder: str | os.PathLike[str]) -> Pointer | None:
     """
     path = _absolute(folder) / POINTER
     try:
-        return _parse(path.read_text(encoding="utf-8"))
+        return _parse(read_json(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -211,12 +212,12 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
     return remote.local(os.fspath(path)) if remote.is_remote(path) else Path(os.path.abspath(path))
 
 
-def _parse(text: str) -> Pointer:
+def _parse(content: object) -> Pointer:
     """
     Raises:
       ValueError: it is no pointer.
     """
-    match json.loads(text):
+    match content:
         case {"version": version, "previous": [*previous], **rest} if not rest:
             for name in (version, *previous):
                 if not isinstance(name, str) or not re.fullmatch(NAME, name):
@@ -300,13 +301,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _write(folder: Path, pointer: Pointer) -> Pointer:
-    part = folder / f".{POINTER}.part"  # the lock makes it ours, and a killed process's is written over
-    with part.open("w", encoding="utf-8") as f:
-        json.dump(asdict(pointer), f, indent=2)
-        f.write("\n")
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(part, folder / POINTER)
+    for left in folder.glob(f"{POINTER}.*.part"):  # by killed processes: the lock says that none writes now
+        left.unlink()
+    text = json.dumps(asdict(pointer), indent=2) + "\n"
+    write_file(folder / POINTER, lambda f: f.write(text.encode()))
     sync(folder)
     return pointer
 
