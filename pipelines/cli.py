@@ -9,8 +9,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
+from pipelines import optionfiles
 from pipelines.bigquery.tables import is_bigquery, parse_table
 from pipelines.config import (
     ExamplesConfig,
@@ -24,6 +26,7 @@ from pipelines.config import (
 )
 from pipelines.errors import Exit, UserError
 from pipelines.task import Task, format_duration, parse_duration
+from pipelines.terminal import shown_streams
 
 if TYPE_CHECKING:
     from pipelines.doctor.launch import Launch
@@ -44,14 +47,23 @@ MODEL_ACTIONS = {  # what they take: at least, at most, in words
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    with shown_streams():
+        try:
+            given = optionfiles.expanded(sys.argv[1:] if argv is None else argv)
+        except UserError as error:
+            print(f"foretide: {error}", file=sys.stderr)
+            return int(error.code)
+        args, rest = _parser().parse_known_args(given)
+        return _run(args, tuple(rest))
+
+
+def _run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if args.debug else "3")
     logging.basicConfig(
         level=logging.INFO if args.debug else logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s"
     )
     try:
-        code = int(args.run(args, tuple(rest)))
+        code = int(args.run(args, rest))
         sys.stdout.flush()  # here, where a reader who has gone is no surprise
         return code
     except UserError as error:
@@ -371,23 +383,14 @@ def _duration(flag: str, text: str) -> int:
         raise UserError(f"{flag} {text}: {error}") from None
 
 
-class _Parser(argparse.ArgumentParser):
-    """One that reads the options in a file, one on a line, in place of @FILE."""
-
-    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        """The option on a line; none on a comment or an empty one."""
-        line = arg_line.strip()
-        return [line] if line and not line.startswith("#") else []
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = _Parser(
+    parser = argparse.ArgumentParser(
         prog="foretide",
         description="A score for every customer, player or instrument, from event logs.",
         epilog=EXIT_CODES,
         allow_abbrev=False,
-        fromfile_prefix_chars="@",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version, and do nothing")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     score = _command(commands, "score", _score, "score every entity of event files as of one or more times")
     _score_flags(score)
@@ -479,7 +482,16 @@ def _command(
     command = commands.add_parser(name, help=help, description=help, epilog=EXIT_CODES, allow_abbrev=False)
     command.set_defaults(run=run)
     command.add_argument("--debug", action="store_true", help="log what Beam does, and show traces of errors")
+    command.add_argument(optionfiles.OPTION, metavar="FILE", help=optionfiles.HELP)
     return command
+
+
+class _Version(argparse.Action):
+    """Prints which version is installed; it is looked up for no other command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        print(f"foretide {metadata.version('foretide')}")
+        parser.exit()
 
 
 def _as_of_flag(command: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.models.manifest import Manifest, load_manifest
 from pipelines.registry import TaskModels, Version
 from pipelines.task import format_duration, format_time
+from pipelines.terminal import one_line
 
 DURATIONS = ("step", "horizon", "active_within", "every", "allowed_lateness", "max_skew")
 TASK = "task.json"
@@ -185,5 +186,6 @@ def _period(as_ofs: Sequence[int]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]

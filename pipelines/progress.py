@@ -19,6 +19,7 @@ from typing import Protocol, TextIO
 from tqdm import tqdm
 
 from pipelines.background import repeating
+from pipelines.terminal import behind
 
 TOTAL = struct.Struct("<q")
 UNITS = {"reading": "B", "scoring": "shards"}  # what a stage counts in
@@ -145,7 +146,7 @@ class Bar:
         if self.bar is None or self.stage != reading.stage:
             self.close()
             unit = UNITS.get(reading.stage, "")
-            options = {"unit": unit if unit == "B" else f" {unit}", "unit_scale": True, "file": self.stream}
+            options = {"unit": unit if unit == "B" else f" {unit}", "unit_scale": True, "file": behind(self.stream)}
             self.bar = tqdm(total=reading.total or None, desc=reading.stage, **options)
             self.bar.start_t -= reading.seconds  # the stage began before it was first seen
             self.stage = reading.stage

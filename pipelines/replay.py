@@ -108,7 +108,7 @@ def report(config: ReplayConfig, choice: Choice) -> str:
     total = choice.sent.total()
     done = f"{total:,} would be sent" if config.dry_run else f"sent {total:,}"
     lines = [f"dead letters: {done} to {config.topic}"]
-    lines += [f"  {count:,}  {reason}" for reason, count in choice.sent.most_common()]
+    lines += [f"  {count:,}  {one_line(reason)}" for reason, count in choice.sent.most_common()]
     skipped = [(choice.copies, "more of the same events"), (choice.other, "of another reason")]
     skipped.append((choice.empty, "with nothing to send (of files, late events, scores)"))
     lines += [f"skipped {count:,} {what}" for count, what in skipped if count]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,10 +170,12 @@ def _serve(config: TrainConfig, made: str) -> None:
     pointer = registry.serving(config.folder)
     if pointer is not None and pointer.version == made:
         print(f"serving     {config.folder} serves this version")
-        print(f"next        foretide score --model {config.folder} --as-of ... --output ... (same --task and --input)")
+        print(
+            f"next        foretide score --model {shlex.quote(str(config.folder))} --as-of ... --output ... (same --task and --input)"
+        )
     else:
         print(f"serving     {config.folder} serves {pointer.version if pointer else 'none'}")
-        print(f"next        foretide models promote {config.folder / made}")
+        print(f"next        foretide models promote {shlex.quote(str(config.folder / made))}")
 
 
 def training_key(config: TrainConfig, stored: Stored) -> str:

@@ -225,7 +225,7 @@ def as_json(command: str, task: str | None, findings: Sequence[Finding]) -> str:
         "counts": tally(findings),
         "findings": [asdict(f) for f in findings],
     }
-    return json.dumps(document, indent=2, ensure_ascii=False)
+    return in_json(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def healthy(findings: Sequence[Finding]) -> bool:
