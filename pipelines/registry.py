@@ -164,9 +164,8 @@ def find(root: str | os.PathLike[str], name: str) -> Path:
             raise UserError(f"{name} is a version of several tasks: give its path, such as {found[0]}")
         if found:
             return found[0]
-    raise UserError(
-        f"{name} is no model: give its folder, or a version that foretide models --models {shlex.quote(str(root))} lists"
-    )
+    lists = f"foretide models --models {shlex.quote(str(root))}"
+    raise UserError(f"{name} is no model: give its folder, or a version that {lists} lists")
 
 
 def promote(folder: str | os.PathLike[str], version: str) -> Pointer:
@@ -289,7 +288,8 @@ def _choose(folder: Path) -> str:
     if not names:
         return "make a model with foretide train"
     more = ", ..." if len(names) > SHOWN else ""
-    return f"choose one with foretide models promote {shlex.quote(str(folder))}/VERSION; there are {', '.join(names[:SHOWN])}{more}"
+    promote = f"foretide models promote {shlex.quote(str(folder))}/VERSION"
+    return f"choose one with {promote}; there are {', '.join(names[:SHOWN])}{more}"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pipelines.bigquery.client import execute, explained
 from pipelines.bigquery.tables import is_bigquery, parse_table
 from pipelines.errors import Exit, UserError
 from pipelines.local.query import select
+from pipelines.terminal import one_line
 from pipelines.transforms.leases import Refused
 from pipelines.transforms.letters import Message, check_topic, original, publish, publisher
 from pipelines.transforms.messages import ID

@@ -35,14 +35,14 @@ def in_json(text: str) -> str:
     return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def behind(stream: TextIO) -> TextIO:
+def behind(stream: TextIO | Shown) -> TextIO:
     """The stream itself, for our own moves of the cursor and for data that must stay exact."""
     return stream.stream if isinstance(stream, Shown) else stream
 
 
-def for_data(stream: TextIO) -> TextIO:
+def for_data(stream: TextIO | Shown) -> TextIO:
     """Where data goes that programs read: exact, but on a terminal shown."""
-    return stream if stream.isatty() else behind(stream)
+    return cast(TextIO, stream) if stream.isatty() else behind(stream)
 
 
 class Shown(io.TextIOBase):

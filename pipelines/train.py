@@ -170,9 +170,8 @@ def _serve(config: TrainConfig, made: str) -> None:
     pointer = registry.serving(config.folder)
     if pointer is not None and pointer.version == made:
         print(f"serving     {config.folder} serves this version")
-        print(
-            f"next        foretide score --model {shlex.quote(str(config.folder))} --as-of ... --output ... (same --task and --input)"
-        )
+        model = shlex.quote(str(config.folder))
+        print(f"next        foretide score --model {model} --as-of ... --output ... (same --task and --input)")
     else:
         print(f"serving     {config.folder} serves {pointer.version if pointer else 'none'}")
         print(f"next        foretide models promote {shlex.quote(str(config.folder / made))}")

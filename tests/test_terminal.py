@@ -35,7 +35,7 @@ class Screen(io.StringIO):
 def test_control_characters_are_shown(text: str, told: str) -> None:
     assert shown(text) == told
     stream = io.StringIO()
-    print(text, file=Shown(stream), end="")  # type: ignore[arg-type]
+    print(text, file=Shown(stream), end="")
     assert stream.getvalue() == told
 
 
@@ -60,8 +60,8 @@ def test_an_encoding_without_the_character_shows_its_number() -> None:
 def test_our_own_moves_and_data_go_past_it() -> None:
     for screen, data in ((io.StringIO(), "\x1b"), (Screen(), "\\x1b")):
         stream = Shown(screen)
-        assert behind(stream) is screen  # type: ignore[arg-type]
-        for_data(stream).write("\x1b")  # type: ignore[arg-type]
+        assert behind(stream) is screen
+        for_data(stream).write("\x1b")
         assert screen.getvalue() == data
 
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+from pipelines.terminal import in_json
+
 Severity = Literal["ok", "warning", "error", "skipped"]
 REMEDIES = re.compile(  # how one begins in a message
     "(ALTER|add|check|choose|copy|create|drop|get|give|leave|name|pip|run|say|set|start|stop|take|train|use) "

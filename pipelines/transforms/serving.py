@@ -227,7 +227,7 @@ class Serving:
     def _refuse(self, version: str, serves: str, error: Exception) -> None:
         self._changes.put("models_refused")
         what = f"model {version} of {self._folder} is refused, and {serves} serves: {_reason(error)}"
-        log.error("%s. Go back with %s", what, go_back(self._folder))
+        log.error("%s. Go back with %s", what, registry.go_back(self._folder))
 
 
 def _reason(error: Exception) -> str:
