@@ -468,7 +468,12 @@ def _parser() -> argparse.ArgumentParser:
     query = _command(commands, "query", _query, "run SQL on scores, dead_letters and ledger")
     query.add_argument("sql", metavar="SQL", help='such as "SELECT * FROM scores ORDER BY churn DESC LIMIT 10"')
     query.add_argument("--output", required=True, metavar="FOLDER", help="the output folder of `foretide score`")
-    query.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    query.add_argument(
+        "--format",
+        choices=("table", "csv", "spreadsheet", "json"),
+        default="table",
+        help="csv is exact; spreadsheet is CSV in which no text is a formula (table)",
+    )
     query.add_argument("--limit", type=int, default=100, metavar="N", help="rows that a table shows; 0 for all (100)")
     return parser
 

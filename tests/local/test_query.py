@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from pipelines.errors import UserError
 from pipelines.local.query import Format, connect, query, select
+from pipelines.terminal import Shown, shown
 from tests.published import put, put_scores
+from tests.test_terminal import Screen
 
 
 def printed(out: Path, sql: str, format: Format = "table", limit: int = 100) -> str:
@@ -96,6 +100,37 @@ def test_csv(tmp_path: Path) -> None:
     head, row = printed(tmp_path, VALUES, "csv").splitlines()
     assert head == "f,d,s,c,t,n,z,day,o,b,nan,i,x"
     assert row == '0.1,0.1,3,1.5,"a,""ü",,2024-01-01T06:00:00.250000Z,2024-01-01,"{""a"": [1]}",true,,90.0,\\xffa'
+
+
+ODD = r"""SELECT chr(13) || 'x' AS cr, chr(10) || 'y' AS lf, 'a' || chr(155) || chr(8238) AS c1, chr(0) AS nul,
+    '=1+1' AS "=formula", '@x' AS at, '-1' AS t, -1 AS n, -0.5::FLOAT AS f, chr(65309) || '1' AS wide, [-1] AS list,
+    '' AS none"""
+
+
+def test_csv_is_exact_whatever_a_field_holds(tmp_path: Path) -> None:
+    text = printed(tmp_path, ODD, "csv")
+    head, row = csv.reader(io.StringIO(text, newline=""))
+    assert head == ["cr", "lf", "c1", "nul", "=formula", "at", "t", "n", "f", "wide", "list", "none"]
+    assert row == ["\rx", "\ny", "a\x9b\u202e", "\0", "=1+1", "@x", "-1", "-1", "-0.5", "\uff1d1", "[-1]", ""]
+    assert '"\rx"' in text
+    assert text.count("\r") == 1
+
+
+def test_a_spreadsheet_computes_no_text(tmp_path: Path) -> None:
+    head, row = csv.reader(io.StringIO(printed(tmp_path, ODD, "spreadsheet"), newline=""))
+    assert head[4] == "'=formula"
+    assert row == ["'\rx", "'\ny", "a\x9b\u202e", "\0", "'=1+1", "'@x", "'-1", "-1", "-0.5", "'\uff1d1", "[-1]", ""]
+
+
+def test_no_format_moves_the_cursor_of_a_terminal(tmp_path: Path) -> None:
+    sql = ODD.replace("none", "\x1b[2J\n\u202e").replace(" AS \x1b[2J\n\u202e", ' AS "\x1b[2J\n\u202e"')
+    for format in get_args(Format):
+        screen = Screen()
+        query(tmp_path, sql, format, stream=Shown(screen))  # type: ignore[arg-type]
+        assert screen.getvalue() == shown(screen.getvalue())
+    head = printed(tmp_path, sql).splitlines()[0]
+    assert head.endswith("\\x1b[2J\\n\\u202e")
+    assert json.loads(printed(tmp_path, sql, "json"))["\x1b[2J\n\u202e"] == ""
 
 
 @pytest.mark.parametrize("format", ["csv", "json"])
