@@ -25,6 +25,7 @@ from pipelines.config import (
     parse_as_ofs,
 )
 from pipelines.errors import Exit, UserError
+from pipelines.folders import private_umask
 from pipelines.task import Task, format_duration, parse_duration
 from pipelines.terminal import shown_streams
 
@@ -320,7 +321,8 @@ def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
     if rest:
         raise UserError(f"unknown option {rest[0]}; see foretide query --help")
-    query(args.output, args.sql, args.format, args.limit)
+    with private_umask():  # of what DuckDB keeps on the disk meanwhile, and of files that the statement writes
+        query(args.output, args.sql, args.format, args.limit)
     return int(Exit.OK)
 
 

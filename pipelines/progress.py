@@ -19,6 +19,7 @@ from typing import Protocol, TextIO
 from tqdm import tqdm
 
 from pipelines.background import repeating
+from pipelines.folders import PRIVATE_FILE
 from pipelines.terminal import behind
 
 TOTAL = struct.Struct("<q")
@@ -41,7 +42,7 @@ class Progress:
         file = os.path.join(self.path, f"{stage}.{os.getpid()}")
         with _lock, suppress(OSError):
             total = _done[os.getpid(), file] = _done.get((os.getpid(), file), 0) + units
-            fd = os.open(file, os.O_WRONLY | os.O_CREAT)
+            fd = os.open(file, os.O_WRONLY | os.O_CREAT, PRIVATE_FILE)
             try:
                 os.pwrite(fd, TOTAL.pack(total), 0)
             finally:

@@ -24,7 +24,7 @@ from pipelines.config import TrainConfig
 from pipelines.errors import Exit, UserError
 from pipelines.examples import make_examples, plan_lines, stored_lines
 from pipelines.examplestore import Stored
-from pipelines.folders import replacing
+from pipelines.folders import make_private, replacing
 from pipelines.locks import locked
 from pipelines.models.examples import Examples, Ints, check_rows, load_examples
 from pipelines.models.loading import silent_stderr
@@ -94,7 +94,7 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
       UserError: another process is at work there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     with locked(folder / LOCK, wait=False) as held:
         if not held:
             raise UserError(f"another process trains the same, in {folder}: wait for it")

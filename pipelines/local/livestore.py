@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
-from pipelines.folders import sync
+from pipelines.folders import make_private, sync
 from pipelines.ledger import Ledger
 from pipelines.local.store import write_file
 from pipelines.rows import live_ledger, write_table
@@ -54,7 +54,7 @@ def prepare(out: str | os.PathLike[str], run_id: str) -> None:
         raise ValueError(f"a run_id takes letters, digits, _ and -: {run_id!r}")
     try:
         for kind in KINDS:
-            folder(out, run_id, kind).mkdir(parents=True, exist_ok=True)
+            make_private(folder(out, run_id, kind))
     except OSError as e:
         raise UserError(f"cannot write to the output folder {out}: {e.strerror or e}. Choose another one") from e
 

@@ -27,7 +27,7 @@ from typing import BinaryIO, Literal
 import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
-from pipelines.folders import sync
+from pipelines.folders import PRIVATE_FILE, create_private, make_private, sync
 from pipelines.locks import locked
 
 Status = Literal["published", "refused", "unbalanced"]
@@ -164,9 +164,9 @@ def current(out: Path) -> dict[str, Path]:
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file that is there whole, and on the disk, or not at all. Its folder must exist."""
+    """Writes a private file that is there whole, and on the disk, or not at all. Its folder must exist."""
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    with part.open("xb") as f:
+    with create_private(part) as f:
         write(f)
         f.flush()
         os.fsync(f.fileno())
@@ -180,12 +180,12 @@ def _outcome_path(run: Attempt) -> Path:
 def _create(run: Attempt) -> int:
     """The descriptor of the run's lock."""
     for name in ("current", "generations", "tmp"):
-        (run.out / name).mkdir(parents=True, exist_ok=True)
+        make_private(run.out / name)
     with locked(run.out / LOCK):
         _sweep(run.out)
         for folder in (run.tmp, run.progress, run.data, *(run.data / k for k in KINDS)):
-            folder.mkdir()
-        lock = os.open(run.tmp / "lock", os.O_RDWR | os.O_CREAT)
+            make_private(folder)
+        lock = os.open(run.tmp / "lock", os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
         fcntl.flock(lock, fcntl.LOCK_EX)
     return lock
 

@@ -55,8 +55,14 @@ class _Rows:
 
 
 def snapshot(out: str | os.PathLike[str]) -> Snapshot:
-    """The files behind the links, and those of live jobs. Raises UserError if there is no such folder."""
-    place = Path(out).resolve()
+    """The files behind the links, and those of live jobs. Raises UserError if it is not there, or closed."""
+    try:
+        return _snapshot(Path(out).resolve())
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: you may not read it: ask its owner, or be of its group") from None
+
+
+def _snapshot(place: Path) -> Snapshot:
     if not place.is_dir():
         raise UserError(f"there is no folder {place}: give the output folder of `foretide score`")
     links = current(place)
