@@ -89,9 +89,9 @@ def entry() -> None:
 
 
 def _score(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.score import plan, score
-
     config = _score_config(args, _task(args), _execution(args, rest))
+    from pipelines.score import plan, score  # after what may be wrong in the arguments: Beam takes seconds to load
+
     return plan(config) if args.dry_run else score(config)
 
 
@@ -112,10 +112,10 @@ def _score_config(args: argparse.Namespace, task: Task, execution: Execution) ->
 
 
 def _stream(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    config = _stream_config(args, _task(args), _execution(args, rest))
     from pipelines.stream import plan, stream
 
     logging.getLogger("pipelines").setLevel(logging.INFO)  # a job that nobody watches says what happened to it
-    config = _stream_config(args, _task(args), _execution(args, rest))
     return plan(config) if args.dry_run else stream(config)
 
 
@@ -244,27 +244,27 @@ def _replay(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _examples(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.examples import plan, write_examples
-
     task = _task(args)
     as_ofs = parse_as_ofs(task, args.as_of)
     config = ExamplesConfig(
         task, _input(args, args.input, args.max_bad_share), as_ofs, args.output, _execution(args, rest)
     )
+    from pipelines.examples import plan, write_examples
+
     return plan(config) if args.dry_run else write_examples(config)
 
 
 def _train(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    config = _training(args, rest)
     from pipelines.train import plan, train
 
-    config = _training(args, rest)
     return plan(config) if args.dry_run else train(config)
 
 
 def _tune(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    config = _training(args, rest)
     from pipelines.tune import plan, tune
 
-    config = _training(args, rest)
     return plan(config) if args.dry_run else tune(config)
 
 
@@ -357,9 +357,10 @@ def _place(path: str) -> str:
 
 
 def _execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
-    from pipelines.runners.execution import check_beam_args
+    if rest:
+        from pipelines.runners.execution import check_beam_args
 
-    check_beam_args(rest)
+        check_beam_args(rest)
     return Execution(args.workers, args.shards, rest, args.debug, *_resources(args))
 
 
@@ -476,7 +477,9 @@ def _parser() -> argparse.ArgumentParser:
         default="table",
         help="csv is exact; spreadsheet is CSV in which no text is a formula (table)",
     )
-    query.add_argument("--limit", type=int, default=100, metavar="N", help="rows that a table shows; 0 for all (100)")
+    query.add_argument(
+        "--limit", type=_natural, default=100, metavar="N", help="rows that a table shows; 0 for all (100)"
+    )
     return parser
 
 
@@ -657,6 +660,10 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _natural(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
 
 
 def _seed(text: str) -> int:

@@ -191,7 +191,7 @@ def _folder(config: ExamplesConfig, source: Source) -> Path:
         raise UserError(f"{config.output}: examples are kept in a local folder: name one")
     tables = {table.path for table in source.tables}
     files = [*source.tables, *(_file(path) for path in {p.path for p in source.pieces} - tables)]
-    return Path(config.output).resolve() / config.task.task / key(config.task, config.input.format, files)
+    return Path(os.path.realpath(config.output)) / config.task.task / key(config.task, config.input.format, files)
 
 
 def _file(path: str) -> InputFile:

@@ -59,7 +59,7 @@ def replaceable(output: Path | str, mark: str, what: str) -> Path:
     """
     if "://" in str(output):
         raise UserError(f"--output {output}: the output must be a local folder")
-    target = Path(output).resolve()
+    target = Path(os.path.realpath(output))  # which takes links in a circle, too
     if target.exists() and not (target / mark).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is there and is no {what}: name another folder, or empty it")
     return target

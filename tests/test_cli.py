@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -195,6 +196,33 @@ def test_what_must_be_given_is_named(capsys: pytest.CaptureFixture[str], task: P
 def test_query_takes_no_options_of_beam(capsys: pytest.CaptureFixture[str]) -> None:
     text = refused(capsys, ["query", "--output", "out", "SELECT 1", "--runner=DirectRunner"])
     assert text == "foretide query: unknown option --runner=DirectRunner; see foretide query --help\n"
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr() == (f"foretide {version('foretide')}\n", "")
+
+
+@pytest.mark.parametrize("flag", ["--task=none.yaml", "--as-of=March", "--test-as-of=March", "--early=x", "--limit=-1"])
+def test_what_is_wrong_in_our_own_flags_is_told_before_beam_is_loaded(task: Path, flag: str) -> None:
+    """In a process of its own: Beam takes seconds to load, and this one has it."""
+    command = {"--test-as-of": "train", "--early": "stream", "--limit": "query"}.get(flag.partition("=")[0], "score")
+    flags = {
+        "query": ["SELECT 1", "--output=out"],
+        "stream": [f"--task={task}", "--model=m", "--output=out", "--subscription=projects/p/subscriptions/s"],
+    }
+    words = [command, *(flags.get(command) or arguments(command, task)[1:]), flag]
+    script = (
+        "import sys, pipelines.cli\n"
+        "try: code = pipelines.cli.main(sys.argv[1:])\n"
+        "except SystemExit as end: code = end.code\n"
+        "print(code, 'apache_beam' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "2 False\n", done.stderr
+    assert flag.partition("=")[2] in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def prepare(out: str | os.PathLike[str], run_id: str) -> None:
 
 def folder(out: str | os.PathLike[str], run_id: str, kind: Kind) -> Path:
     """Where the files of a kind are."""
-    return Path(out).resolve() / "live" / run_id / kind
+    return Path(os.path.realpath(out)) / "live" / run_id / kind
 
 
 def stop_file(out: str | os.PathLike[str], run_id: str) -> Path:
@@ -71,7 +71,7 @@ def stop_file(out: str | os.PathLike[str], run_id: str) -> Path:
 
 def live_runs(out: str | os.PathLike[str]) -> list[str]:
     """The runs that ever appended to the output folder."""
-    live = Path(out).resolve() / "live"
+    live = Path(os.path.realpath(out)) / "live"
     return sorted(n for n in os.listdir(live) if re.fullmatch(RUN_ID, n)) if live.is_dir() else []
 
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -103,6 +104,9 @@ def query(
     to = for_data(to)
     plain = ([_plain(v, t) for v, t in zip(row, result.types, strict=True)] for row in result.rows)
     if format == "json":
+        twice = next((name for name, times in Counter(result.names).items() if times > 1), None)
+        if twice is not None:
+            raise UserError(f"two columns are named {twice}, and JSON keeps one: name them apart with AS")
         to.writelines(in_json(_json(dict(zip(result.names, row, strict=True)))) + "\n" for row in plain)
         return
     writer = csv.writer(_Lines(to), lineterminator="\r\n")  # of which it quotes either in a field

@@ -101,7 +101,7 @@ def begin(out: str | os.PathLike[str], run_id: str, attempt: str) -> Iterator[At
     """
     if "://" in os.fspath(out):
         raise UserError(f"{os.fspath(out)}: the output must be a local folder")
-    run = Attempt(Path(out).resolve(), run_id, attempt)
+    run = Attempt(Path(os.path.realpath(out)), run_id, attempt)
     try:
         lock = _create(run)
     except OSError as e:

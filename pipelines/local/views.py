@@ -57,9 +57,13 @@ class _Rows:
 def snapshot(out: str | os.PathLike[str]) -> Snapshot:
     """The files behind the links, and those of live jobs. Raises UserError if it is not there, or closed."""
     try:
-        return _snapshot(Path(out).resolve())
+        return _snapshot(Path(os.path.realpath(out)))
     except PermissionError as error:
         raise UserError(f"{error.filename}: you may not read it: ask its owner, or be of its group") from None
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be read: {error.strerror or error}; give the output folder of `foretide score`"
+        ) from None
 
 
 def _snapshot(place: Path) -> Snapshot:
