@@ -5,6 +5,7 @@ What a store holds, and what of it a request can use, is in `examplestore`.
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from collections import Counter
