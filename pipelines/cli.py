@@ -657,6 +657,8 @@ def _training_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
+    if text.isdecimal() and len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text[:20]} is too large; the most is 999,999,999")
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)

@@ -70,7 +70,7 @@ def ledger_lines(ledger: Ledger, refused: str = "") -> list[str]:
         ("outside", ledger.outside, "no as-of of this run could use them"),
         ("filtered", ledger.filtered, "left out by events.where"),
     ]
-    period = "" if ledger.first_time == NEVER else f", from {_time(ledger.first_time)} to {_time(ledger.last_time)}"
+    period = "" if ledger.first_time == NEVER else f", from {_second(ledger.first_time)} to {_second(ledger.last_time)}"
     lines = [f"read        {ledger.read:,} events{period}"]
     lines += [f"  {name:<9} {n:>12,}{f'  {note}' if n and note else ''}" for name, n, note in counts]
     reasons = sorted(ledger.reasons, key=lambda r: -r[1])
@@ -133,9 +133,5 @@ def _ask(output: str, what: str, rest: str) -> str:
     return f'foretide query --output {shlex.quote(output)} "SELECT * FROM {name} {rest}"'
 
 
-def _time(micros: int) -> str:
-    """Also of times that no calendar has: one row in another unit must not cost the report of a run."""
-    try:
-        return format_time(micros // 1_000_000 * 1_000_000)
-    except OverflowError:
-        return "after the year 9999" if micros > 0 else "before the year 1"
+def _second(micros: int) -> str:
+    return format_time(micros // 1_000_000 * 1_000_000)

@@ -26,6 +26,7 @@ Scale = Literal["log", "relative", "none"]
 Kind = Literal["text", "number", "epoch"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST, LAST = ((t.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1) for t in (datetime.min, datetime.max))
 UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
 DURATION = r"^[0-9]+(ms|s|m|h|d|w)$"
 WIDEST = 100_000  # features of a step
@@ -51,11 +52,17 @@ def parse_time(text: object) -> int:
     except ValueError:
         raise ValueError("a time is a date or an ISO 8601 time, such as 2024-01-01 or 2024-01-01T06:00") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (moment - EPOCH) // timedelta(microseconds=1)
+    micros = (moment - EPOCH) // timedelta(microseconds=1)
+    if not FIRST <= micros <= LAST:  # by its offset
+        raise ValueError("a time is from year 1 to year 9999 in UTC")
+    return micros
 
 
 def format_time(micros: int) -> str:
-    """The inverse of `parse_time`: `2024-01-01` for a midnight, else with the time of day."""
+    """The inverse of `parse_time`: `2024-01-01` for a midnight, else with the time of day. Words for what is no time of
+    a calendar, which rows in another unit have."""
+    if not FIRST <= micros <= LAST:
+        return "after the year 9999" if micros > 0 else "before the year 1"
     moment = EPOCH + timedelta(microseconds=micros)
     text = moment.replace(tzinfo=None).isoformat()
     return text.removesuffix("T00:00:00")

@@ -148,6 +148,7 @@ BROKEN = [
     ("horizon: 7d", "horizon: 999999w", 20, "label.horizon: '999999w' does not fit; a duration is at most 100 years"),
     ("  horizon: 7d", "  horizon:", 20, "label.horizon: is empty; a duration is"),
     ("step: 1d", "step: 1d\n  origin: monday", 11, "sequence.origin: 'monday' does not fit; a time is a date or"),
+    ("step: 1d", "step: 1d\n  origin: 0001-01-01T00:00+14:00", 11, "a time is from year 1 to year 9999 in UTC"),
     ("step: 1d", "step: 0d", 10, "sequence.step: must be longer than nothing"),
     ("step: 1d", "step: 52000w", 10, "sequence.step: '52000w' does not fit; a duration is at most 100 years"),
     ("step: 1d", "step: 520w", 11, "sequence.steps: the history (step x steps) must be at most 100 years"),
