@@ -38,6 +38,8 @@ EXIT_CODES = """exit codes: 0 done; 1 the program or the machine failed; 2 a wro
 3 too many bad rows, no score published; 4 the ledger does not add up, no score published;
 5 the model does not fit the task; 6 the doctor found errors; 130 interrupted"""
 
+PLACES = ("task", "input", "output", "model", "models", "examples", "bootstrap", "archive", "avro_schema", "target")
+
 MODEL_ACTIONS = {  # what they take: at least, at most, in words
     "list": (0, 1, "one task, or none for all"),
     "compare": (2, 2, "two models: versions, tasks or folders"),
@@ -64,6 +66,7 @@ def _run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
         level=logging.INFO if args.debug else logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s"
     )
     try:
+        _check_places(args)
         code = int(args.run(args, rest))
         sys.stdout.flush()  # here, where a reader who has gone is no surprise
         return code
@@ -81,6 +84,14 @@ def _run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
             traceback.print_exc()
         print(f"foretide {args.command}: {type(error).__name__}: {error} (--debug shows the trace)", file=sys.stderr)
         return int(Exit.FAILED)
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Raises UserError for an empty path, as a variable that is not set leaves it: it would mean this folder."""
+    for name in PLACES:
+        value = getattr(args, name, None)
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UserError(f"--{name.replace('_', '-')}: is empty; name a file or folder")
 
 
 def entry() -> None:

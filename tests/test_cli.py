@@ -197,6 +197,11 @@ def test_what_must_be_given_is_named(capsys: pytest.CaptureFixture[str], task: P
     assert f"required: --{flag.replace('_', '-')}" in refused(capsys, arguments("score", task, **{flag: None}))
 
 
+@pytest.mark.parametrize("flag", ["task", "input", "model", "output"])
+def test_an_empty_path_is_not_this_folder(capsys: pytest.CaptureFixture[str], task: Path, flag: str) -> None:
+    assert f"--{flag}: is empty; name a file or folder" in refused(capsys, arguments("score", task, **{flag: ""}))
+
+
 def test_query_takes_no_options_of_beam(capsys: pytest.CaptureFixture[str]) -> None:
     text = refused(capsys, ["query", "--output", "out", "SELECT 1", "--runner=DirectRunner"])
     assert text == "foretide query: unknown option --runner=DirectRunner; see foretide query --help\n"

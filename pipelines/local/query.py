@@ -77,6 +77,8 @@ def connect(out: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
 
 def select(out: str | os.PathLike[str], sql: str) -> Result:
     """The result of a statement over the views. Raises UserError, with the views and columns, if it fails."""
+    if any("\ud800" <= c <= "\udfff" for c in sql):
+        raise UserError("the statement is not text in UTF-8")
     try:
         return _on_current(out, lambda con: _execute(con, sql))
     except (duckdb.Error, OverflowError, ValueError) as e:

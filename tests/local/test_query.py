@@ -133,6 +133,11 @@ def test_no_format_moves_the_cursor_of_a_terminal(tmp_path: Path) -> None:
     assert json.loads(printed(tmp_path, sql, "json"))["\x1b[2J\n\u202e"] == ""
 
 
+def test_a_statement_that_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the statement is not text in UTF-8"):
+        printed(tmp_path, "SELECT '\udcff'")
+
+
 def test_json_keeps_every_column(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two columns are named a, and JSON keeps one: name them apart with AS"):
         printed(tmp_path, "SELECT 1 AS a, 2 AS b, 3 AS a", "json")
@@ -143,6 +148,8 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(UserError, match="there is no folder"):
         connect(tmp_path / "a")
+    with pytest.raises(UserError, match="reads folders of this machine"):
+        connect("bq://p.d.t")
     with pytest.raises(UserError, match="cannot be read: File name too long"):
         connect(tmp_path / ("x" * 5000))
 
