@@ -11,6 +11,7 @@ from pipelines.jsonfile import read_json
 from pipelines.models.manifest import Manifest, load_manifest
 from pipelines.registry import TaskModels, Version
 from pipelines.task import ModelSpec, format_duration, format_time
+from pipelines.terminal import one_line
 
 DURATIONS = ("step", "horizon", "active_within", "every", "allowed_lateness", "max_skew")
 TASK = "task.json"
@@ -19,7 +20,7 @@ TASK_FIELDS = ("task", "step", "steps", "features", "label", "label_field", "hor
 
 def table(tasks: Sequence[TaskModels]) -> str:
     """The versions of each task, newest first, with the one that serves marked and what each scored in its test."""
-    return "\n\n".join("\n".join(map(_printable, _task(t))) for t in tasks)
+    return "\n\n".join("\n".join(map(one_line, _task(t))) for t in tasks)
 
 
 def compare(a: Path, b: Path) -> str:
@@ -45,7 +46,7 @@ def compare(a: Path, b: Path) -> str:
     lines = _aligned(rows)
     if one.test != two.test or one.task != two.task:
         lines.append("They were tested on other entities or at other as-ofs: the metrics do not compare directly.")
-    return "\n".join(map(_printable, lines))
+    return "\n".join(map(one_line, lines))
 
 
 def _task(models: TaskModels) -> Iterator[str]:
@@ -187,10 +188,6 @@ def _period(as_ofs: Sequence[int]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _printable(line: str) -> str:
-    """Names and values come from files: what would command a terminal is shown, not done."""
-    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]

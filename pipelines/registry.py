@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -88,7 +89,7 @@ def serving(folder: str | os.PathLike[str]) -> Pointer | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        remedy = f"write it anew with foretide models promote {path.parent}/VERSION"
+        remedy = f"write it anew with foretide models promote {shlex.quote(str(path.parent))}/VERSION"
         raise UserError(f"{path} cannot be read: {error}; {remedy}", Exit.MODEL) from None
 
 
@@ -125,7 +126,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     if not (folder / pointer.version / FILE).is_file():
         raise UserError(
             f"{folder / POINTER} names version {pointer.version}, which is gone: go back to the one before with "
-            f"foretide models --models {folder.parent} rollback {folder.name}, or {_choose(folder)}",
+            f"{go_back(folder)}, or {_choose(folder)}",
             Exit.MODEL,
         )
     return folder / pointer.version
@@ -164,7 +165,8 @@ def find(root: str | os.PathLike[str], name: str) -> Path:
             raise UserError(f"{name} is a version of several tasks: give its path, such as {found[0]}")
         if found:
             return found[0]
-    raise UserError(f"{name} is no model: give its folder, or a version that foretide models --models {root} lists")
+    lists = f"foretide models --models {shlex.quote(str(root))}"
+    raise UserError(f"{name} is no model: give its folder, or a version that {lists} lists")
 
 
 def promote(folder: str | os.PathLike[str], version: str) -> Pointer:
@@ -277,12 +279,18 @@ def _no_model(given: str, folder: Path) -> str:
     return f"{given} is no model: it has neither {FILE} nor {POINTER}; make one with foretide train"
 
 
+def go_back(folder: Path) -> str:
+    """The command that lets the version before serve a task again."""
+    return f"foretide models --models {shlex.quote(str(folder.parent))} rollback {shlex.quote(folder.name)}"
+
+
 def _choose(folder: Path) -> str:
     names = _names(folder)
     if not names:
         return "make a model with foretide train"
     more = ", ..." if len(names) > SHOWN else ""
-    return f"choose one with foretide models promote {folder}/VERSION; there are {', '.join(names[:SHOWN])}{more}"
+    promote = f"foretide models promote {shlex.quote(str(folder))}/VERSION"
+    return f"choose one with {promote}; there are {', '.join(names[:SHOWN])}{more}"
 
 
 @contextmanager

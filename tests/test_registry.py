@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pytest
 
 from pipelines import modeltable, registry
 from pipelines.errors import UserError
-from pipelines.registry import POINTER, Pointer, find, models, promote, resolve, rollback, serving, stamp
+from pipelines.registry import POINTER, Pointer, find, go_back, models, promote, resolve, rollback, serving, stamp
 from tests.registered import DAY, TASK, VERSIONS, A, B, C, put
 
 
@@ -352,3 +353,16 @@ def test_random_kills_under_a_reader(folder: Path, promoter: Promoter) -> None:
             stop.set()
         assert reader.result() > 100
     assert seen == {folder / v for v in VERSIONS}
+
+
+def test_commands_that_are_told_can_be_pasted(tmp_path: Path) -> None:
+    root = tmp_path / "my models; rm"
+    put(root, A)
+    with pytest.raises(UserError) as error:
+        resolve(root / TASK)
+    words = shlex.split(str(error.value).partition("choose one with ")[2].partition("; there are")[0])
+    assert words == ["foretide", "models", "promote", f"{root / TASK}/VERSION"]
+    assert shlex.split(go_back(root / TASK)) == ["foretide", "models", "--models", str(root), "rollback", TASK]
+    with pytest.raises(UserError) as error:
+        find(root, "none")
+    assert f"foretide models --models '{root}' lists" in str(error.value)
