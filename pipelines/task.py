@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
 DURATION = r"^[0-9]+(ms|s|m|h|d|w)$"
 LONGEST = 36_525 * UNITS["d"]  # a century: no sum of times and durations leaves 64 bits
+CATEGORIES = 65_535  # values of a category, at most: an event keeps the number of its value in 16 bits
+FEATURES = 10_000  # columns of a step, at most; each has names and places of its own in every process
+CELLS = 1 << 24  # steps x features, at most: 64 MiB, and models are called with 16 sequences at least
+TRIALS = 10_000  # of foretide tune, at most: each is a training
 
 
 def parse_duration(text: object) -> int:
@@ -125,6 +130,8 @@ class Events(Spec):
         for field, values in self.categories.items():
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"categories.{field}: list at least one value, each once")
+            if len(values) > CATEGORIES:
+                raise ValueError(f"categories.{field}: at most {CATEGORIES:,} values, not {len(values):,}")
         return self
 
 
@@ -201,7 +208,7 @@ class PathLabel(Spec):
     kind: Literal["path"]
     field: Name
     steps: Annotated[int, Field(ge=1, le=1_000)]
-    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+    quantiles: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(max_length=99)] = Field(
         (0.1, 0.9), description="what is predicted of each step beside the median"
     )
 
@@ -223,7 +230,7 @@ class ModelSpec(Spec):
     network: Literal["mlp", "gru", "lstm", "linear"] = Field(
         "mlp", description="mlp: on a summary of the sequence; the others see all its steps"
     )
-    units: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=1)] = Field(
+    units: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=1, max_length=32)] = Field(
         (64, 64), description="of each layer"
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -234,7 +241,7 @@ class ModelSpec(Spec):
     calibration: Literal["none", "platt", "isotonic"] = Field(
         "platt", description="of churn, on the validation examples: how scores become probabilities"
     )
-    batch_size: Annotated[int, Field(ge=1)] = 256
+    batch_size: Annotated[int, Field(ge=1, le=1 << 20)] = 256
     epochs: Annotated[int, Field(ge=1)] = 30
     patience: Annotated[int, Field(ge=1)] = 5
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -280,6 +287,7 @@ class Task(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
+        self._bounded()
         categories = self.events.categories
         for i, f in enumerate(self.sequence.features):
             at = f"sequence.features.{i}"
@@ -296,6 +304,24 @@ class Task(Spec):
         self._labelled(names)
         self._tuned()
         return self
+
+    def _bounded(self) -> None:
+        """Before anything is made of each feature or trial: a line of a task file can ask for billions."""
+        categories = self.events.categories
+        n = sum(1 if f.by is None else len(f.values or categories.get(f.by, ())) for f in self.sequence.features)
+        if n > FEATURES:
+            raise ValueError(
+                f"sequence.features: {n:,} features, with one for each value of a category; "
+                f"at most {FEATURES:,}: leave some out, or name fewer values"
+            )
+        if n * self.sequence.steps > CELLS:
+            raise ValueError(
+                f"sequence.steps: {self.sequence.steps:,} steps x {n:,} features are more numbers a sequence than "
+                f"{CELLS:,}: take fewer or longer steps, or fewer features"
+            )
+        trials = math.prod(map(len, self.tune.values()))
+        if trials > TRIALS:
+            raise ValueError(f"tune: {trials:,} combinations; at most {TRIALS:,}: try fewer values at a time")
 
     def _due(self) -> None:
         every, lateness = self.score.every, self.score.allowed_lateness
