@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -15,33 +15,27 @@ UNLIMITED = 1 << 60  # bytes: cgroups write "no limit" as a number above
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes that this process and those that it starts may have, what they have now included."""
+    """Memory that there is for the processes of a run."""
 
-    size: int
+    size: int  # bytes
     what: str  # "free on this machine"
     swap: int = 0  # bytes beside it, slow ones
 
 
 def room(cgroup: Path = CGROUP, cgroups: Path = CGROUPS) -> Room:
-    """The narrowest of the limits there are."""
-    own, machine = psutil.Process().memory_info(), psutil.virtual_memory()
-    free = Room(machine.available + own.rss, "free on this machine", psutil.swap_memory().free)
-    allowed = [Room(left + own.rss, "left in the cgroup of this process") for left in _left(cgroup, cgroups)]
+    """For this process and those that it starts, with what it has already; by the narrowest of the limits there are."""
+    here = left(cgroup, cgroups)
+    return replace(here, size=here.size + psutil.Process().memory_info().rss)
+
+
+def left(cgroup: Path = CGROUP, cgroups: Path = CGROUPS) -> Room:
+    """For more than what this process and all others have."""
+    found = [Room(psutil.virtual_memory().available, "free on this machine", psutil.swap_memory().free)]
+    found += [Room(size, "left in the cgroup of this process") for size in _left(cgroup, cgroups)]
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:  # of addresses, of which a process has more than it uses
-        allowed.append(Room(max(0, limit - own.vms) + own.rss, "left under the limit of ulimit -v"))
-    return min((free, *allowed), key=lambda r: r.size + r.swap)
-
-
-def used() -> int:
-    """Bytes that this process and those that it started have now; what they share counts once for each."""
-    process, total = psutil.Process(), 0
-    for each in (process, *process.children(recursive=True)):
-        try:
-            total += each.memory_info().rss
-        except psutil.Error:  # it has ended
-            continue
-    return total
+        found.append(Room(max(0, limit - psutil.Process().memory_info().vms), "left under the limit of ulimit -v"))
+    return min(found, key=lambda r: r.size + r.swap)
 
 
 def _left(cgroup: Path, cgroups: Path) -> Iterator[int]:
