@@ -46,7 +46,11 @@ class Execution:
     accelerator: str | None = None  # of workers on Dataflow, as it names them
     inference_ram: str | None = None  # of its workers for inference, such as 16GB
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """
+        Raises:
+          UserError: more workers or shards than anybody means.
+        """
         at_most("--workers", self.workers, WORKERS, "each is a process with the engine and the model in memory")
         at_most("--shards", self.shards or 1, SHARDS, "every block of events is divided into as many")
 

@@ -155,7 +155,7 @@ def scoring(
     processes = workers if here else 1
     return Need(
         (
-            _engine(ENGINES[engine], processes, str(engine)),
+            *_engine(ENGINES[engine], processes, str(engine)),
             *(_shuffle(task, events, workers) if here else ()),
             _shard(task, events // shards, processes),
             _table(task, as_ofs, processes),
@@ -171,7 +171,7 @@ def making(task: Task, as_ofs: Sequence[int], events: int, shards: int, workers:
     processes = workers if here else 1
     return Need(
         (
-            _engine(BEAM, processes, "Beam"),
+            *_engine(BEAM, processes, "Beam"),
             *(_shuffle(task, events, workers) if here else ()),
             _shard(task, events // shards, processes),
             _table(task, as_ofs[:1], processes),
@@ -194,7 +194,7 @@ def training(task: Task, examples: int = 0) -> Need:
     weights = 4 * _weights(task) * (5 + 2 * spec.members)
     return Need(
         (
-            _engine(TRAINING, 1, "TensorFlow"),
+            *_engine(TRAINING, 1, "TensorFlow"),
             Part("batches", max(learn, judge), 4 * _cells(task) * min(batch, JUDGED), largest),
             Part("weights", weights, weights / 8, "lower model.units, model.members or the vocabularies"),
             Part("trees to compare with", TREES, 0, "take fewer as-ofs with --train-as-ofs"),
@@ -214,7 +214,7 @@ def streaming(
     here: bool = True,
 ) -> Need:
     """Of a live job, and of the history that it starts from; what it keeps later grows with its events."""
-    parts = [_engine(ENGINES[engine], 1, str(engine))]
+    parts = [*_engine(ENGINES[engine], 1, str(engine))]
     if here:
         lower = "start from less history (--bootstrap), or run on Flink, which keeps its state on disk"
         parts += [Part("Prism", PRISM, PRISM / 2, lower)]
@@ -261,10 +261,12 @@ def explained(need: Need) -> Iterator[None]:
             raise UserError(f"{said}; {need.remedy}", getattr(error, "code", Exit.FAILED)) from error
 
 
-def _engine(size: int, processes: int, name: str) -> Part:
-    own = OWN * size
-    likely = size if processes == 1 else size + processes * own
-    return Part(f"Python and {name}", likely, own if processes == 1 else own * (1 + processes) / 2, "lower --workers")
+def _engine(size: int, processes: int, name: str) -> Iterator[Part]:
+    """This process, and the workers that it starts where there are several."""
+    own, lower = OWN * size, "take a larger machine"
+    yield Part(f"Python and {name}", size, own, lower)
+    if processes > 1:
+        yield Part(f"{processes} more processes of it", processes * own, processes * own / 2, "lower --workers")
 
 
 def _shuffle(task: Task, events: int, workers: int) -> Iterator[Part]:

@@ -241,6 +241,52 @@ def test_numbers_of_the_model_take_a_point(tmp_path: Path) -> None:
     assert load_task(write(tmp_path, GOOD + "model: {learning_rate: 1.0e-3, dropout: 0}")).model.dropout == 0
 
 
+def many(n: int) -> str:
+    return ", ".join(f"v{i}" for i in range(n))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "says"),
+    [
+        ("steps: 30", "steps: 1000000000", "11: sequence.steps", "must be at most 100000, not 1000000000"),
+        ("steps: 30", "steps: 0xFFFFFFFF", "11: sequence.steps", "must be at most 100000, not"),
+        (
+            "type: [a, b]",
+            f"type: [{many(10_000)}]",
+            "12: sequence.features",
+            "10,002 features, with one for each value",
+        ),
+        (
+            "type: [a, b]",
+            f"type: [{many(600)}]",
+            "11: sequence.steps",
+            "x 602 features are more numbers a sequence than",
+        ),
+        ("type: [a, b]", f"type: [a, b, {many(65_534)}]", "8: events.categories.type", "65,535 values, not 65,536"),
+        (
+            "task: ",
+            "model: {batch_size: 9999999}\ntask: ",
+            "1: model.batch_size",
+            "must be at most 1048576, not 9999999",
+        ),
+        ("task: ", f"model: {{units: [{'8, ' * 33}]}}\ntask: ", "1: model.units", "33 entries; at most 32 are"),
+        (
+            "task: ",
+            f"tune: {{seed: {list(range(101))}, epochs: {list(range(1, 101))}}}\ntask: ",
+            "1: tune",
+            "10,100 combinations; at most 10,000",
+        ),
+    ],
+    ids=lambda value: value if len(value) < 40 else "",
+)
+def test_sizes_that_no_machine_has_room_for(tmp_path: Path, old: str, new: str, place: str, says: str) -> None:
+    text = GOOD.replace(old, new).replace("step: 1d", "step: 1h")
+    text = text.replace("steps: 30", "steps: 100000").replace("7d", "1d") if "600" in new or "v599]" in new else text
+    [line] = refused(write(tmp_path, text))
+    assert f":{place}: " in line
+    assert says in line
+
+
 LINES = GOOD.split("\n")
 SCRAPS = [
     "",
