@@ -81,8 +81,9 @@ def make_examples(config: ExamplesConfig) -> Stored:
     if not missing(config.task, config.as_ofs, layers):
         return _stored(config, folder, layers, (), there(config.task, config.as_ofs, layers))
     need = _need(config, source)
-    print("\n".join(need.lines()), flush=True)
+    lines = need.lines()
     with adding(folder), memory.explained(need):
+        print("\n".join(lines), flush=True)
         layers = choose(config.task, config.as_ofs, read_layers(folder))
         reused, computed = (of(config.task, config.as_ofs, layers) for of in (there, missing))
         layers += [_add(config, source, folder, gap) for gap in computed]
@@ -104,8 +105,9 @@ def plan_lines(config: ExamplesConfig) -> list[str]:
     source = _find(config, dry_run=True)
     folder = _folder(config, source)
     layers = choose(config.task, config.as_ofs, read_layers(folder))
+    lacking = missing(config.task, config.as_ofs, layers)
     gaps = (
-        *_lines(config.task, "to compute", missing(config.task, config.as_ofs, layers)),
+        *_lines(config.task, "to compute", lacking),
         *_lines(config.task, "in store", there(config.task, config.as_ofs, layers)),
     )
     return [
@@ -113,7 +115,7 @@ def plan_lines(config: ExamplesConfig) -> list[str]:
         f"as of       {describe_as_ofs(config.as_ofs)}",
         describe_input(source, config.input),
         *gaps,
-        *(_need(config, source).lines() if missing(config.task, config.as_ofs, layers) else ()),
+        *(_need(config, source).lines() if lacking else ()),
         f"examples    {folder}",
     ]
 

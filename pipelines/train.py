@@ -44,8 +44,10 @@ def train(config: TrainConfig) -> int:
     Raises:
       UserError: what `make_examples` raises, or there is nothing to learn from.
     """
-    print("\n".join(memory.training(config.task).lines()), flush=True)
+    memory.training(config.task).lines()  # refuses before the examples are made
     data, stored = prepare(config, *config.train, *config.validation, *config.test)
+    need = memory.training(config.task, len(data))
+    print("\n".join(need.lines()))
     learn, check, test = (data.at(*as_ofs) for as_ofs in (config.train, config.validation, config.test))
     print("\n".join(_splits(config, data)), flush=True)
     for name, rows in (("test", test), ("training", learn), ("validation", check)):
@@ -53,7 +55,7 @@ def train(config: TrainConfig) -> int:
     work = config.folder / f".training-{training_key(config, stored)}"
     with alone(work):
         _begin(work, config.resume)
-        with memory.explained(memory.training(config.task, len(data))):
+        with memory.explained(need):
             manifest, lines = _fit(config, data, (learn, check, test), work)
         shutil.rmtree(work)
     folder = config.folder / manifest.version

@@ -41,8 +41,9 @@ def tune(config: TrainConfig) -> int:
     task = config.task
     _check(task)
     need = max((memory.training(task.with_model(spec)) for spec in task.trials), key=lambda n: n.likely)
-    print("\n".join(need.lines()), flush=True)
+    lines = need.lines()
     data, stored = train.prepare(config, *config.train, *config.validation)
+    print("\n".join(lines))
     learn, check = data.at(*config.train), data.at(*config.validation)
     for name, rows in (("training", learn), ("validation", check)):
         check_rows(task, data, name, rows)
