@@ -50,7 +50,7 @@ KEPT = 2.5  # times the memory of a call that a step of learning takes: what the
 EXAMPLE = 230  # bytes of an example beside its tensor, see `models.examples.load_examples`
 JUDGED = 1024  # rows of a call when a network is judged
 TREES = 350 * MB  # the table of LightGBM, its bins and histograms, at most, see `evaluation.baselines`
-LIVE = 3.0  # times that an event of the history is there, in Prism and on the way to it
+LIVE = 3.0  # times that an event of the history is there, in Prism and on the way to it; an assumption
 
 OUT = re.compile(
     r"MemoryError|ResourceExhausted|OutOfMemory|\bOOM\b|bad_alloc|[Uu]nable to allocate|[Cc]annot allocate memory|"
@@ -220,11 +220,6 @@ def streaming(
         parts += [Part("Prism", PRISM, PRISM / 2, lower)]
         parts += [Part("the history", LIVE * events * _packed(task), 0, lower)] if events else []
     return Need((*parts, _shard(task, events // shards, 1), _table(task, (0,), 1), _calls(task, batch, model, 1)), here)
-
-
-def history(task: Task) -> int:
-    """Bytes of an event in the state of a live job."""
-    return round(_packed(task))
 
 
 @contextmanager
