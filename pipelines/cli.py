@@ -372,7 +372,9 @@ def _execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
         from pipelines.runners.execution import check_beam_args
 
         check_beam_args(rest)
-    return Execution(args.workers, args.shards, rest, args.debug, *_resources(args))
+    execution = Execution(args.workers, args.shards, rest, args.debug, *_resources(args))
+    execution.check()
+    return execution
 
 
 def _resources(args: argparse.Namespace) -> Iterator[str | None]:

@@ -16,6 +16,12 @@ from pipelines.task import Task, format_duration, format_time, parse_time
 FIRST = parse_time("0001-01-02")
 LIVE_SHARDS = 16
 LATEST = "latest"
+AS_OFS = 1_000_000  # of a run, at most: all processes hold the list, and each is a pass over the events of every shard
+WORKERS = 1_024  # processes of this machine, at most: each has the engine and the model in memory
+SHARDS = 65_536  # at most: each block of events is divided into as many, and each is a key of the shuffle or the state
+PULLERS = 256  # at most: each is a thread with a connection of its own
+BATCH = 1 << 20  # rows of a call of the model, at most: it runs no faster long before
+WHY_AS_OFS = "each is a pass over all entities, and every process holds the list"
 PayloadFormat = Literal["json", "avro"]
 WriteMethod = Literal["storage", "load", "beam"]  # into BigQuery: the Storage Write API, load jobs, or Beam's own sink
 
@@ -40,6 +46,14 @@ class Execution:
     accelerator: str | None = None  # of workers on Dataflow, as it names them
     inference_ram: str | None = None  # of its workers for inference, such as 16GB
 
+    def check(self) -> None:
+        """
+        Raises:
+          UserError: more workers or shards than anybody means.
+        """
+        at_most("--workers", self.workers, WORKERS, "each is a process with the engine and the model in memory")
+        at_most("--shards", self.shards or 1, SHARDS, "every block of events is divided into as many")
+
 
 @dataclass(frozen=True)
 class ScoreConfig:
@@ -54,6 +68,9 @@ class ScoreConfig:
     execution: Execution
     method: WriteMethod = "storage"
     replace_model: bool = False  # scores of another model of the same revision, in BigQuery
+
+    def __post_init__(self) -> None:
+        at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
 
     def run_id(self, model_version: str) -> str:
         """The same for the same question: a rerun replaces its own scores, whatever the machine or the workers."""
@@ -85,6 +102,10 @@ class StreamConfig:
     pullers: int
     execution: Execution
     method: WriteMethod = "storage"
+
+    def __post_init__(self) -> None:
+        at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
+        at_most("--pullers", self.pullers, PULLERS, "each is a thread with a connection of its own")
 
     @property
     def shards(self) -> int:
@@ -129,6 +150,8 @@ class TrainConfig:
     execution: Execution
 
     def __post_init__(self) -> None:
+        for flag, n in (("--train-as-ofs", self.train_as_ofs), ("--validation-as-ofs", self.validation_as_ofs)):
+            at_most(flag, n, AS_OFS, WHY_AS_OFS)
         first = self.test[0] - (self.train_as_ofs + self.validation_as_ofs) * self.train_every - 2 * self.task.horizon
         if first < FIRST:
             raise UserError(f"--train-as-ofs {self.train_as_ofs}: the first of them would lie before the year 1")
@@ -155,6 +178,15 @@ class TrainConfig:
     def _before(self, time: int, n: int) -> tuple[int, ...]:
         last = floor(self.task, time - self.task.horizon)
         return tuple(sorted({floor(self.task, last - i * self.train_every) for i in range(n)}))
+
+
+def at_most(flag: str, value: int, most: int, why: str) -> None:
+    """
+    Raises:
+      UserError: a number that nobody means, and that would take all memory before it failed.
+    """
+    if value > most:
+        raise UserError(f"{flag} {value}: at most {most:,}, for {why}")
 
 
 def floor(task: Task, time: int) -> int:
@@ -185,17 +217,23 @@ def parse_as_ofs(task: Task, text: str, flag: str = "--as-of", every: int | None
     those that lie `every` us apart; `latest` for the newest that is due.
 
     Raises:
-      UserError: not a time, not a step boundary (with the nearest ones), or an empty range.
+      UserError: not a time, not a step boundary (with the nearest ones), an empty range, or one of more than `AS_OFS`.
     """
     if text == LATEST:
         now = time.time_ns() // 1_000
         return (now - (now - task.sequence.origin) % task.score.every,)
     first, dots, last = text.partition("..")
     bounds = [_as_of(task, t, flag) for t in ((first, last) if dots else (first,))]
-    as_ofs = tuple(range(bounds[0], bounds[-1] + 1, every or task.score.every))
+    as_ofs = range(bounds[0], bounds[-1] + 1, every or task.score.every)
     if not as_ofs:
         raise UserError(f"{flag} {text}: the range ends before it starts")
-    return as_ofs
+    if len(as_ofs) > AS_OFS:
+        apart = format_duration(as_ofs.step)
+        raise UserError(
+            f"{flag} {text}: {len(as_ofs):,} as-ofs, one every {apart}; a run has {AS_OFS:,} at most, for "
+            f"{WHY_AS_OFS}: narrow the range, or take one after the other"
+        )
+    return tuple(as_ofs)
 
 
 def _as_of(task: Task, text: str, flag: str) -> int:

@@ -19,7 +19,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 
-from pipelines import coders
+from pipelines import coders, memory
 from pipelines.config import ExamplesConfig
 from pipelines.errors import Exit, UserError
 from pipelines.examplestore import (
@@ -40,6 +40,7 @@ from pipelines.examplestore import (
     uses,
     write_layer,
 )
+from pipelines.extent import rows
 from pipelines.folders import create_private, make_private, replacing
 from pipelines.ledger import Ledger, total
 from pipelines.models.examples import TIME, schema
@@ -80,7 +81,10 @@ def make_examples(config: ExamplesConfig) -> Stored:
     layers = choose(config.task, config.as_ofs, read_layers(folder))
     if not missing(config.task, config.as_ofs, layers):
         return _stored(config, folder, layers, (), there(config.task, config.as_ofs, layers))
-    with adding(folder):
+    need = _need(config, source)
+    lines = need.lines()
+    with adding(folder), memory.explained(need):
+        print("\n".join(lines), flush=True)
         layers = choose(config.task, config.as_ofs, read_layers(folder))
         reused, computed = (of(config.task, config.as_ofs, layers) for of in (there, missing))
         layers += [_add(config, source, folder, gap) for gap in computed]
@@ -102,8 +106,9 @@ def plan_lines(config: ExamplesConfig) -> list[str]:
     source = _find(config, dry_run=True)
     folder = _folder(config, source)
     layers = choose(config.task, config.as_ofs, read_layers(folder))
+    lacking = missing(config.task, config.as_ofs, layers)
     gaps = (
-        *_lines(config.task, "to compute", missing(config.task, config.as_ofs, layers)),
+        *_lines(config.task, "to compute", lacking),
         *_lines(config.task, "in store", there(config.task, config.as_ofs, layers)),
     )
     return [
@@ -111,6 +116,7 @@ def plan_lines(config: ExamplesConfig) -> list[str]:
         f"as of       {describe_as_ofs(config.as_ofs)}",
         describe_input(source, config.input),
         *gaps,
+        *(_need(config, source).lines() if lacking else ()),
         f"examples    {folder}",
     ]
 
@@ -190,6 +196,12 @@ def _find(config: ExamplesConfig, dry_run: bool = False) -> Source:
         raise UserError("examples are kept in a folder, which workers of Dataflow cannot write: leave out --runner")
     flink.check(config.execution.beam_args)
     return find(config.task, Span(config.as_ofs, config.task.horizon), config.input, config.execution, dry_run)
+
+
+def _need(config: ExamplesConfig, source: Source) -> memory.Need:
+    where = config.execution
+    here, events = execution.is_local(where), rows(source.pieces)
+    return memory.making(config.task, config.as_ofs, events, source.shards, where.workers, here)
 
 
 def _folder(config: ExamplesConfig, source: Source) -> Path:

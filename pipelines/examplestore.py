@@ -152,9 +152,10 @@ def there(task: Task, as_ofs: Sequence[int], layers: Sequence[Layer]) -> tuple[R
 
 def _rectangles(task: Task, as_ofs: Sequence[int], layers: Sequence[Layer], held: bool) -> tuple[Rectangle, ...]:
     found: dict[tuple[int, ...], list[int]] = {}
+    ids, held_at = [feature_id(f) for f in task.features], [(frozenset(x.as_ofs), x.features) for x in layers]
     for as_of in as_ofs:
-        has = {f for layer in layers if as_of in layer.as_ofs for f in layer.features}
-        features = tuple(i for i, f in enumerate(task.features) if (feature_id(f) in has) == held)
+        has = {f for times, features in held_at if as_of in times for f in features}
+        features = tuple(i for i, f in enumerate(ids) if (f in has) == held)
         if features:
             found.setdefault(features, []).append(as_of)
     return tuple(Rectangle(tuple(times), features) for features, times in found.items())
@@ -163,8 +164,9 @@ def _rectangles(task: Task, as_ofs: Sequence[int], layers: Sequence[Layer], held
 def uses(task: Task, as_ofs: Sequence[int], layers: Sequence[Layer]) -> tuple[Use, ...]:
     """Where to read each feature at each as-of: from few layers, those with most of them first."""
     taken: dict[tuple[Path, int, tuple[tuple[int, int], ...]], list[int]] = {}
+    held_at = [(frozenset(layer.as_ofs), layer) for layer in layers]
     for as_of in as_ofs:
-        at = [layer for layer in layers if as_of in layer.as_ofs]
+        at = [layer for times, layer in held_at if as_of in times]
         wanted = {feature_id(f): i for i, f in enumerate(task.features)}
         while wanted:
             best = max(at, key=lambda layer: len(wanted.keys() & set(layer.features)))

@@ -7,9 +7,10 @@ import uuid
 
 import apache_beam as beam
 
-from pipelines import graph, registry, remote
+from pipelines import graph, memory, registry, remote
 from pipelines.config import ScoreConfig
 from pipelines.errors import Exit
+from pipelines.extent import rows
 from pipelines.models.manifest import Manifest, check, load_manifest
 from pipelines.models.operations import check_operations
 from pipelines.outputs import Output, output
@@ -35,6 +36,8 @@ def score(config: ScoreConfig) -> int:
       UserError: the model does not fit the task, the input does not, or the pipeline failed.
     """
     manifest, source, infer = _prepare(config)
+    need = _need(config, manifest, source)
+    print("\n".join(need.lines()), flush=True)
     device = infer.device_in_use() if execution.is_local(config.execution) else "the workers' device"
     horizon, active_within = config.task.churn_terms
     run = Run(
@@ -53,7 +56,8 @@ def score(config: ScoreConfig) -> int:
     with _output(config).batch(run, config.as_ofs, later=template) as batch:
         with watch(batch.progress, {"reading": source.size, "scoring": source.shards}):
             progress = Progress(str(batch.progress))
-            execution.run(config.execution, lambda p: build(p, config, source, infer, batch.write, progress))
+            with memory.explained(need):
+                execution.run(config.execution, lambda p: build(p, config, source, infer, batch.write, progress))
         if template:
             print(f"described   run {run.run_id}, attempt {run.attempt}: its row of the ledger tells how it ended")
             return Exit.OK
@@ -86,6 +90,7 @@ def plan(config: ScoreConfig) -> int:
     print(describe_input(source, config.input))
     print(f"model       {manifest.version} in {config.model}, {on}")
     print(f"runner      {execution.runner(where)}, {where.workers} worker(s), {source.shards} shards")
+    print("\n".join(_need(config, manifest, source).lines()))
     print(f"output      {config.output}, run {config.run_id(manifest.version)}")
     for line in _output(config).plan(config.as_ofs):
         print(line)
@@ -116,6 +121,20 @@ def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Manifest, Sour
     _output(config).check(config.task.outputs)
     flink.check(config.execution.beam_args)
     return manifest, find(config.task, Span(config.as_ofs), config.input, config.execution, dry_run), infer
+
+
+def _need(config: ScoreConfig, manifest: Manifest, source: Source) -> memory.Need:
+    return memory.scoring(
+        config.task,
+        config.as_ofs,
+        rows(source.pieces),
+        source.shards,
+        config.execution.workers,
+        config.engine,
+        config.batch_size,
+        manifest.model,
+        execution.is_local(config.execution),
+    )
 
 
 def _output(config: ScoreConfig) -> Output:

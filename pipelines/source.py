@@ -61,9 +61,14 @@ def find(task: Task, span: Span | Since, input: Input, execution: Execution, dry
     size = sum(f.size for f in files) + sum(p.size for p in streams)
     return Source(
         (*plan(files), *streams),
-        execution.shards or min(max(size // SHARD_BYTES, SHARDS[0]), SHARDS[1]),
+        shards(execution, size),
         tuple(InputFile(path, table.size, table.modified) for path, table in zip(paths, opened, strict=True)),
     )
+
+
+def shards(execution: Execution, size: int) -> int:
+    """Groups of entities for an input of `size` bytes, unless the command says how many."""
+    return execution.shards or min(max(size // SHARD_BYTES, SHARDS[0]), SHARDS[1])
 
 
 def _fitting(task: Task, span: Span | Since, found: bigquery.Found) -> Task:

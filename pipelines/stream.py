@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from pipelines import graph, registry
+from pipelines import graph, memory, registry
 from pipelines.config import StreamConfig
 from pipelines.errors import Exit, UserError
+from pipelines.extent import rows
 from pipelines.figures import summary
 from pipelines.ledger import DeadLetter
 from pipelines.models.manifest import Manifest, check, load_manifest
@@ -65,7 +66,8 @@ def stream(config: StreamConfig) -> int:
     print(_beginning(config, ready), flush=True)
     archive = compacting_archive(config.archive) if config.archive else nullcontext()
     letters = config.dead_letters is None  # otherwise they go to their topic
-    with output(config.output, config.method).live(_run(config), letters) as live, archive:
+    explained = memory.explained(_need(config, ready))
+    with output(config.output, config.method).live(_run(config), letters) as live, archive, explained:
         result = portable.run_stream(
             config.execution, lambda p: build(p, config, ready, live), live.stop, config.job_name
         )
@@ -204,6 +206,7 @@ def _beginning(config: StreamConfig, ready: Prepared) -> str:
         *([describe_input(ready.history, config.bootstrap)] if ready.history and config.bootstrap else []),
         f"model       {ready.manifest.version} in {config.model}{watched}",
         f"runner      {portable.runner_name(config.execution)}, {config.shards} shards, {config.pullers} puller(s)",
+        *_need(config, ready).lines(),
         f"output      {config.output}, run {config.run_id}",
     ]
     if config.archive is not None:
@@ -211,6 +214,18 @@ def _beginning(config: StreamConfig, ready: Prepared) -> str:
     elif portable.is_local(config.execution):
         lines.append("archive     none: what this process knows is gone when it ends (--archive FOLDER keeps it)")
     return "\n".join(lines)
+
+
+def _need(config: StreamConfig, ready: Prepared) -> memory.Need:
+    return memory.streaming(
+        config.task,
+        rows(ready.history.pieces) if ready.history else 0,
+        config.shards,
+        config.engine,
+        config.batch_size,
+        ready.manifest.model,
+        portable.is_local(config.execution),
+    )
 
 
 def _run(config: StreamConfig) -> Run:

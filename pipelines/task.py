@@ -29,9 +29,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST, LAST = ((t.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1) for t in (datetime.min, datetime.max))
 UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
 DURATION = r"^[0-9]+(ms|s|m|h|d|w)$"
-WIDEST = 100_000  # features of a step
-MOST_TRIALS = 10_000
 LONGEST = 36_525 * UNITS["d"]  # a century: no sum of times and durations leaves 64 bits
+CATEGORIES = 65_535  # values of a category, at most: an event keeps the number of its value in 16 bits
+FEATURES = 100_000  # columns of a step, at most; each has names and places of its own in every process
+CELLS = 1 << 24  # steps x features, at most: 64 MiB, and models are called with 16 sequences at least
+TRIALS = 10_000  # of foretide tune, at most: each is a training
 
 
 def parse_duration(text: object) -> int:
@@ -136,6 +138,8 @@ class Events(Spec):
         for field, values in self.categories.items():
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"categories.{field}: list at least one value, each once")
+            if len(values) > CATEGORIES:
+                raise ValueError(f"categories.{field}: at most {CATEGORIES:,} values, not {len(values):,}")
         return self
 
 
@@ -212,7 +216,7 @@ class PathLabel(Spec):
     kind: Literal["path"]
     field: Name
     steps: Annotated[int, Field(ge=1, le=1_000)]
-    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+    quantiles: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(max_length=99)] = Field(
         (0.1, 0.9), description="what is predicted of each step beside the median"
     )
 
@@ -234,7 +238,7 @@ class ModelSpec(Spec):
     network: Literal["mlp", "gru", "lstm", "linear"] = Field(
         "mlp", description="mlp: on a summary of the sequence; the others see all its steps"
     )
-    units: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=1)] = Field(
+    units: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=1, max_length=32)] = Field(
         (64, 64), description="of each layer"
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -245,7 +249,7 @@ class ModelSpec(Spec):
     calibration: Literal["none", "platt", "isotonic"] = Field(
         "platt", description="of churn, on the validation examples: how scores become probabilities"
     )
-    batch_size: Annotated[int, Field(ge=1)] = 256
+    batch_size: Annotated[int, Field(ge=1, le=1 << 20)] = 256
     epochs: Annotated[int, Field(ge=1)] = 30
     patience: Annotated[int, Field(ge=1)] = 5
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -291,6 +295,7 @@ class Task(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
+        self._bounded()
         categories = self.events.categories
         values = {field: frozenset(named) for field, named in categories.items()}
         for i, f in enumerate(self.sequence.features):
@@ -300,9 +305,6 @@ class Task(Spec):
             unknown = [v for v in f.values or () if f.by is not None and v not in values[f.by]]
             if unknown:
                 raise ValueError(f"{at}: {unknown[0]!r} is not a value of events.categories.{f.by}")
-        width = sum(1 if f.by is None else len(f.values or categories[f.by]) for f in self.sequence.features)
-        if width > WIDEST:
-            raise ValueError(f"sequence.features: {width:,} features a step; the most is {WIDEST:,}: name fewer values")
         names = [f.name for f in self.features]
         twice = next((n for n, times in Counter(names).items() if times > 1), None)
         if twice:
@@ -311,6 +313,24 @@ class Task(Spec):
         self._labelled(names)
         self._tuned()
         return self
+
+    def _bounded(self) -> None:
+        """Before anything is made of each feature or trial: a line of a task file can ask for billions."""
+        categories = self.events.categories
+        n = sum(1 if f.by is None else len(f.values or categories.get(f.by, ())) for f in self.sequence.features)
+        if n > FEATURES:
+            raise ValueError(
+                f"sequence.features: {n:,} features, with one for each value of a category; "
+                f"at most {FEATURES:,}: leave some out, or name fewer values"
+            )
+        if n * self.sequence.steps > CELLS:
+            raise ValueError(
+                f"sequence.steps: {self.sequence.steps:,} steps x {n:,} features are more numbers a sequence than "
+                f"{CELLS:,}: take fewer or longer steps, or fewer features"
+            )
+        trials = math.prod(map(len, self.tune.values()))
+        if trials > TRIALS:
+            raise ValueError(f"tune: {trials:,} combinations; at most {TRIALS:,}: try fewer values at a time")
 
     def _due(self) -> None:
         every, lateness = self.score.every, self.score.allowed_lateness
@@ -337,9 +357,6 @@ class Task(Spec):
             raise ValueError("label.steps: the horizon (sequence.step x steps) must be at most 100 years")
 
     def _tuned(self) -> None:
-        trials = math.prod(map(len, self.tune.values()))
-        if trials > MOST_TRIALS:
-            raise ValueError(f"tune: {trials:,} combinations; the most is {MOST_TRIALS:,}: name fewer values")
         for key, values in self.tune.items():
             if key not in ModelSpec.model_fields:
                 raise ValueError(f"tune.{key}: not a key of model; there are {', '.join(ModelSpec.model_fields)}")

@@ -166,6 +166,7 @@ def _limits(kind: str, ctx: Mapping[str, Any], shown: str) -> str:
         "less_than_equal": f"must be at most {ctx.get('le')}, not {shown}",
         "less_than": f"must be less than {ctx.get('lt')}, not {shown}",
         "too_short": "the list is empty; it needs at least one entry",
+        "too_long": f"the list has {ctx.get('actual_length')} entries; at most {ctx.get('max_length')} are allowed",
         "string_too_short": "is empty; it needs at least one character",
         "tuple_type": f"must be a list, such as [a, b], not {shown}",
         "dict_type": f"must hold keys of its own, not {shown}",

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines import registry
+from pipelines import memory, registry
 from pipelines.config import TrainConfig
 from pipelines.errors import Exit, UserError
 from pipelines.examples import make_examples, plan_lines, stored_lines
@@ -45,7 +45,10 @@ def train(config: TrainConfig) -> int:
     Raises:
       UserError: what `make_examples` raises, or there is nothing to learn from.
     """
+    memory.training(config.task).lines()  # refuses before the examples are made
     data, stored = prepare(config, *config.train, *config.validation, *config.test)
+    need = memory.training(config.task, len(data))
+    print("\n".join(need.lines()))
     learn, check, test = (data.at(*as_ofs) for as_ofs in (config.train, config.validation, config.test))
     print("\n".join(_splits(config, data)), flush=True)
     for name, rows in (("test", test), ("training", learn), ("validation", check)):
@@ -53,7 +56,8 @@ def train(config: TrainConfig) -> int:
     work = config.folder / f".training-{training_key(config, stored)}"
     with alone(work):
         _begin(work, config.resume)
-        manifest, lines = _fit(config, data, (learn, check, test), work)
+        with memory.explained(need):
+            manifest, lines = _fit(config, data, (learn, check, test), work)
         shutil.rmtree(work)
     folder = config.folder / manifest.version
     print("\n".join(["", *(f"{'test' if i == 0 else '':<12}{line}" for i, line in enumerate(lines))]))
@@ -75,7 +79,7 @@ def plan(config: TrainConfig) -> int:
     """Checks all that a run checks, and prints what it would do."""
     _check(config)
     print("\n".join(plan_lines(config.example_config(*config.train, *config.validation, *config.test))))
-    print("\n".join(_splits(config)))
+    print("\n".join([*_splits(config), *memory.training(config.task).lines()]))
     print(f"models      {config.folder}\ndry run: nothing was trained or written")
     return Exit.OK
 

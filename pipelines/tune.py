@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import train
+from pipelines import memory, train
 from pipelines.config import TrainConfig
 from pipelines.errors import Exit, UserError
 from pipelines.local.store import write_file
@@ -40,7 +40,10 @@ def tune(config: TrainConfig) -> int:
     """
     task = config.task
     _check(task)
+    need = max((memory.training(task.with_model(spec)) for spec in task.trials), key=lambda n: n.likely)
+    lines = need.lines()
     data, stored = train.prepare(config, *config.train, *config.validation)
+    print("\n".join(lines))
     learn, check = data.at(*config.train), data.at(*config.validation)
     for name, rows in (("training", learn), ("validation", check)):
         check_rows(task, data, name, rows)
@@ -49,7 +52,7 @@ def tune(config: TrainConfig) -> int:
         from pipelines.models.training import Data, fit
 
     folder, trials = config.folder / f".tuning-{train.training_key(config, stored)}", []
-    with train.alone(folder):
+    with train.alone(folder), memory.explained(need):
         transform = train.preprocessing(config, data, learn, folder)
         for i, spec in enumerate(task.trials):
             values = {key: getattr(spec, key) for key in task.tune}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -62,6 +64,40 @@ def test_the_latest_as_of_is_the_newest_that_is_due(task: Task) -> None:
 def test_as_ofs_that_cannot_be(task: Task, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_as_ofs(task, text)
+
+
+def every_second(task: Task) -> Task:
+    sequence = task.sequence.model_copy(update={"step": UNITS["s"]})
+    return task.model_copy(update={"sequence": sequence, "score": task.score.model_copy(update={"every": UNITS["s"]})})
+
+
+def test_a_range_of_too_many_as_ofs_is_counted_and_not_made(task: Task) -> None:
+    message = "789,004,801 as-ofs, one every 1s; a run has 1,000,000 at most, for .*: narrow the range"
+    tracemalloc.start()
+    with pytest.raises(UserError, match=message):
+        parse_as_ofs(every_second(task), "2000-01-01..2025-01-01")
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+    assert len(parse_as_ofs(every_second(task), "2000-01-01..2000-01-02")) == 86_401
+
+
+def test_numbers_that_nobody_means_are_refused_with_the_most_there_may_be(task: Task) -> None:
+    here, source = Execution(1, None, (), False), Input(("a",), None, 0.05)
+    second, test = every_second(task), (parse_time("2024-05-01"),)
+    tries: dict[str, Callable[[], object]] = {
+        "--workers 5000: at most 1,024, for each is a process": lambda: Execution(5000, None, (), False).check(),
+        "--shards 1000000: at most 65,536": lambda: Execution(1, 1_000_000, (), False).check(),
+        "--batch-size 16000000: at most 1,048,576": lambda: config(task, batch_size=16_000_000),
+        "--train-as-ofs 1000000000: at most 1,000,000": lambda: TrainConfig(
+            second, source, test, 10**9, UNITS["s"], 1, "m", "e", False, False, here
+        ),
+        "--validation-as-ofs 1000000000: at most": lambda: TrainConfig(
+            second, source, test, 2, UNITS["s"], 10**9, "m", "e", False, False, here
+        ),
+    }
+    for message, attempt in tries.items():
+        with pytest.raises(UserError, match=message):
+            attempt()
 
 
 def test_labels_of_training_are_known_before_validation_and_those_before_test(task: Task) -> None:

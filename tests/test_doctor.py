@@ -24,9 +24,11 @@ import pytest
 from pipelines.bigquery import client, schema
 from pipelines.cli import main
 from pipelines.doctor import findings, versions
+from pipelines.doctor import memory as looks
 from pipelines.doctor.google import metric_of
 from pipelines.doctor.launch import Launch
 from pipelines.errors import Exit
+from pipelines.machine import Room
 from pipelines.taskfile import load_task
 from pipelines.transforms.subscription import Client
 from tests.googled import ACCOUNT, Google, denying, google
@@ -475,6 +477,22 @@ def an_odd_batch(kit: Kit) -> Steps:
     yield kit.score(batch_size=112)
 
 
+@broken("error", "memory", "takes at least 3.. MB of memory, 200 MB free in a test", "Lower --batch-size")
+def a_machine_that_is_far_too_small(kit: Kit) -> Steps:
+    with kit.patch.context() as patch:
+        patch.setattr(looks, "room", lambda: Room(200_000_000, "free in a test"))
+        yield kit.score(batch_size=65536)
+    yield kit.score(batch_size=256)
+
+
+@broken("warning", "memory", "takes about 8.. MB of memory, 900 MB left in a test", "--runner=FlinkRunner|Lower")
+def a_machine_that_may_be_too_small(kit: Kit) -> Steps:
+    with kit.patch.context() as patch:
+        patch.setattr(looks, "room", lambda: Room(900_000_000, "left in a test"))
+        yield kit.score()
+    yield kit.score()
+
+
 @broken("error", "output-place", "is a file, not a folder", "Name a folder")
 def an_output_below_a_file(kit: Kit) -> Steps:
     (kit.folder / "file").write_text("")
@@ -855,7 +873,7 @@ def test_a_healthy_run_over_files_has_nothing_but_ok(kit: Kit) -> None:
     assert report.code == Exit.OK
     assert {f["severity"] for f in report.findings} == {"ok"}
     looked = {"input-found", "data-columns", "data-types", "time-unit", "rows-refused", "entities", "identity"}
-    looked |= {"time-future", "as-of-covered", "model-found", "model-task", "model-loads", "output-place"}
+    looked |= {"time-future", "as-of-covered", "model-found", "model-task", "model-loads", "memory", "output-place"}
     assert {f["code"] for f in report.findings} == looked | {"runner-options", "runner-reachable", "versions"}
     assert not (kit.folder / "out").exists()
 

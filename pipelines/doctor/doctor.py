@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipelines.doctor import events, google, model, place, runner, subscription, versions
+from pipelines.doctor import events, google, memory, model, place, runner, subscription, versions
 from pipelines.doctor.findings import Finding, as_json, error, healthy, text
 from pipelines.doctor.launch import Launch
 from pipelines.errors import Exit
@@ -41,6 +41,7 @@ def _looks(launch: Launch, services: google.Google) -> Iterator[tuple[str, Look]
     """Each with the code under which it is told that it failed itself."""
     yield "data-columns", lambda: events.events(launch, services)
     yield "model-loads", lambda: model.model(launch)
+    yield "memory", lambda: memory.memory(launch)
     yield "output-place", lambda: place.places(launch, services)
     if launch.live:
         yield "subscription", lambda: _subscription(launch)

@@ -89,6 +89,10 @@ CHECKS: dict[str, Check] = {
     "engine": Check("The library of the engine is not installed.", "Install its extra, or choose another `--engine`."),
     "device": Check("There is no such device, or the engine cannot use it.", "Take `--device auto` or `cpu`."),
     "batch-size": Check("The size of a batch is not one that a model can be called with.", "Take a multiple of 16."),
+    "memory": Check(
+        "The launch surely takes more memory than there is here; a warning if it is likely to take nearly all.",
+        "Lower what the finding names, or take a larger machine.",
+    ),
     "output-place": Check(
         "The output or archive cannot be written to, or its name is none.", "Name a folder that you may write to."
     ),

@@ -59,7 +59,7 @@ def guarded(predict: Predict, x: Floats, outputs: int, size: int) -> tuple[Float
       `size` after the device ran out of memory.
 
     Raises:
-      OutOfMemory: not even ALIGNMENT rows fit.
+      OutOfMemory, MemoryError: not even ALIGNMENT rows fit.
       Exception: what the model raises on a batch of zeros: the fault is not in a row.
     """
     y = np.full((len(x), outputs), np.nan, np.float32)
@@ -73,7 +73,7 @@ def guarded(predict: Predict, x: Floats, outputs: int, size: int) -> tuple[Float
             continue
         try:
             y[rows] = _padded(predict, x[rows], size)
-        except OutOfMemory:
+        except (OutOfMemory, MemoryError):
             if not halved(size):
                 raise
             size = halved(size)

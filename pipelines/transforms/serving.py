@@ -80,16 +80,16 @@ def warm_up(engine: Engine, task: Task, size: int) -> int:
 
     Raises:
       UserError: it takes or gives another shape than the task's, or its scores are not finite.
-      OutOfMemory: not even ALIGNMENT rows fit.
+      OutOfMemory, MemoryError: not even ALIGNMENT rows fit.
       Exception: what the model raises.
     """
     row = task.sequence.steps, len(task.features)
     if engine.inputs != row:
         raise UserError(f"it takes (steps, features) of {engine.inputs}, not {row}", Exit.MODEL)
-    x = np.zeros((size, *row), np.float32)
     try:
+        x = np.zeros((size, *row), np.float32)
         y = engine.predict(x)
-    except OutOfMemory:
+    except (OutOfMemory, MemoryError):
         if not halved(size):
             raise
         return warm_up(engine, task, halved(size))

@@ -41,14 +41,14 @@ Floats = npt.NDArray[np.float32]
 class Model:
     """Two outputs: the sum of a row, and its negative. Raises where a row starts with `poison`, or is too large."""
 
-    def __init__(self, poison: float = 7, room: int = 1 << 20) -> None:
-        self.poison, self.room = poison, room
+    def __init__(self, poison: float = 7, room: int = 1 << 20, full: type[Exception] = OutOfMemory) -> None:
+        self.poison, self.room, self.full = poison, room, full
         self.calls: list[int] = []
 
     def __call__(self, x: Floats) -> Floats:
         self.calls.append(len(x))
         if len(x) > self.room:
-            raise OutOfMemory("no room")
+            raise self.full("no room")
         if (x[:, 0, 0] == self.poison).any():
             raise RuntimeError("poison")
         s = x.sum(axis=(1, 2))
@@ -100,8 +100,9 @@ def test_scores_that_are_not_finite_fail_alone() -> None:
     assert model.calls == [32]
 
 
-def test_out_of_memory_halves_and_is_remembered() -> None:
-    model, x = Model(room=40), rows(100)
+@pytest.mark.parametrize("full", [OutOfMemory, MemoryError])  # of the device, and of arrays on the way to it
+def test_out_of_memory_halves_and_is_remembered(full: type[Exception]) -> None:
+    model, x = Model(room=40, full=full), rows(100)
     y, failed, size = guarded(model, x, 2, 128)
     assert np.array_equal(y[:, 0], x.sum(axis=(1, 2)))
     assert (failed, size) == ({}, 32)
