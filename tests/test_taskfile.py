@@ -278,7 +278,7 @@ def test_more_features_than_any_machine_holds_are_refused_before_they_are_made(t
     document = yaml.safe_load(GOOD)
     document["events"]["categories"]["type"] = [f"v{i}" for i in range(20_000)]
     document["sequence"]["features"] = [{"agg": "sum", "field": f"f{i}", "by": "type"} for i in range(5_000)]
-    with pytest.raises(ValidationError, match="100,000,000 features, .* at most 100,000"):
+    with pytest.raises(ValidationError, match=r"100,000,000 features, .* at most 100,000"):
         Task.model_validate_json(json.dumps(document))
 
 
