@@ -193,6 +193,7 @@ def _command(options: PipelineOptions, artifacts: str) -> tuple[list[str], str]:
     flink, settings = options.view_as(FlinkRunnerOptions), options.view_as(JobServerOptions)
     flink.flink_master = cluster(options) or flink.flink_master
     settings.artifacts_dir = settings.artifacts_dir or artifacts
+    settings.expansion_port = settings.expansion_port or -1  # nobody asks it for transforms in Java
     try:
         command, endpoint = FlinkJarJobServer(options).subprocess_cmd_and_endpoint()
     except Exception as error:
