@@ -123,7 +123,7 @@ flink-stop:
 	$(BIN)/python -m pipelines.runners.flinkcluster stop
 
 $(FLINK)/.fetched: $(VENV)/.uv $(wildcard emulators/flink/*)
-	@command -v java > /dev/null || { echo "Flink needs Java 17: install a JDK"; exit 1; }
+	@command -v javac > /dev/null || { echo "Flink needs a JDK of Java 17 (java and javac): install one"; exit 1; }
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(FLINK)/dist -r emulators/flink/requirements.txt
 	$(if $(shell command -v mvn),$(BIN)/python,$(BIN)/uv run --quiet --no-project --python $(BIN)/python --with $(JGO)) \
 	  emulators/flink/job_server.py emulators/flink/pom.xml $(FLINK)/job-server
