@@ -59,7 +59,7 @@ FLINK = (
 # Beam's options that are secrets, and the variables that do as well.
 SECRETS = {
     "azure_connection_string": "AZURE_STORAGE_CONNECTION_STRING",
-    "s3_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "s3_secret_access_key": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "s3_session_token": "AWS_SESSION_TOKEN",
 }
 
