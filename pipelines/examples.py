@@ -18,6 +18,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 
+from pipelines import coders
 from pipelines.config import ExamplesConfig
 from pipelines.errors import Exit, UserError
 from pipelines.examplestore import (
@@ -134,11 +135,16 @@ def _lines(task: Task, word: str, rectangles: Sequence[Rectangle]) -> list[str]:
 
 def build(p: beam.Pipeline, config: ExamplesConfig, task: Task, gap: Rectangle, source: Source, folder: Path) -> None:
     """The graph that writes one layer: the features of `task` at the as-ofs of a gap."""
+    coders.install()
     span, progress = Span(gap.as_ofs, task.horizon), Progress(str(folder / "progress"))
     events = p | "Read" >> ReadEvents(task, span, source.pieces, source.shards, progress)
     read = events.blocks, events.ledger
     built = read | "Sequences" >> Sequences(task, span, config.input.max_bad_share, progress)
-    ledger = (events.ledger, built.ledger) | "Ledgers" >> beam.Flatten() | "Sum" >> beam.CombineGlobally(total)
+    ledger = (
+        (events.ledger, built.ledger)
+        | "Ledgers" >> beam.Flatten()
+        | "Sum" >> beam.CombineGlobally(total).with_output_types(Ledger)
+    )
     parts = built.sequences | "WriteParts" >> beam.ParDo(_WritePart(str(folder)))
     start = p | "Last" >> beam.Create([gap.as_ofs], reshuffle=False)
     sides = beam.pvalue.AsList(parts), beam.pvalue.AsSingleton(ledger)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import apache_beam as beam
 
+from pipelines import coders
 from pipelines.transforms.inference import Infer
 from pipelines.transforms.shards import Sequences
 
@@ -43,6 +44,7 @@ def build(
       state: on what the state of a live job depends, in a word. It is part of the name of the step that keeps it, so
         that a job is not updated to one that would misread it.
     """
+    coders.install()
     events: Events = p | "Read" >> read
     built = (events.blocks, events.ledger) | f"Sequences {state}".rstrip() >> sequences
     scored = built.sequences | "Infer" >> infer

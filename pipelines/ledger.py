@@ -11,9 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import reduce
 
+from pipelines.versions import versioned
+
 NEVER = (1 << 63) - 1
 
 
+@versioned("dead_letter")
 @dataclass(frozen=True)
 class DeadLetter:
     """A refused row (or an unreadable part of a file, an event that came too late for a score, a sequence that the
@@ -29,6 +32,7 @@ class DeadLetter:
     attributes: tuple[tuple[str, str], ...] = ()  # of that message
 
 
+@versioned("ledger")
 @dataclass(frozen=True)
 class Ledger:
     """Counts of events (read = accepted + rejected + duplicates + outside + filtered), files and scores."""

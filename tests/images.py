@@ -145,7 +145,7 @@ def _copy(value: str, roots: Mapping[str, Path], root: Path) -> None:
 
 def _run(command: str, root: Path) -> None:
     """In a shell without the caller's variables, but with those that say how to reach a package index."""
-    kept = {name: value for name, value in os.environ.items() if re.fullmatch(r"PIP_(CERT|INDEX_URL)|TMPDIR", name)}
+    kept = {n: v for n, v in os.environ.items() if re.fullmatch(r"(PIP|UV)_(CERT|.*INDEX_URL)|SSL_CERT_FILE|TMPDIR", n)}
     path = f"{Path(sys.base_prefix) / 'bin'}:{os.defpath}"
     subprocess.run(["sh", "-ec", _inside(command, root)], check=True, env={**kept, "PATH": path, "HOME": str(root)})
 

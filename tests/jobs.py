@@ -24,8 +24,9 @@ from apache_beam.runners.pipeline_context import PipelineContext
 
 from pipelines import score, stream
 from pipelines.bigquery.tables import parse_table
+from pipelines.coders import VersionedCoder
 from pipelines.config import Execution, Input, ScoreConfig, StreamConfig
-from pipelines.ledger import Ledger
+from pipelines.ledger import DeadLetter, Ledger
 from pipelines.outputs import TableLive
 from pipelines.progress import Progress
 from pipelines.rows import Run
@@ -37,7 +38,7 @@ from pipelines.transforms.formats.base import Piece
 from pipelines.transforms.inference import Infer
 from pipelines.transforms.live import Clock
 from pipelines.transforms.messages import Payload
-from pipelines.transforms.running import Rows, Running
+from pipelines.transforms.running import Appended, Rows, Running
 from pipelines.transforms.subscription import Facts
 from pipelines.transforms.table import WriteTable
 from tests import small
@@ -189,12 +190,18 @@ def state() -> dict[str, tuple[Any, Callable[[Any], bytes], Callable[[bytes], An
     )
     ledger = Ledger(read=3, accepted=2, rejected=1, reasons=(("bad", 1),))
     running = Running("attempt", ledger, 7, True, {(AS_OF, 0): Rows(2, 1)}, 5)
-    pickled, element = beam.coders.PickleCoder(), beam.coders.FastPrimitivesCoder()
+    coder = VersionedCoder()
     return {
         "clock": (Clock(AS_OF, True, False, AS_OF - 1, None), Clock.pack, Clock.unpack),
         "block": (block, EventBlock.pack, unpack),
-        "running": (running, pickled.encode, pickled.decode),
-        "ledger": (ledger, element.encode, element.decode),
+        "running": (running, coder.encode, coder.decode),
+        "ledger": (ledger, coder.encode, coder.decode),
+        "appended": (Appended({(AS_OF, 0): 2}), coder.encode, coder.decode),
+        "dead_letter": (
+            DeadLetter("read", "events", "message 1", "bad", 1, "\ud800 é", b"\x00", (("a", "b"),)),
+            coder.encode,
+            coder.decode,
+        ),
     }
 
 

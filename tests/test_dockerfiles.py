@@ -76,18 +76,11 @@ def test_what_the_program_needs_is_there_and_nothing_for_development(kind: str) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_package_has_its_hashes(kind: str) -> None:
-    text = (FLEX / f"requirements-{kind}.lock").read_text()
-    for entry in re.split(r"\n(?=\S)", text.strip()):
-        assert re.fullmatch(r"[\w.-]+==[\w.]+( \\\n    --hash=sha256:[0-9a-f]{64})+", entry), entry
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_bases_have_versions_and_beam_is_that_of_the_lock(kind: str) -> None:
     arguments = images.read(FILES[kind]).arguments
-    assert arguments["BEAM"] == f"apache/beam_python3.11_sdk:{LOCK['apache-beam']}"
+    assert arguments["BEAM"].partition("@")[0] == f"apache/beam_python3.11_sdk:{LOCK['apache-beam']}"
     for image in arguments.values():
-        assert re.search(r":[\w.-]*\d[\w.-]*$", image)
+        assert re.search(r":[\w.-]*\d[\w.-]*(@sha256:[0-9a-f]{64})?$", image)
         assert "3.11" in image or "python311" in image
     assert {stage.base for stage in images.read(FILES[kind]).stages} == set(arguments.values())
 
@@ -140,6 +133,7 @@ def test_no_secret_has_a_way_in(kind: str) -> None:
         "requirements.lock",
         "templates/flex/main.py",
         f"templates/flex/requirements-{kind}.lock",
+        "tools/uv.txt",
     }
     lines = (FILES[kind].parent / f"{FILES[kind].name}.dockerignore").read_text().splitlines()
     assert lines[0] == "*"  # all but what is let in
@@ -151,8 +145,8 @@ def test_no_secret_has_a_way_in(kind: str) -> None:
 def test_installing_leaves_no_cache(kind: str) -> None:
     [stage] = [stage for stage in images.read(FILES[kind]).stages if stage.name == "build"]
     [command] = stage.values("RUN")
-    for option in ("--no-cache-dir", "--no-deps", "--require-hashes", "--only-binary :all:"):
-        assert option in command
+    assert re.search(r"pip install --no-cache-dir .*uv pip install .* --no-cache ", command)
+    assert "--only-binary :all:" in command
     assert "COPY --from=build /opt/foretide /opt/foretide" in FILES[kind].read_text()
     assert images.read(FILES[kind]).last.environment["PYTHONDONTWRITEBYTECODE"] == "1"
 

@@ -20,21 +20,25 @@ CLASS = "org/apache/beam/sdk/fn/server/ServerFactory"
 RELEASED, CHANGED = "NettyServerBuilder.forPort(socket.getPort())", "NettyServerBuilder.forAddress(socket)"
 
 
-def sources(mvn: str | None, lib: Path, folder: Path) -> Path:
-    """The sources of the jar, in the version that is in lib: with Maven in the folder, else in its local repository."""
-    version = _jar(lib).stem.removeprefix(f"{HOLDER}-")
-    if mvn:
-        wanted = [f"-Dartifact=org.apache.beam:{HOLDER}:{version}:jar:sources", f"-DoutputDirectory={folder}"]
-        subprocess.run([mvn, "--strict-checksums", "--batch-mode", "--quiet", COPY, *wanted], check=True, cwd=folder)
-        return folder / f"{HOLDER}-{version}-sources.jar"
-    from jgo.maven import MavenContext
+def fetch_sources(mvn: str | None, lib: Path) -> None:
+    """Puts the sources of the jar, if it is there, beside it, with Maven or without."""
+    for jar in list(lib.glob(f"{HOLDER}-*.jar")):
+        version = jar.stem.removeprefix(f"{HOLDER}-")
+        if mvn:
+            wanted = [f"-Dartifact=org.apache.beam:{HOLDER}:{version}:jar:sources", f"-DoutputDirectory={lib}"]
+            subprocess.run([mvn, "--strict-checksums", "--batch-mode", "--quiet", COPY, *wanted], check=True, cwd=lib)
+            continue
+        from jgo.maven import MavenContext
 
-    component = MavenContext(timeout=60).project("org.apache.beam", HOLDER).at_version(version)
-    return Path(component.artifact(classifier="sources").resolve())
+        component = MavenContext(timeout=60).project("org.apache.beam", HOLDER).at_version(version)
+        found = component.artifact(classifier="sources").resolve()
+        shutil.copyfile(found, lib / found.name)
 
 
-def listen_where_told(lib: Path, sources: Path) -> None:
-    """Puts the class with that line changed in place of the one in the jar."""
+def listen_where_told(lib: Path) -> None:
+    """Puts the class with that line changed in place of the one in the jar, and takes the sources away."""
+    (sources,) = lib.glob(f"{HOLDER}-*-sources.jar")
+    jar = sources.with_name(sources.name.replace("-sources", ""))
     home = os.environ.get("JAVA_HOME")
     javac = shutil.which(Path(home, "bin", "javac") if home else "javac")
     if javac is None:
@@ -42,9 +46,11 @@ def listen_where_told(lib: Path, sources: Path) -> None:
     with tempfile.TemporaryDirectory() as name, zipfile.ZipFile(sources) as found:
         source, out = Path(name, "ServerFactory.java"), Path(name, "classes")
         source.write_text(changed(found.read(f"{CLASS}.java").decode()))
-        options = ["-proc:none", "-Xlint:none", "--release", "11", "-classpath", f"{lib}/*", "-d", str(out)]
-        subprocess.run([javac, *options, str(source)], check=True)
-        replace(_jar(lib), out)
+        options = ["-proc:none", "-Xlint:none", "--release", "11", "-d", str(out)]
+        places = ["-sourcepath", name, "-classpath", f"{lib}/*"]
+        subprocess.run([javac, *options, *places, str(source)], check=True)
+        replace(jar, out)
+    sources.unlink()
 
 
 def changed(source: str) -> str:
@@ -65,8 +71,3 @@ def replace(jar: Path, classes: Path) -> None:
             item = zipfile.ZipInfo(path.relative_to(classes).as_posix())
             new.writestr(item, path.read_bytes(), zipfile.ZIP_DEFLATED)
     part.replace(jar)
-
-
-def _jar(lib: Path) -> Path:
-    (jar,) = lib.glob(f"{HOLDER}-[0-9]*.jar")
-    return jar

@@ -21,11 +21,13 @@ from pipelines.bigquery.client import execute
 from pipelines.bigquery.tables import Table
 from pipelines.rows import NEWER, live_schema, score_schema
 from pipelines.task import EPOCH
+from pipelines.versions import versioned
 
 VALUES = ("n_events", "last_event_time")  # beside the scores
 BETWEEN = "as_of BETWEEN @first AND @last"  # of constants: only partitions of these days are read
 
 
+@versioned("merge_counts")
 @dataclass(frozen=True)
 class Counts:
     """Of staged score_ids."""

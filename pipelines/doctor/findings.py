@@ -152,7 +152,7 @@ CHECKS: dict[str, Check] = {
     ),
     "versions": Check(
         "Libraries here are not of the versions that were tested together.",
-        "Install with `--constraint requirements.lock`.",
+        "Install with `uv pip install --constraint requirements.lock`.",
     ),
     "accelerators": Check(
         "The quota of the region has too few GPUs for the workers, or a GPU is wanted and none asked for.",

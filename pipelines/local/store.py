@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from pipelines.errors import UserError
 from pipelines.folders import sync
 from pipelines.locks import locked
+from pipelines.versions import versioned
 
 Status = Literal["published", "refused", "unbalanced"]
 KINDS = ("scores", "dead_letters")
@@ -73,6 +74,7 @@ class Attempt:
         return self.out / "generations" / self.name
 
 
+@versioned("outcome")
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended. Not `changed`: what stood there already is the same, and was left alone."""

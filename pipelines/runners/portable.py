@@ -37,8 +37,8 @@ from pipelines.runners import dataflow, flink
 from pipelines.runners.execution import LOCAL, cause, connections_end
 from pipelines.runners.flinkjob import FlinkJob
 from pipelines.runners.prism import Prism, locate
-from pipelines.transforms.kept import StateError
 from pipelines.transforms.subscription import CHECKPOINTED
+from pipelines.versions import StateError
 
 State = Literal["drained", "cancelled", "detached"]
 

@@ -63,7 +63,8 @@ class WriteByBeam(beam.PTransform):
     def expand(self, scores: beam.PCollection[ScoreBlock]) -> Written:
         from apache_beam.io.gcp.bigquery import BigQueryDisposition, WriteToBigQuery
 
-        making = beam.ParDo(_Rows(self.run, self.clock)).with_output_types(row_type(self.run.outputs))
+        making = beam.ParDo(_Rows(self.run, self.clock))
+        making = making.with_output_types(row_type(self.run.outputs), counts=Appended)
         made = scores | "Rows" >> making.with_outputs("counts", main="rows")
         written = made.rows | "Write" >> WriteToBigQuery(
             f"{self.table.project}:{self.table.dataset}.{self.table.table}",
@@ -75,7 +76,8 @@ class WriteByBeam(beam.PTransform):
             expansion_service=_service(scores.pipeline.options),
         )
         failed = written.failed_rows_with_errors
-        back = failed | "Refused" >> beam.ParDo(_TakeBack(self.run, self.table)).with_outputs("counts", main="refused")
+        back = beam.ParDo(_TakeBack(self.run, self.table)).with_output_types(DeadLetter, counts=Appended | Ledger)
+        back = failed | "Refused" >> back.with_outputs("counts", main="refused")
         return Written(back.refused, (made.counts, back.counts) | "Counts" >> beam.Flatten())
 
 

@@ -264,7 +264,7 @@ class ReadEvents(beam.PTransform):
         read = read.with_output_types(tuple[int, bytes], dead=DeadLetter, ledger=Ledger)
         return (
             pbegin
-            | "Pieces" >> beam.Create(self.pieces, reshuffle=False)
+            | "Pieces" >> beam.Create(self.pieces, reshuffle=False).with_output_types(Piece | bigquery.Stream)
             | "Spread" >> beam.Reshuffle()
             | "Read" >> read.with_outputs("dead", "ledger", main="blocks")
         )

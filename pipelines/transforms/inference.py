@@ -26,10 +26,12 @@ from pipelines.models.engine import ALIGNMENT, DeviceName, EngineName, Floats, O
 from pipelines.task import Task, format_time
 from pipelines.transforms.sequences import SequenceBatch
 from pipelines.transforms.serving import CHANGES, Loader, Serving
+from pipelines.versions import versioned
 
 Predict = Callable[[Floats], Floats]
 
 
+@versioned("scores")
 @dataclass(frozen=True)
 class ScoreBlock:
     """Scores of n entities, of any as-ofs."""
@@ -127,7 +129,8 @@ class Infer(beam.PTransform):
         return _serving(self).device
 
     def expand(self, sequences: beam.PCollection[SequenceBatch]) -> beam.pvalue.DoOutputsTuple:
-        return sequences | "Score" >> beam.ParDo(_Score(self)).with_outputs("dead", "ledger", main="scores")
+        score = beam.ParDo(_Score(self)).with_output_types(ScoreBlock, dead=DeadLetter, ledger=Ledger)
+        return sequences | "Score" >> score.with_outputs("dead", "ledger", main="scores")
 
 
 _starting = threading.Lock()

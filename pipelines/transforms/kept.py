@@ -10,14 +10,11 @@ from dataclasses import dataclass
 
 from pipelines.task import Task, format_duration, format_time
 from pipelines.transforms.decode import Since
+from pipelines.versions import StateError
 
-LAYOUT = 1  # of the state of `live`: higher when a version cannot read what the one before it kept
+LAYOUT = 2  # of the state of `live`: higher when a version cannot read what the one before it kept
 SIZE = 8  # bytes of a digest
 DURATIONS = ("events.max_skew", "sequence.step", "score.every", "score.allowed_lateness")
-
-
-class StateError(Exception):
-    """The state is another job's."""
 
 
 @dataclass(frozen=True)

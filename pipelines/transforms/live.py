@@ -233,6 +233,7 @@ class LiveSequences(beam.PTransform):
 
     def expand(self, blocks: beam.PCollection[tuple[int, bytes]]) -> beam.pvalue.DoOutputsTuple:
         build = beam.ParDo(_Live(self.task, self.since, self.live)).with_input_types(tuple[int, bytes])
+        build = build.with_output_types(SequenceBatch, dead=DeadLetter, ledger=Ledger)
         return blocks | "Live" >> build.with_outputs("dead", "ledger", main="sequences")
 
 

@@ -59,8 +59,9 @@ class AppendTable(beam.PTransform):
 
     def expand(self, inputs: Inputs) -> beam.PCollection[DeadLetter]:
         scores, dead, ledgers = inputs
-        ours = beam.ParDo(_AppendScores(self.run, self.table, self.clock)).with_outputs("counts", main="refused")
-        out = scores | "AppendScores" >> (self.by or ours)
+        ours = beam.ParDo(_AppendScores(self.run, self.table, self.clock))
+        ours = ours.with_output_types(DeadLetter, counts=Appended | Ledger)
+        out = scores | "AppendScores" >> (self.by or ours.with_outputs("counts", main="refused"))
         look = Reconcile(self.run, self.table, SETTLING if self.by else 0.0)
         (
             (ledgers, out.counts)

@@ -17,12 +17,14 @@ import fastavro
 
 from pipelines.errors import UserError
 from pipelines.transforms.block import Ints
+from pipelines.versions import versioned
 
 ID = "foretide_id"  # attribute of a message that is sent again: what names its event
 RECENT = 1_000  # rows that are judged, the last ones
 LEAST = 100  # fewer rows than this are no evidence
 
 
+@versioned("messages")
 @dataclass(frozen=True)
 class Messages:
     """n messages in columns, as they were pulled together."""

@@ -12,11 +12,13 @@ from pipelines.ledger import DeadLetter
 from pipelines.task import EPOCH, parse_time
 from pipelines.transforms.messages import ID, Messages
 from pipelines.transforms.times import FARTHEST
+from pipelines.versions import versioned
 
 MOST, MOST_BYTES = 5_000, 16 << 20  # of a batch: it is full beyond them
 AHEAD = 86_400_000_000  # us that an arrival may lie after the present: beyond it, its unit is wrong
 
 
+@versioned("pulled")
 @dataclass(frozen=True)
 class Pulled:
     """What one bundle of a puller yields."""

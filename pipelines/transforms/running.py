@@ -9,19 +9,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.coders import PickleCoder
 from apache_beam.transforms import userstate
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 
+from pipelines.coders import VersionedCoder
 from pipelines.ledger import Ledger
 from pipelines.task import format_time
+from pipelines.versions import versioned
 
 KEPT = 1_000  # windows, at least
 
 Window = tuple[int, int]  # as-of in us, and revision: a live job writes such rows within a short time
 
 
+@versioned("appended")
 @dataclass(frozen=True)
 class Appended:
     """How many rows of each window were appended to a table."""
@@ -29,6 +31,7 @@ class Appended:
     rows: Mapping[Window, int]
 
 
+@versioned("window_rows")
 @dataclass(frozen=True)
 class Rows:
     """Of a window."""
@@ -44,6 +47,7 @@ class Rows:
 Look = Callable[[Mapping[Window, int]], Mapping[Window, int]]  # rows meant -> rows visible; none if it cannot be told
 
 
+@versioned("running")
 @dataclass(frozen=True)
 class Running:
     """The ledger of a live job, as its state keeps it."""
@@ -127,12 +131,12 @@ class RunningTotal(beam.PTransform):
         counting = _Total(self.attempt, self.every, self.clock, self.look)
         return (
             items
-            | "KeyLedger" >> beam.Map(_keyed).with_output_types(tuple[str, Any])
+            | "KeyLedger" >> beam.Map(_keyed).with_output_types(tuple[str, Ledger | Appended])
             | "Running" >> beam.ParDo(counting).with_output_types(Running)
         )
 
 
-RUNNING = beam.DoFn.StateParam(userstate.ReadModifyWriteStateSpec("running", PickleCoder()))
+RUNNING = beam.DoFn.StateParam(userstate.ReadModifyWriteStateSpec("running", VersionedCoder(Running)))
 SOON_TIMER = userstate.TimerSpec("soon", userstate.TimeDomain.REAL_TIME)
 END_TIMER = userstate.TimerSpec("end", userstate.TimeDomain.WATERMARK)
 SOON, END = beam.DoFn.TimerParam(SOON_TIMER), beam.DoFn.TimerParam(END_TIMER)

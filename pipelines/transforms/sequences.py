@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipelines.task import Aggregation, ChurnLabel, PathLabel, Task
 from pipelines.transforms.block import EventBlock, Floats, Hashes, Ints, Mask, sortable
+from pipelines.versions import versioned
 
 Array = npt.NDArray[Any]
 Codes = npt.NDArray[np.uint16]
@@ -25,6 +26,7 @@ BATCH = 256  # entities in a SequenceBatch, at most
 DENSE = 1 << 24  # cells (f4) of a dense step table, at most: 64 MB
 
 
+@versioned("sequences")
 @dataclass(frozen=True)
 class SequenceBatch:
     """The model's input for n entities at one as-of."""

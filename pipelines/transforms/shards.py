@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
-from pipelines.ledger import Ledger, total
+from pipelines.ledger import DeadLetter, Ledger, total
 from pipelines.progress import Progress
 from pipelines.task import Task
 from pipelines.transforms.block import concat, tidy, unpack
@@ -48,8 +48,9 @@ class Sequences(beam.PTransform):
             return blocks | LiveSequences(self.task, self.span, self.live)
         if not isinstance(self.span, Span) or not blocks.is_bounded:
             raise ValueError("blocks without an end need a Since and settings of Live, blocks with an end a Span")
-        refused = beam.pvalue.AsSingleton(ledgers | "SumRead" >> beam.CombineGlobally(total))
+        refused = beam.pvalue.AsSingleton(ledgers | "SumRead" >> beam.CombineGlobally(total).with_output_types(Ledger))
         build = beam.ParDo(_Build(self.task, self.span, self.max_bad_share, self.progress), refused)
+        build = build.with_output_types(SequenceBatch, dead=DeadLetter, ledger=Ledger)
         shards = blocks | "ByShard" >> beam.GroupByKey()
         return shards | "Build" >> build.with_outputs("dead", "ledger", main="sequences")
 

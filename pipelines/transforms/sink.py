@@ -75,7 +75,7 @@ class WriteRun(beam.PTransform):
             | "GroupLetters" >> beam.GroupByKey()
             | "WriteLetters" >> beam.ParDo(_WriteLetters(self.place)).with_output_types(str)
         )
-        ledger = ledgers | "SumLedgers" >> beam.CombineGlobally(total)
+        ledger = ledgers | "SumLedgers" >> beam.CombineGlobally(total).with_output_types(Ledger)
         written = (score_parts, letter_parts) | "Written" >> beam.Flatten()
         start = ledgers.pipeline | "Last" >> beam.Create([None], reshuffle=False)
         publishing = beam.ParDo(

@@ -37,10 +37,12 @@ from pipelines.transforms.tabular import (
     run_status,
     stamped,
 )
+from pipelines.versions import versioned
 
 TEXT = 100_000  # characters of each text in a dead letter that is too large as it is
 
 
+@versioned("merged")
 @dataclass(frozen=True)
 class Merged:
     """What became of the scores of a run."""
@@ -78,10 +80,14 @@ class WriteTable(beam.PTransform):
     def expand(self, inputs: Inputs) -> beam.PCollection[Merged]:
         scores, dead, ledgers = inputs
         write = _LoadScores if self.method == "load" else _StreamScores
-        written = scores | "WriteScores" >> beam.ParDo(write(self.run, self.table, self.clock)).with_outputs(
-            "dead", "ledger", main="streams"
+        writing = beam.ParDo(write(self.run, self.table, self.clock))
+        writing = writing.with_output_types(str, dead=DeadLetter, ledger=Ledger)
+        written = scores | "WriteScores" >> writing.with_outputs("dead", "ledger", main="streams")
+        ledger = (
+            (ledgers, written.ledger)
+            | "Ledgers" >> beam.Flatten()
+            | "SumLedgers" >> beam.CombineGlobally(total).with_output_types(Ledger)
         )
-        ledger = (ledgers, written.ledger) | "Ledgers" >> beam.Flatten() | "SumLedgers" >> beam.CombineGlobally(total)
         start = ledgers.pipeline | "Last" >> beam.Create([None], reshuffle=False)
         merging = beam.ParDo(
             _Merge(self.run, self.table, self.as_ofs, self.replace_model, self.clock),

@@ -6,7 +6,8 @@ import pytest
 
 from pipelines.task import Task
 from pipelines.transforms.decode import Since
-from pipelines.transforms.kept import StateError, Terms
+from pipelines.transforms.kept import Terms
+from pipelines.versions import StateError
 from tests.transforms.test_live import TASK
 
 SINCE = Since(0)
@@ -54,4 +55,4 @@ def test_so_is_what_was_asked_of_the_job() -> None:
 
 
 def test_a_state_without_terms_is_refused_too() -> None:
-    assert "state layout was none and is 1" in str(Terms.of(TASK, SINCE, 16).refuse(None))
+    assert "state layout was none and is 2" in str(Terms.of(TASK, SINCE, 16).refuse(None))

@@ -16,6 +16,7 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from pipelines.task import Task
+from pipelines.versions import versioned
 
 RAW = 1 << 20  # bytes of a refused row that are kept
 REFUSED = {403: "Permission denied", 404: "No such file, folder or bucket"}  # HTTP answers
@@ -24,6 +25,7 @@ Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
 
+@versioned("piece")
 @dataclass(frozen=True)
 class Piece:
     """A part of a file that is read at once; pieces of a file can be read in any order, by anyone."""

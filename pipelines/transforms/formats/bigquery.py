@@ -25,6 +25,7 @@ from pipelines.task import EPOCH, UNITS, Task, TimeField
 from pipelines.transforms.decode import Since, Span
 from pipelines.transforms.formats.base import Piece, Refusal, Rows
 from pipelines.transforms.formats.parquet import json_row
+from pipelines.versions import versioned
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import SchemaField, Table
@@ -42,6 +43,7 @@ NESTED = ("RECORD", "STRUCT", "RANGE", "ARRAY")
 NANOS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 
 
+@versioned("bigquery_stream")
 @dataclass(frozen=True)
 class Stream(Piece):
     """A stream of a read session; `start` is its number."""
