@@ -9,8 +9,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
+from pipelines import optionfiles
 from pipelines.bigquery.tables import is_bigquery, parse_table
 from pipelines.config import (
     ExamplesConfig,
@@ -23,7 +25,9 @@ from pipelines.config import (
     parse_as_ofs,
 )
 from pipelines.errors import Exit, UserError, unknown_option
+from pipelines.folders import private_umask
 from pipelines.task import Task, format_duration, parse_duration
+from pipelines.terminal import shown_streams
 
 if TYPE_CHECKING:
     from pipelines.doctor.launch import Launch
@@ -33,6 +37,8 @@ T = TypeVar("T")
 EXIT_CODES = """exit codes: 0 done; 1 the program or the machine failed; 2 a wrong flag, task file or input;
 3 too many bad rows, no score published; 4 the ledger does not add up, no score published;
 5 the model does not fit the task; 6 the doctor found errors; 130 interrupted"""
+
+PLACES = ("task", "input", "output", "model", "models", "examples", "bootstrap", "archive", "avro_schema", "target")
 
 MODEL_ACTIONS = {  # what they take: at least, at most, in words
     "list": (0, 1, "one task, or none for all"),
@@ -44,14 +50,24 @@ MODEL_ACTIONS = {  # what they take: at least, at most, in words
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    with shown_streams():
+        try:
+            given = optionfiles.expanded(sys.argv[1:] if argv is None else argv)
+        except UserError as error:
+            print(f"foretide: {error}", file=sys.stderr)
+            return int(error.code)
+        args, rest = _parser().parse_known_args(given)
+        return _run(args, tuple(rest))
+
+
+def _run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if args.debug else "3")
     logging.basicConfig(
         level=logging.INFO if args.debug else logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s"
     )
     try:
-        code = int(args.run(args, tuple(rest)))
+        _check_places(args)
+        code = int(args.run(args, rest))
         sys.stdout.flush()  # here, where a reader who has gone is no surprise
         return code
     except UserError as error:
@@ -70,15 +86,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(Exit.FAILED)
 
 
+def _check_places(args: argparse.Namespace) -> None:
+    """Raises UserError for an empty path, as a variable that is not set leaves it: it would mean this folder."""
+    for name in PLACES:
+        value = getattr(args, name, None)
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UserError(f"--{name.replace('_', '-')}: is empty; name a file or folder")
+
+
 def entry() -> None:
     """The console script."""
     sys.exit(main())
 
 
 def _score(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.score import plan, score
-
     config = _score_config(args, _task(args), _execution(args, rest))
+    from pipelines.score import plan, score  # after what may be wrong in the arguments: Beam takes seconds to load
+
     return plan(config) if args.dry_run else score(config)
 
 
@@ -99,10 +123,10 @@ def _score_config(args: argparse.Namespace, task: Task, execution: Execution) ->
 
 
 def _stream(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    config = _stream_config(args, _task(args), _execution(args, rest))
     from pipelines.stream import plan, stream
 
     logging.getLogger("pipelines").setLevel(logging.INFO)  # a job that nobody watches says what happened to it
-    config = _stream_config(args, _task(args), _execution(args, rest))
     return plan(config) if args.dry_run else stream(config)
 
 
@@ -231,27 +255,27 @@ def _replay(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _examples(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.examples import plan, write_examples
-
     task = _task(args)
     as_ofs = parse_as_ofs(task, args.as_of)
     config = ExamplesConfig(
         task, _input(args, args.input, args.max_bad_share), as_ofs, args.output, _execution(args, rest)
     )
+    from pipelines.examples import plan, write_examples
+
     return plan(config) if args.dry_run else write_examples(config)
 
 
 def _train(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    config = _training(args, rest)
     from pipelines.train import plan, train
 
-    config = _training(args, rest)
     return plan(config) if args.dry_run else train(config)
 
 
 def _tune(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    config = _training(args, rest)
     from pipelines.tune import plan, tune
 
-    config = _training(args, rest)
     return plan(config) if args.dry_run else tune(config)
 
 
@@ -308,7 +332,8 @@ def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
     if rest:
         raise unknown_option(rest, "; see foretide query --help")
-    query(args.output, args.sql, args.format, args.limit)
+    with private_umask():  # of what DuckDB keeps on the disk meanwhile, and of files that the statement writes
+        query(args.output, args.sql, args.format, args.limit)
     return int(Exit.OK)
 
 
@@ -343,9 +368,10 @@ def _place(path: str) -> str:
 
 
 def _execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
-    from pipelines.runners.execution import check_beam_args
+    if rest:
+        from pipelines.runners.execution import check_beam_args
 
-    check_beam_args(rest)
+        check_beam_args(rest)
     return Execution(args.workers, args.shards, rest, args.debug, *_resources(args))
 
 
@@ -371,23 +397,14 @@ def _duration(flag: str, text: str) -> int:
         raise UserError(f"{flag} {text}: {error}") from None
 
 
-class _Parser(argparse.ArgumentParser):
-    """One that reads the options in a file, one on a line, in place of @FILE."""
-
-    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        """The option on a line; none on a comment or an empty one."""
-        line = arg_line.strip()
-        return [line] if line and not line.startswith("#") else []
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = _Parser(
+    parser = argparse.ArgumentParser(
         prog="foretide",
         description="A score for every customer, player or instrument, from event logs.",
         epilog=EXIT_CODES,
         allow_abbrev=False,
-        fromfile_prefix_chars="@",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version, and do nothing")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     score = _command(commands, "score", _score, "score every entity of event files as of one or more times")
     _score_flags(score)
@@ -465,8 +482,15 @@ def _parser() -> argparse.ArgumentParser:
     query = _command(commands, "query", _query, "run SQL on scores, dead_letters and ledger")
     query.add_argument("sql", metavar="SQL", help='such as "SELECT * FROM scores ORDER BY churn DESC LIMIT 10"')
     query.add_argument("--output", required=True, metavar="FOLDER", help="the output folder of `foretide score`")
-    query.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    query.add_argument("--limit", type=int, default=100, metavar="N", help="rows that a table shows; 0 for all (100)")
+    query.add_argument(
+        "--format",
+        choices=("table", "csv", "spreadsheet", "json"),
+        default="table",
+        help="csv is exact; spreadsheet is CSV in which no text is a formula (table)",
+    )
+    query.add_argument(
+        "--limit", type=_natural, default=100, metavar="N", help="rows that a table shows; 0 for all (100)"
+    )
     return parser
 
 
@@ -479,7 +503,16 @@ def _command(
     command = commands.add_parser(name, help=help, description=help, epilog=EXIT_CODES, allow_abbrev=False)
     command.set_defaults(run=run)
     command.add_argument("--debug", action="store_true", help="log what Beam does, and show traces of errors")
+    command.add_argument(optionfiles.OPTION, metavar="FILE", help=optionfiles.HELP)
     return command
+
+
+class _Version(argparse.Action):
+    """Prints which version is installed; it is looked up for no other command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        print(f"foretide {metadata.version('foretide')}")
+        parser.exit()
 
 
 def _as_of_flag(command: argparse.ArgumentParser) -> None:
@@ -635,9 +668,15 @@ def _training_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
+    if text.isdecimal() and len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text[:20]} is too large; the most is 999,999,999")
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _natural(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
 
 
 def _seed(text: str) -> int:

@@ -5,6 +5,7 @@ What a store holds, and what of it a request can use, is in `examplestore`.
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from collections import Counter
@@ -39,7 +40,7 @@ from pipelines.examplestore import (
     uses,
     write_layer,
 )
-from pipelines.folders import replacing
+from pipelines.folders import create_private, make_private, replacing
 from pipelines.ledger import Ledger, total
 from pipelines.models.examples import TIME, schema
 from pipelines.progress import Progress, watch
@@ -155,9 +156,9 @@ def _add(config: ExamplesConfig, source: Source, folder: Path, gap: Rectangle) -
     """Runs the pipeline to its end; the layer appears whole."""
     task = sub_task(config.task, gap.features)
     target = folder / f"{PREFIX}{uuid.uuid4().hex}"
-    with replacing(target) as partial:
+    with replacing(target, private=True) as partial:
         progress = partial / "progress"
-        progress.mkdir()
+        make_private(progress)
         with watch(progress, {"reading": source.size, "scoring": source.shards}):
             execution.run(config.execution, lambda p: build(p, config, task, gap, source, partial))
         shutil.rmtree(progress)
@@ -197,7 +198,7 @@ def _folder(config: ExamplesConfig, source: Source) -> Path:
         raise UserError(f"{config.output}: examples are kept in a local folder: name one")
     tables = {table.path for table in source.tables}
     files = [*source.tables, *(_file(path) for path in {p.path for p in source.pieces} - tables)]
-    return Path(config.output).resolve() / config.task.task / key(config.task, config.input.format, files)
+    return Path(os.path.realpath(config.output)) / config.task.task / key(config.task, config.input.format, files)
 
 
 def _file(path: str) -> InputFile:
@@ -249,7 +250,9 @@ class _WritePart(beam.DoFn):
     def process(self, batch: SequenceBatch) -> None:
         rows = record_batch(batch)
         if self.writer is None:
-            self.writer = pa.ipc.new_file(f"{self.folder}/{self.name}", rows.schema)
+            file = Path(self.folder, self.name)
+            create_private(file).close()
+            self.writer = pa.ipc.new_file(str(file), rows.schema)
         self.writer.write_batch(rows)
         self.rows[batch.as_of] += rows.num_rows
 

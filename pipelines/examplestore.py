@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.errors import UserError
+from pipelines.folders import make_private
 from pipelines.ledger import Ledger
 from pipelines.locks import locked
 from pipelines.task import Feature, FeatureSpec, PathLabel, Task
@@ -206,7 +207,7 @@ def adding(folder: Path) -> Iterator[None]:
     lock = folder / ".lock"
     with ExitStack() as held:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private(folder)
             alone = held.enter_context(locked(lock, wait=False))
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror or error}; name another folder") from error

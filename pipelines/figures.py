@@ -14,6 +14,7 @@ from apache_beam.metrics.metric import MetricResult, MetricResults, MetricsFilte
 
 from pipelines.metrics import METRICS, NAMESPACE
 from pipelines.progress import duration, quantity
+from pipelines.terminal import behind, shown
 
 ALARMS = {  # shown as soon as there are any, in this order
     "behind": "behind the watermark",
@@ -136,7 +137,7 @@ class Lines:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        print(f"\r\x1b[2K{text}" if self.stream.isatty() else text, file=self.stream, flush=True)
+        self._write(text, "\n")
 
     def close(self) -> None:
         if self.latest is not None:
@@ -149,6 +150,12 @@ class Lines:
         now, figures = self.latest
         text = line(figures, self.before, now - self.since)
         if self.stream.isatty():
-            text = f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}"
-        print(text, end="" if self.stream.isatty() else "\n", file=self.stream, flush=True)
+            self._write(text[: shutil.get_terminal_size().columns - 1], "")
+        else:
+            self._write(text, "\n")
         self.since, self.before, self.latest = now, figures, None
+
+    def _write(self, text: str, end: str) -> None:
+        """In place of the last line, on a terminal."""
+        over = "\r\x1b[2K" if self.stream.isatty() else ""
+        print(f"{over}{shown(text)}", end=end, file=behind(self.stream), flush=True)

@@ -39,6 +39,7 @@ COMMANDS: Mapping[Template, str] = {"batch": "score", "stream": "stream"}
 # Options that mean nothing on Dataflow.
 OMITTED = {
     "help": "it is for terminals",
+    "options": "a launch gives each option by itself",
     "dry_run": "a launch that makes no job has failed for Dataflow; `foretide doctor` checks before it",
     "workers": "processes of one machine; the job has num_workers and max_num_workers",
     "archive": "a folder of one machine",
@@ -52,7 +53,14 @@ SOURCES = rf"({PLACE}|bq://.+)(,({PLACE}|bq://.+))*"
 TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
 NATURAL = "[1-9][0-9]*"
 TOPIC = "projects/[^/]+/topics/[^/]+"
-SEPARATOR = re.compile(r",(?=gs://|bq://|/)")  # a query has commas, too
+SEPARATOR = r",(?=gs://|bq://|/(?!\*))"  # what follows it is never SQL, but in quotes or a comment
+SOURCE = re.compile(
+    rf"""bq://[^?,]*\?(?:  # a query: text in quotes, comments, and what is no separator
+    '''(?:\\.|.)*?''' | \"\"\"(?:\\.|.)*?\"\"\" | '(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" | `(?:\\.|[^`\\])*`
+    | /\*.*?\*/ | (?:--|\#)[^\n]* | (?!{SEPARATOR}).)*+
+    | (?:(?!{SEPARATOR}).)++""",
+    re.DOTALL | re.VERBOSE,
+)
 
 
 @dataclass(frozen=True)
@@ -292,7 +300,7 @@ def _arguments(name: str, action: argparse.Action, value: str, folder: Path) -> 
     if _is_flag(action):
         return [option] if _truth(name, value) else []
     if action.nargs == "+":
-        return [option, *SEPARATOR.split(value)]
+        return [option, *_sources(value)]
     if name == "subscription":
         check_name(value)
     if name == "dead_letters" and not re.fullmatch(TOPIC, value):
@@ -300,6 +308,17 @@ def _arguments(name: str, action: argparse.Action, value: str, folder: Path) -> 
     if FIELDS[name].kind == "GCS_READ_FILE" and "://" in value:
         value = _copy(name, value, folder)
     return [f"{option}={value}"]
+
+
+def _sources(value: str) -> list[str]:
+    """The files, tables and queries of a list. Commas in a query, and all that it has in quotes, are its own."""
+    out: list[str] = []
+    at = 0
+    while at <= len(value):
+        found = SOURCE.match(value, at)
+        out.append(found[0] if found else "")
+        at += len(out[-1]) + 1
+    return out
 
 
 def _truth(name: str, value: str) -> bool:

@@ -1,14 +1,54 @@
-"""Local folders that appear whole: made beside their place under another name, then moved into it."""
+"""Local folders that appear whole, made beside their place under another name, then moved into it; and who may read.
+
+Events, messages, dead letters, examples and scores name people. Their folders are made for their owner and group alone
+(0750), and so are their files (0640); a stricter umask stays stricter. What stood there before keeps its mode.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from pipelines.errors import UserError
+
+PRIVATE_FOLDER, PRIVATE_FILE = 0o750, 0o640  # modes; the umask takes more away
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder, with those above it that are not there. Raises OSError if it cannot be made."""
+    for place in (*reversed(folder.parents), folder):
+        if not place.is_dir():
+            with suppress(FileExistsError):  # made meanwhile by another process; a file in its place shows below
+                place.mkdir(PRIVATE_FOLDER)
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+
+
+def create_private(path: Path) -> BinaryIO:
+    """A new file, open to be written. A library that opens it by its name leaves its mode as it is.
+
+    Raises:
+      FileExistsError: it is there, or a link is.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+    return open(fd, "wb")
+
+
+@contextmanager
+def private_umask() -> Iterator[None]:
+    """Until the end of the block, all that this process makes is private, whichever library makes it. Of the whole
+    process: for a command that does nothing else meanwhile."""
+    before = os.umask(0o077)
+    os.umask(before | 0o027)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def replaceable(output: Path | str, mark: str, what: str) -> Path:
@@ -19,15 +59,18 @@ def replaceable(output: Path | str, mark: str, what: str) -> Path:
     """
     if "://" in str(output):
         raise UserError(f"--output {output}: the output must be a local folder")
-    target = Path(output).resolve()
+    target = Path(os.path.realpath(output))  # which takes links in a circle, too
     if target.exists() and not (target / mark).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is there and is no {what}: name another folder, or empty it")
     return target
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, private: bool = False) -> Iterator[Path]:
     """An empty folder that takes the place of `target` at the end of the block, and vanishes if the block fails.
+
+    Args:
+      private: see `make_private`; else for all whom the umask lets.
 
     It takes two renames where an old folder stands; a kill between them is mended by the next call.
 
@@ -37,7 +80,7 @@ def replacing(target: Path) -> Iterator[Path]:
     partial, old = (target.with_name(f".{target.name}.{state}") for state in ("partial", "old"))
     _clear(target, partial, old)
     try:
-        partial.mkdir(parents=True)
+        make_private(partial) if private else partial.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"cannot write to {target}: {error.strerror or error}; name another folder") from error
     try:

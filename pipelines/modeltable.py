@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.jsonfile import read_json
 from pipelines.models.manifest import Manifest, load_manifest
 from pipelines.registry import TaskModels, Version
-from pipelines.task import format_duration, format_time
+from pipelines.task import ModelSpec, format_duration, format_time
+from pipelines.terminal import one_line
 
 DURATIONS = ("step", "horizon", "active_within", "every", "allowed_lateness", "max_skew")
 TASK = "task.json"
@@ -18,7 +20,7 @@ TASK_FIELDS = ("task", "step", "steps", "features", "label", "label_field", "hor
 
 def table(tasks: Sequence[TaskModels]) -> str:
     """The versions of each task, newest first, with the one that serves marked and what each scored in its test."""
-    return "\n\n".join("\n".join(_task(t)) for t in tasks)
+    return "\n\n".join("\n".join(map(one_line, _task(t))) for t in tasks)
 
 
 def compare(a: Path, b: Path) -> str:
@@ -44,7 +46,7 @@ def compare(a: Path, b: Path) -> str:
     lines = _aligned(rows)
     if one.test != two.test or one.task != two.task:
         lines.append("They were tested on other entities or at other as-ofs: the metrics do not compare directly.")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _task(models: TaskModels) -> Iterator[str]:
@@ -75,10 +77,11 @@ def _headline(m: Manifest) -> dict[str, str]:
     """The few metrics a version is chosen by: AUC, or errors at the last step; those that it has."""
     if m.label == "churn":
         cells = {"AUC": _number(m.metrics.get("auc")), "LightGBM": _number(m.metrics.get("auc_lightgbm"))}
-        if "auc_low" in m.metrics:
+        if "auc_low" in m.metrics and "auc_high" in m.metrics:
             cells["AUC"] += f" [{m.metrics['auc_low']:.4f}, {m.metrics['auc_high']:.4f}]"
         return cells
-    last = max((int(n.rpartition("_")[2]) for n in m.metrics if n.startswith("error_step_")), default=0)
+    steps = (re.fullmatch(r"error_step_([0-9]{1,9})", n) for n in m.metrics)
+    last = max((int(step[1]) for step in steps if step), default=0)
     return {
         f"error at step {last}": _number(m.metrics.get(f"error_step_{last}")),
         "naive": _number(m.metrics.get(f"error_naive_step_{last}")),
@@ -94,9 +97,9 @@ def _skill(metrics: Mapping[str, float]) -> str:
 
 
 def _network(model: Mapping[str, Any]) -> str:
-    units = "-".join(map(str, model["units"]))
-    members = f", {model['members']} members" if model["members"] > 1 else ""
-    return f"{model['network']} {units}{members}"
+    spec = ModelSpec.model_validate(model, strict=False)
+    members = f", {spec.members} members" if spec.members > 1 else ""
+    return f"{spec.network} {'-'.join(map(str, spec.units))}{members}"
 
 
 def _data(m: Manifest) -> dict[str, str]:
@@ -112,7 +115,7 @@ def _kept(m: Manifest) -> dict[str, Any]:
 def _task_file(folder: Path) -> dict[str, Any]:
     """The task that a model was trained for, keys joined by dots, without the parts shown elsewhere; may be empty."""
     try:
-        content = json.loads((folder / TASK).read_text(encoding="utf-8"))
+        content = read_json(folder / TASK)
     except (OSError, ValueError):
         return {}
     parts = content.items() if isinstance(content, dict) else ()
@@ -185,5 +188,6 @@ def _period(as_ofs: Sequence[int]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]

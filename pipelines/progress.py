@@ -19,6 +19,8 @@ from typing import Protocol, TextIO
 from tqdm import tqdm
 
 from pipelines.background import repeating
+from pipelines.folders import PRIVATE_FILE
+from pipelines.terminal import behind
 
 TOTAL = struct.Struct("<q")
 UNITS = {"reading": "B", "scoring": "shards"}  # what a stage counts in
@@ -40,7 +42,7 @@ class Progress:
         file = os.path.join(self.path, f"{stage}.{os.getpid()}")
         with _lock, suppress(OSError):
             total = _done[os.getpid(), file] = _done.get((os.getpid(), file), 0) + units
-            fd = os.open(file, os.O_WRONLY | os.O_CREAT)
+            fd = os.open(file, os.O_WRONLY | os.O_CREAT, PRIVATE_FILE)
             try:
                 os.pwrite(fd, TOTAL.pack(total), 0)
             finally:
@@ -145,7 +147,7 @@ class Bar:
         if self.bar is None or self.stage != reading.stage:
             self.close()
             unit = UNITS.get(reading.stage, "")
-            options = {"unit": unit if unit == "B" else f" {unit}", "unit_scale": True, "file": self.stream}
+            options = {"unit": unit if unit == "B" else f" {unit}", "unit_scale": True, "file": behind(self.stream)}
             self.bar = tqdm(total=reading.total or None, desc=reading.stage, **options)
             self.bar.start_t -= reading.seconds  # the stage began before it was first seen
             self.stage = reading.stage

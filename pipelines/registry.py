@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -22,12 +23,13 @@ from pathlib import Path
 from pipelines import remote
 from pipelines.errors import Exit, UserError
 from pipelines.folders import sync
+from pipelines.jsonfile import read_json
+from pipelines.local.store import write_file
 from pipelines.locks import locked
-from pipelines.models.manifest import FILE, Manifest, load_manifest
+from pipelines.models.manifest import FILE, NAME, Manifest, load_manifest
 
 POINTER = "serving.json"
 LOCK = ".serving.lock"
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 KEPT = 100  # versions that a pointer remembers
 SHOWN = 5  # versions that an error names
 
@@ -83,11 +85,11 @@ def serving(folder: str | os.PathLike[str]) -> Pointer | None:
     """
     path = _absolute(folder) / POINTER
     try:
-        return _parse(path.read_text(encoding="utf-8"))
+        return _parse(read_json(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        remedy = f"write it anew with foretide models promote {path.parent}/VERSION"
+        remedy = f"write it anew with foretide models promote {shlex.quote(str(path.parent))}/VERSION"
         raise UserError(f"{path} cannot be read: {error}; {remedy}", Exit.MODEL) from None
 
 
@@ -124,7 +126,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     if not (folder / pointer.version / FILE).is_file():
         raise UserError(
             f"{folder / POINTER} names version {pointer.version}, which is gone: go back to the one before with "
-            f"foretide models --models {folder.parent} rollback {folder.name}, or {_choose(folder)}",
+            f"{go_back(folder)}, or {_choose(folder)}",
             Exit.MODEL,
         )
     return folder / pointer.version
@@ -163,7 +165,8 @@ def find(root: str | os.PathLike[str], name: str) -> Path:
             raise UserError(f"{name} is a version of several tasks: give its path, such as {found[0]}")
         if found:
             return found[0]
-    raise UserError(f"{name} is no model: give its folder, or a version that foretide models --models {root} lists")
+    lists = f"foretide models --models {shlex.quote(str(root))}"
+    raise UserError(f"{name} is no model: give its folder, or a version that {lists} lists")
 
 
 def promote(folder: str | os.PathLike[str], version: str) -> Pointer:
@@ -211,12 +214,12 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
     return remote.local(os.fspath(path)) if remote.is_remote(path) else Path(os.path.abspath(path))
 
 
-def _parse(text: str) -> Pointer:
+def _parse(content: object) -> Pointer:
     """
     Raises:
       ValueError: it is no pointer.
     """
-    match json.loads(text):
+    match content:
         case {"version": version, "previous": [*previous], **rest} if not rest:
             for name in (version, *previous):
                 if not isinstance(name, str) or not re.fullmatch(NAME, name):
@@ -276,12 +279,18 @@ def _no_model(given: str, folder: Path) -> str:
     return f"{given} is no model: it has neither {FILE} nor {POINTER}; make one with foretide train"
 
 
+def go_back(folder: Path) -> str:
+    """The command that lets the version before serve a task again."""
+    return f"foretide models --models {shlex.quote(str(folder.parent))} rollback {shlex.quote(folder.name)}"
+
+
 def _choose(folder: Path) -> str:
     names = _names(folder)
     if not names:
         return "make a model with foretide train"
     more = ", ..." if len(names) > SHOWN else ""
-    return f"choose one with foretide models promote {folder}/VERSION; there are {', '.join(names[:SHOWN])}{more}"
+    promote = f"foretide models promote {shlex.quote(str(folder))}/VERSION"
+    return f"choose one with {promote}; there are {', '.join(names[:SHOWN])}{more}"
 
 
 @contextmanager
@@ -300,13 +309,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _write(folder: Path, pointer: Pointer) -> Pointer:
-    part = folder / f".{POINTER}.part"  # the lock makes it ours, and a killed process's is written over
-    with part.open("w", encoding="utf-8") as f:
-        json.dump(asdict(pointer), f, indent=2)
-        f.write("\n")
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(part, folder / POINTER)
+    for left in folder.glob(f"{POINTER}.*.part"):  # by killed processes: the lock says that none writes now
+        left.unlink()
+    text = json.dumps(asdict(pointer), indent=2) + "\n"
+    write_file(folder / POINTER, lambda f: f.write(text.encode()))
     sync(folder)
     return pointer
 

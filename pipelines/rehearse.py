@@ -85,7 +85,7 @@ def rehearse(config: RehearseConfig) -> int:
     """
     check(load_manifest(registry.resolve(config.model)), config.task)
     target = replaceable(config.output, MARK, "rehearsal")
-    with replacing(target) as folder:
+    with replacing(target, private=True) as folder:
         (folder / MARK).write_text(json.dumps({"task": config.task.task}))
         history, live = messages_of(config)
         write_messages(folder / "history", history)

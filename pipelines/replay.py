@@ -14,6 +14,7 @@ from pipelines.bigquery.client import execute, explained
 from pipelines.bigquery.tables import is_bigquery, parse_table
 from pipelines.errors import Exit, UserError
 from pipelines.local.query import select
+from pipelines.terminal import one_line
 from pipelines.transforms.leases import Refused
 from pipelines.transforms.letters import Message, check_topic, original, publish, publisher
 from pipelines.transforms.messages import ID
@@ -108,7 +109,7 @@ def report(config: ReplayConfig, choice: Choice) -> str:
     total = choice.sent.total()
     done = f"{total:,} would be sent" if config.dry_run else f"sent {total:,}"
     lines = [f"dead letters: {done} to {config.topic}"]
-    lines += [f"  {count:,}  {reason}" for reason, count in choice.sent.most_common()]
+    lines += [f"  {count:,}  {one_line(reason)}" for reason, count in choice.sent.most_common()]
     skipped = [(choice.copies, "more of the same events"), (choice.other, "of another reason")]
     skipped.append((choice.empty, "with nothing to send (of files, late events, scores)"))
     lines += [f"skipped {count:,} {what}" for count, what in skipped if count]

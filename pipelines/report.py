@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from pipelines.bigquery.tables import is_bigquery, parse_table
@@ -12,6 +13,7 @@ from pipelines.outputs import Result
 from pipelines.progress import duration, quantity
 from pipelines.source import Source
 from pipelines.task import ChurnLabel, Task, format_time
+from pipelines.terminal import one_line
 
 REASONS = 10  # that are shown one by one
 
@@ -47,11 +49,11 @@ def live_report(config: StreamConfig, ledger: Ledger) -> str:
     lines = [
         "",
         f"task        {config.task.task} live, first as of {format_time(config.first)}",
-        f"input       {subscription}",
+        f"input       {one_line(subscription)}",
         *ledger_lines(ledger, f"see {config.dead_letters or 'dead_letters'}"),
         *([f"  pending   {ledger.pending:>12,}  held until the next as-of is due"] if ledger.pending > 0 else []),
         f"scored      {ledger.scored:,} of {ledger.sequences:,} sequences, {ledger.failed:,} failed",
-        f"written     {config.output} (run {config.run_id})",
+        f"written     {one_line(config.output)} (run {config.run_id})",
     ]
     if ledger.pending < 0 or waiting < 0:
         lines.append("UNBALANCED  more is accounted for than was read: the runner kept what it did twice")
@@ -68,11 +70,11 @@ def ledger_lines(ledger: Ledger, refused: str = "") -> list[str]:
         ("outside", ledger.outside, "no as-of of this run could use them"),
         ("filtered", ledger.filtered, "left out by events.where"),
     ]
-    period = "" if ledger.first_time == NEVER else f", from {_time(ledger.first_time)} to {_time(ledger.last_time)}"
+    period = "" if ledger.first_time == NEVER else f", from {_second(ledger.first_time)} to {_second(ledger.last_time)}"
     lines = [f"read        {ledger.read:,} events{period}"]
     lines += [f"  {name:<9} {n:>12,}{f'  {note}' if n and note else ''}" for name, n, note in counts]
     reasons = sorted(ledger.reasons, key=lambda r: -r[1])
-    lines += [f"    {n:>12,}  {reason}" for reason, n in reasons[:REASONS]]
+    lines += [f"    {n:>12,}  {one_line(reason)}" for reason, n in reasons[:REASONS]]
     if len(reasons) > REASONS:
         lines.append(f"    {sum(n for _, n in reasons[REASONS:]):>12,}  for {len(reasons) - REASONS} other reasons")
     return lines
@@ -81,7 +83,7 @@ def ledger_lines(ledger: Ledger, refused: str = "") -> list[str]:
 def describe_input(source: Source, input: Input) -> str:
     """The line about files and tables."""
     files = "" if source.tables else f"in {source.files} file(s) "
-    return f"input       {quantity(source.size, 'B')} {files}of {', '.join(input.patterns)}"
+    return f"input       {quantity(source.size, 'B')} {files}of {one_line(', '.join(input.patterns))}"
 
 
 def describe_as_ofs(as_ofs: Sequence[int]) -> str:
@@ -112,7 +114,7 @@ def _ending(config: ScoreConfig, result: Result, run_id: str) -> list[str]:
         return [f"NO SCORES   {hint}"]
     note = f": {result.note}" if result.note else ""
     return [
-        f"written     {config.output} (run {run_id}){note}",
+        f"written     {one_line(config.output)} (run {run_id}){note}",
         _next(config.output, config.task),
     ]
 
@@ -128,12 +130,8 @@ def _ask(output: str, what: str, rest: str) -> str:
     if is_bigquery(output):
         return f"bq query --nouse_legacy_sql 'SELECT * FROM `{parse_table(output).view(what)}` {rest}'"
     name = what if what == "dead_letters" else "scores" if what == "current" else f"scores_{what}"
-    return f'foretide query --output {output} "SELECT * FROM {name} {rest}"'
+    return f'foretide query --output {shlex.quote(output)} "SELECT * FROM {name} {rest}"'
 
 
-def _time(micros: int) -> str:
-    """Also of times that no calendar has: one row in another unit must not cost the report of a run."""
-    try:
-        return format_time(micros // 1_000_000 * 1_000_000)
-    except OverflowError:
-        return "after the year 9999" if micros > 0 else "before the year 1"
+def _second(micros: int) -> str:
+    return format_time(micros // 1_000_000 * 1_000_000)

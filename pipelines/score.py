@@ -11,6 +11,7 @@ from pipelines import graph, registry, remote
 from pipelines.config import ScoreConfig
 from pipelines.errors import Exit
 from pipelines.models.manifest import Manifest, check, load_manifest
+from pipelines.models.operations import check_operations
 from pipelines.outputs import Output, output
 from pipelines.progress import Progress, watch
 from pipelines.report import describe_as_ofs, describe_input, score_report
@@ -108,6 +109,7 @@ def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Manifest, Sour
     folder = registry.resolve(config.model)
     manifest = load_manifest(folder)
     check(manifest, config.task)
+    check_operations(folder / "saved_model", folder)
     model = remote.origin(folder)
     infer = Infer(model, config.task, config.engine, config.device, config.batch_size)
     infer.with_resource_hints(**dataflow.hints(where.accelerator, where.inference_ram))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -206,7 +207,7 @@ def _beginning(config: StreamConfig, ready: Prepared) -> str:
         f"output      {config.output}, run {config.run_id}",
     ]
     if config.archive is not None:
-        lines.append(f"archive     {config.archive}: start again with --bootstrap {config.archive}")
+        lines.append(f"archive     {config.archive}: start again with --bootstrap {shlex.quote(config.archive)}")
     elif portable.is_local(config.execution):
         lines.append("archive     none: what this process knows is gone when it ends (--archive FOLDER keeps it)")
     return "\n".join(lines)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,8 +26,11 @@ Scale = Literal["log", "relative", "none"]
 Kind = Literal["text", "number", "epoch"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST, LAST = ((t.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1) for t in (datetime.min, datetime.max))
 UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
 DURATION = r"^[0-9]+(ms|s|m|h|d|w)$"
+WIDEST = 100_000  # features of a step
+MOST_TRIALS = 10_000
 LONGEST = 36_525 * UNITS["d"]  # a century: no sum of times and durations leaves 64 bits
 
 
@@ -47,11 +52,17 @@ def parse_time(text: object) -> int:
     except ValueError:
         raise ValueError("a time is a date or an ISO 8601 time, such as 2024-01-01 or 2024-01-01T06:00") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (moment - EPOCH) // timedelta(microseconds=1)
+    micros = (moment - EPOCH) // timedelta(microseconds=1)
+    if not FIRST <= micros <= LAST:  # by its offset
+        raise ValueError("a time is from year 1 to year 9999 in UTC")
+    return micros
 
 
 def format_time(micros: int) -> str:
-    """The inverse of `parse_time`: `2024-01-01` for a midnight, else with the time of day."""
+    """The inverse of `parse_time`: `2024-01-01` for a midnight, else with the time of day. Words for what is no time of
+    a calendar, which rows in another unit have."""
+    if not FIRST <= micros <= LAST:
+        return "after the year 9999" if micros > 0 else "before the year 1"
     moment = EPOCH + timedelta(microseconds=micros)
     text = moment.replace(tzinfo=None).isoformat()
     return text.removesuffix("T00:00:00")
@@ -281,15 +292,19 @@ class Task(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Task:
         categories = self.events.categories
+        values = {field: frozenset(named) for field, named in categories.items()}
         for i, f in enumerate(self.sequence.features):
             at = f"sequence.features.{i}"
             if f.by is not None and f.by not in categories:
                 raise ValueError(f"{at}: {f.by!r} is not in events.categories{_known(categories)}")
-            unknown = [v for v in f.values or () if f.by is not None and v not in categories[f.by]]
+            unknown = [v for v in f.values or () if f.by is not None and v not in values[f.by]]
             if unknown:
                 raise ValueError(f"{at}: {unknown[0]!r} is not a value of events.categories.{f.by}")
+        width = sum(1 if f.by is None else len(f.values or categories[f.by]) for f in self.sequence.features)
+        if width > WIDEST:
+            raise ValueError(f"sequence.features: {width:,} features a step; the most is {WIDEST:,}: name fewer values")
         names = [f.name for f in self.features]
-        twice = next((n for n in names if names.count(n) > 1), None)
+        twice = next((n for n, times in Counter(names).items() if times > 1), None)
         if twice:
             raise ValueError(f"sequence.features: {twice} stands twice")
         self._due()
@@ -322,6 +337,9 @@ class Task(Spec):
             raise ValueError("label.steps: the horizon (sequence.step x steps) must be at most 100 years")
 
     def _tuned(self) -> None:
+        trials = math.prod(map(len, self.tune.values()))
+        if trials > MOST_TRIALS:
+            raise ValueError(f"tune: {trials:,} combinations; the most is {MOST_TRIALS:,}: name fewer values")
         for key, values in self.tune.items():
             if key not in ModelSpec.model_fields:
                 raise ValueError(f"tune.{key}: not a key of model; there are {', '.join(ModelSpec.model_fields)}")

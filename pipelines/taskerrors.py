@@ -19,6 +19,9 @@ from pipelines.yamllines import Document, Path, Place, Plain, Problem
 
 Json = dict[str, Any]  # a JSON Schema, as pydantic types it
 
+MOST = 200  # errors that are looked at
+LONG = 100  # characters of a value that a message shows
+
 EXAMPLES = {
     "task": "task: churn_shop",
     "events": "events: {entity: user_id, time: {field: ts, unit: s}, identity: [event_id]}",
@@ -46,7 +49,7 @@ EXAMPLES = {
 def problems(error: ValidationError, document: Document, data: dict[str, Plain]) -> list[Problem]:
     """The place of each of pydantic's errors in the document, and what to say about it."""
     out = []
-    for detail in error.errors(include_url=False):
+    for detail in error.errors(include_url=False)[:MOST]:
         kind, loc = detail["type"], detail["loc"]
         path = _path(loc, kind, data)
         found = _at(path, data)
@@ -100,14 +103,29 @@ def _noise(path: Path, kind: str, found: Plain) -> bool:
 
 def _stated(path: Path, text: str, found: Plain, document: Document) -> tuple[Path, str]:
     """A validator's own message: one over several keys starts with the dotted path of the key that it means."""
-    for place in document.places:
-        dotted = ".".join(map(str, place[len(path) :])) + ": "
-        if len(place) > len(path) and place[: len(path)] == path and text.startswith(dotted):
-            return place, text.removeprefix(dotted)
+    below, rest = _named(found, text)
+    if below:
+        return (*path, *below), rest
     if isinstance(found, list | dict):
         return path, text
     wrong = "is empty" if found is None else f"{_shown(found, document.places[path])} does not fit"
     return path, f"{wrong}; {text}"
+
+
+def _named(found: Plain, text: str) -> tuple[Path, str]:
+    """The path below a value that a text starts with, dotted and with a colon, and what follows it; none if it
+    does not."""
+    items = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    for key, value in items:
+        after = text.removeprefix(str(key))
+        if after == text:
+            continue
+        if after.startswith(": "):
+            return (key,), after[2:]
+        below, rest = _named(value, after[1:]) if after.startswith(".") else ((), "")
+        if below:
+            return (key, *below), rest
+    return (), text
 
 
 def _line(path: Path, kind: str, document: Document) -> int:
@@ -167,7 +185,7 @@ def _unknown(path: Path, data: dict[str, Plain]) -> str:
 
 
 def _near(word: str, allowed: list[str]) -> str:
-    near = difflib.get_close_matches(word, allowed, n=1)
+    near = difflib.get_close_matches(word[:LONG], allowed, n=1)
     return f"did you mean {near[0]}? " if near else ""
 
 
@@ -175,7 +193,8 @@ def _not_text(found: Plain, shown: str, place: Place) -> str:
     if isinstance(found, bool):
         return f"must be text, and YAML reads {place.raw} as {shown}; put it in quotes: '{place.raw}'"
     if isinstance(found, int | float):
-        return f"must be text, not the number {place.raw}; put it in quotes: '{place.raw}'"
+        raw = shortened(place.raw)
+        return f"must be text, not the number {raw}; put it in quotes: '{raw}'"
     return f"must be text, not {shown}"
 
 
@@ -186,7 +205,12 @@ def _shown(found: Plain, place: Place) -> str:
         return "a list" if isinstance(found, list) else "a section with keys"
     if isinstance(found, bool):
         return json.dumps(found)
-    return repr(found) if isinstance(found, str) else place.raw or str(found)
+    return shortened(repr(found) if isinstance(found, str) else place.raw or str(found))
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text that is too long for a line."""
+    return text if len(text) <= LONG else f"{text[:LONG]}..."
 
 
 def one_of(words: list[str]) -> str:

@@ -14,9 +14,11 @@ from pydantic import ValidationError
 
 from pipelines.errors import UserError
 from pipelines.task import ChurnLabel, ModelSpec, Task, TimeField, format_duration, format_time
-from pipelines.taskerrors import allowed_keys, one_of, problems
+from pipelines.taskerrors import allowed_keys, one_of, problems, shortened
 from pipelines.yamllines import Problem, YamlError, read_yaml
 
+LARGEST = 1_000_000  # bytes of a task file
+SHOWN = 50  # problems at once
 START = "start from one of templates/tasks"
 
 
@@ -114,13 +116,16 @@ def _model(spec: ModelSpec) -> str:
 
 def _read(file: FilePath) -> str:
     try:
-        raw = file.read_bytes()
+        with file.open("rb") as f:
+            raw = f.read(LARGEST + 1)
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such task file; check the path, or {START}") from None
     except OSError as e:
         raise UserError(
             f"{file}: the task file cannot be read ({e.strerror}); check what it is and its rights"
         ) from None
+    if len(raw) > LARGEST:
+        raise UserError(f"{file}: is larger than {LARGEST:,} bytes, which no task file is; check the path")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:
@@ -134,11 +139,14 @@ def _report(file: FilePath, found: list[Problem]) -> str:
     for problem in found:
         first.setdefault(problem.path, problem)
     lines = sorted(first.values(), key=lambda p: p.line)
-    return "\n".join(": ".join((f"{file}:{p.line}", *_dotted(p), p.text)) for p in lines)
+    told = [": ".join((f"{file}:{p.line}", *_dotted(p), p.text)) for p in lines[:SHOWN]]
+    if len(lines) > SHOWN:
+        told.append(f"{file}: and more, which are told when these are mended")
+    return "\n".join(told)
 
 
 def _dotted(problem: Problem) -> list[str]:
-    parts = [str(p) if str(p).isprintable() else repr(p) for p in problem.path]
+    parts = [shortened(str(p) if str(p).isprintable() else repr(p)) for p in problem.path]
     return [".".join(parts)] if parts else []
 
 

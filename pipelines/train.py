@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from pipelines.config import TrainConfig
 from pipelines.errors import Exit, UserError
 from pipelines.examples import make_examples, plan_lines, stored_lines
 from pipelines.examplestore import Stored
-from pipelines.folders import replacing
+from pipelines.folders import make_private, replacing
 from pipelines.locks import locked
 from pipelines.models.examples import Examples, Ints, check_rows, load_examples
 from pipelines.models.loading import silent_stderr
@@ -93,7 +94,7 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
       UserError: another process is at work there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     with locked(folder / LOCK, wait=False) as held:
         if not held:
             raise UserError(f"another process trains the same, in {folder}: wait for it")
@@ -169,10 +170,11 @@ def _serve(config: TrainConfig, made: str) -> None:
     pointer = registry.serving(config.folder)
     if pointer is not None and pointer.version == made:
         print(f"serving     {config.folder} serves this version")
-        print(f"next        foretide score --model {config.folder} --as-of ... --output ... (same --task and --input)")
+        model = shlex.quote(str(config.folder))
+        print(f"next        foretide score --model {model} --as-of ... --output ... (same --task and --input)")
     else:
         print(f"serving     {config.folder} serves {pointer.version if pointer else 'none'}")
-        print(f"next        foretide models promote {config.folder / made}")
+        print(f"next        foretide models promote {shlex.quote(str(config.folder / made))}")
 
 
 def training_key(config: TrainConfig, stored: Stored) -> str:

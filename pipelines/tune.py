@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from pipelines import train
 from pipelines.config import TrainConfig
 from pipelines.errors import Exit, UserError
+from pipelines.local.store import write_file
 from pipelines.models.examples import check_rows
 from pipelines.models.loading import silent_stderr
 from pipelines.report import describe_as_ofs
@@ -105,6 +105,5 @@ def _result(work: Path) -> float | None:
 
 
 def _write(work: Path, values: dict[str, Any], quality: float) -> None:
-    partial = work / ".result.partial"
-    partial.write_text(json.dumps({"model": values, "quality": quality}))
-    os.replace(partial, work / "result.json")
+    text = json.dumps({"model": values, "quality": quality})
+    write_file(work / "result.json", lambda f: f.write(text.encode()))

@@ -19,6 +19,7 @@ from tests.toy import DAY, PATH, export_toy, task, tensor
 
 Floats = npt.NDArray[np.float32]
 SIZE = 32
+WRITTEN = "written"  # what a model on the shelf writes, when it is loaded
 SEEDS = 5
 
 
@@ -31,6 +32,7 @@ class Shelf(NamedTuple):
     path: Path  # a SavedModel with nine outputs
     steps: Path  # of sequences of another length
     nan: Path  # whose weights are no numbers
+    writes: Path  # a SavedModel that writes a file, when it is loaded, beside the folder it was made in
 
     def registry(self, root: Path) -> Path:
         """A task's folder with a copy of each version, none of which serves."""
@@ -47,6 +49,8 @@ def put_toy(root: Path, **model: object) -> str:
 
 
 def make_shelf(root: Path) -> Shelf:
+    from tests import programs  # they need TensorFlow
+
     versions = tuple(put_toy(root, network="mlp", units=[units]) for units in (4, 8, 16))
     expected = {}
     for version in versions:
@@ -57,7 +61,9 @@ def make_shelf(root: Path) -> Shelf:
     export_toy(root / "path", PATH, network="mlp", units=[4])
     export_other(root / "steps", steps=9)
     export_other(root / "nan", weight=np.nan)
-    return Shelf(root / "toy", versions, expected, *(root / n / "saved_model" for n in ("path", "steps", "nan")))
+    programs.put(root / "writes", programs.write, root / WRITTEN, on_load=True)
+    others = (root / name / "saved_model" for name in ("path", "steps", "nan", "writes"))
+    return Shelf(root / "toy", versions, expected, *others)
 
 
 def export_other(folder: Path, steps: int = 12, weight: float | None = None) -> None:
@@ -127,13 +133,14 @@ HARMS: dict[str, tuple[Harm, str]] = {  # what breaks a version, and what is sai
     "other outputs": (_edit(outputs=["a", "b"]), "outputs is a, b in the model and churn in the task"),
     "other horizon": (_edit(horizon=DAY), "horizon is 1d in the model and .* in the task"),
     "no SavedModel": (lambda v, _: shutil.rmtree(v / "saved_model"), "has no saved_model"),
-    "empty SavedModel": (_bytes("saved_model/saved_model.pb", lambda b: b""), "cannot be loaded|KeyError|serving"),
-    "no pb": (_bytes("saved_model/saved_model.pb", lambda b: b"\x00broken"), "cannot be loaded by TensorFlow"),
-    "pb cut off": (_bytes("saved_model/saved_model.pb", lambda b: b[: len(b) // 2]), "cannot be loaded by TensorFlow"),
+    "empty SavedModel": (_bytes("saved_model/saved_model.pb", lambda b: b""), "cannot be read as a SavedModel"),
+    "no pb": (_bytes("saved_model/saved_model.pb", lambda b: b"\x00broken"), "cannot be read as a SavedModel"),
+    "pb cut off": (_bytes("saved_model/saved_model.pb", lambda b: b[: len(b) // 2]), "cannot be read as a SavedModel"),
     "no variables": (lambda v, _: shutil.rmtree(v / "saved_model" / "variables"), "cannot be loaded by TensorFlow"),
     "variables cut off": (_bytes(DATA, lambda b: b[: len(b) // 2]), "cannot be loaded by TensorFlow"),
     "variables flipped": (_bytes(DATA, lambda b: bytes(255 - c for c in b)), "cannot be loaded by TensorFlow"),
     "engine of other outputs": (_engine("path"), r"it scores \(32, 12, 4\) as \(32, 9\), not \(32, 1\)"),
     "engine of other steps": (_engine("steps"), r"it takes \(steps, features\) of \(9, 4\), not \(12, 4\)"),
+    "a program that writes": (_engine("writes"), "operation WriteFile .* is none that a model may use"),
     "weights that are no numbers": (_engine("nan"), "its scores of a batch of zeros are not finite"),
 }

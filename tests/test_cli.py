@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -157,6 +158,10 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         ("score", "workers", "0", "--workers: '0' is not a whole number above 0"),
         ("score", "workers", "two", "--workers: 'two' is not a whole number above 0"),
         ("score", "workers", "²", "--workers: '²' is not a whole number above 0"),
+        ("score", "workers", "9" * 5000, "--workers: 99999999999999999999 is too large; the most is 999,999,999"),
+        ("score", "as-of", "9999-12-31T00:01", "the nearest are 9999-12-31 and after the year 9999"),
+        ("score", "as-of", "0001-01-01T00:00+14:00", "a time is from year 1 to year 9999 in UTC"),
+        ("score", "as-of", "9999-12-31T23:59:59-14:00", "a time is from year 1 to year 9999 in UTC"),
         ("score", "shards", "-1", "--shards: '-1' is not a whole number above 0"),
         ("score", "batch-size", "1.5", "--batch-size: '1.5' is not a whole number above 0"),
         ("score", "max-bad-share", "2", "--max-bad-share: '2' is not a share from 0 to 1"),
@@ -192,6 +197,11 @@ def test_what_must_be_given_is_named(capsys: pytest.CaptureFixture[str], task: P
     assert f"required: --{flag.replace('_', '-')}" in refused(capsys, arguments("score", task, **{flag: None}))
 
 
+@pytest.mark.parametrize("flag", ["task", "input", "model", "output"])
+def test_an_empty_path_is_not_this_folder(capsys: pytest.CaptureFixture[str], task: Path, flag: str) -> None:
+    assert f"--{flag}: is empty; name a file or folder" in refused(capsys, arguments("score", task, **{flag: ""}))
+
+
 def test_query_takes_no_options_of_beam(capsys: pytest.CaptureFixture[str]) -> None:
     text = refused(capsys, ["query", "--output", "out", "SELECT 1", "--runner=DirectRunner"])
     assert text == "foretide query: unknown option --runner; see foretide query --help\n"
@@ -207,6 +217,33 @@ def test_an_option_that_nobody_knows_is_told_without_its_value(
     text = refused(capsys, [*given, *words])
     assert f"unknown option {'-k' if words == ['-khidden'] else '--s3_secret_acess_key'}" in text
     assert "hidden" not in text
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr() == (f"foretide {version('foretide')}\n", "")
+
+
+@pytest.mark.parametrize("flag", ["--task=none.yaml", "--as-of=March", "--test-as-of=March", "--early=x", "--limit=-1"])
+def test_what_is_wrong_in_our_own_flags_is_told_before_beam_is_loaded(task: Path, flag: str) -> None:
+    """In a process of its own: Beam takes seconds to load, and this one has it."""
+    command = {"--test-as-of": "train", "--early": "stream", "--limit": "query"}.get(flag.partition("=")[0], "score")
+    flags = {
+        "query": ["SELECT 1", "--output=out"],
+        "stream": [f"--task={task}", "--model=m", "--output=out", "--subscription=projects/p/subscriptions/s"],
+    }
+    words = [command, *(flags.get(command) or arguments(command, task)[1:]), flag]
+    script = (
+        "import sys, pipelines.cli\n"
+        "try: code = pipelines.cli.main(sys.argv[1:])\n"
+        "except SystemExit as end: code = end.code\n"
+        "print(code, 'apache_beam' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "2 False\n", done.stderr
+    assert flag.partition("=")[2] in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -418,7 +418,22 @@ def a_model_of_another_task(kit: Kit) -> Steps:
     yield kit.score()
 
 
-@broken("error", "model-loads", "cannot be loaded by TensorFlow", "Train the model again")
+@broken(
+    "error", "model-loads", r"operation WriteFile \('WriteFile' of .*\) is none that a model may use", "Train the mod"
+)
+def a_model_that_writes_a_file(kit: Kit) -> Steps:
+    from tests import programs  # they need TensorFlow
+
+    victim, model = kit.folder / "victim", kit.folder / "model"
+    shutil.copytree(kit.world.model, model)
+    shutil.rmtree(model / "saved_model")
+    programs.put(model, programs.write, victim, on_load=True)
+    yield kit.score(model=model)
+    assert not victim.exists()
+    yield kit.score()
+
+
+@broken("error", "model-loads", "cannot be read as a SavedModel", "Train the model again")
 def a_model_that_is_cut_off(kit: Kit) -> Steps:
     shutil.copytree(kit.world.model, kit.folder / "model")
     saved = kit.folder / "model" / "saved_model" / "saved_model.pb"

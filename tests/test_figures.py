@@ -10,6 +10,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from pipelines.figures import Figures, Lines, Spread, collect, line, summary
 from pipelines.metrics import counter, distribution
+from pipelines.terminal import Shown
 
 BEFORE = Figures({"messages": 1000, "events": 2000}, {"publish_lag_ms": Spread(10, 90_000, 1, 80_000)})
 NOW = Figures(
@@ -63,6 +64,15 @@ def test_the_last_screen_shows_what_moved() -> None:
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_a_note_of_others_moves_no_cursor_and_ours_does(kind: type[io.StringIO]) -> None:
+    stream = kind()
+    lines = Lines(Shown(stream), every=10.0, since=0.0)  # type: ignore[arg-type]
+    lines.note("failed: \x1b[2J")
+    assert stream.getvalue().removeprefix("\r\x1b[2K") == "failed: \\x1b[2J\n"
+    assert stream.getvalue().startswith("\r\x1b[2K") == stream.isatty()
 
 
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])

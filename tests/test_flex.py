@@ -270,6 +270,26 @@ def test_every_parameter_is_its_option(configs: Configs, task: Path, template: T
     assert configs[0] == configs[1]
 
 
+@pytest.mark.parametrize(
+    "sources",
+    [
+        ["gs://b-1/a", "/data/a", "bq://p.d.t", "/x"],
+        ["bq://p?SELECT a,/* of it */b FROM t", "/data/a"],
+        ["bq://p?SELECT a FROM t WHERE place IN ('x',',/y', \"a',/b\", 'it\\'s,/z')", "bq://p?SELECT ',gs://b/x'"],
+        ["bq://p?SELECT a, -- one,/two's\n b FROM `p.d,/x`", "gs://b-1/it's,here", "/b's"],
+        ['bq://p?SELECT \'\'\'a\',/b\'\'\', """"x",/""" FROM t', "/data/a?,b"],
+        ["bq://p?SELECT 'open"],
+    ],
+)
+def test_a_list_is_parted_where_no_query_goes_on(configs: Configs, task: Path, sources: list[str]) -> None:
+    assert run(parameters("batch", task, input=",".join(sources)), "--runner=DirectRunner") == Exit.OK
+    [config] = configs
+    assert isinstance(config, ScoreConfig)
+    assert [Path(p).name if "://" not in p else p for p in config.input.patterns] == [
+        Path(p).name if "://" not in p else p for p in sources
+    ]
+
+
 def test_types_of_a_backfill(configs: Configs, task: Path) -> None:
     assert run(parameters("batch", task, batch_size="32", max_bad_share=".5", shards="5", format="")) == Exit.OK
     [config] = configs

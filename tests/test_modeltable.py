@@ -44,6 +44,12 @@ def test_a_metric_that_a_model_lacks_is_left_empty(tmp_path: Path) -> None:
     assert table(models(tmp_path)).splitlines()[-1].endswith("0.5000            mlp 8")
 
 
+def test_what_a_manifest_says_stays_in_its_cell(tmp_path: Path) -> None:
+    put(tmp_path, model={**network(), "network": "mlp\nserves  x\x1b[2J"})
+    assert len(table(models(tmp_path)).splitlines()) == 3
+    assert table(models(tmp_path)).endswith("mlp\\nserves  x\\x1b[2J 8")
+
+
 def test_compares(tmp_path: Path) -> None:
     a = put(tmp_path, A)
     b = put(
@@ -118,3 +124,13 @@ def test_warns_of_metrics_from_other_tests(tmp_path: Path) -> None:
 def test_the_order_of_features_is_a_difference(tmp_path: Path) -> None:
     a, b = put(tmp_path, A), put(tmp_path, B, features=("last(price)", "sum(amount)", "count()"))
     assert "  features       in another order" in compare(a, b)
+
+
+def test_metrics_of_any_name_and_what_commands_a_terminal(tmp_path: Path) -> None:
+    metrics = {"error_step_x": 1.0, "error_step_": 1.0, "auc_low": 0.1, "\x1b[31mred": 2.0, "auc": float("nan")}
+    path = put(tmp_path, A, label="path", metrics=metrics, outputs=("a\x1b]0;title\x07",))
+    churn = put(tmp_path, B, metrics=metrics)
+    told = table(models(tmp_path)) + compare(path, churn)
+    assert "\x1b" not in told
+    assert "\\x1b[31mred" in told
+    assert "a\\x1b]0;title\\x07" in told

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pipelines import registry
+from pipelines import modeltable, registry
 from pipelines.errors import UserError
-from pipelines.registry import POINTER, Pointer, find, models, promote, resolve, rollback, serving, stamp
+from pipelines.registry import POINTER, Pointer, find, go_back, models, promote, resolve, rollback, serving, stamp
 from tests.registered import DAY, TASK, VERSIONS, A, B, C, put
 
 
@@ -194,6 +197,55 @@ def test_lists_versions_and_what_is_wrong(tmp_path: Path) -> None:
     assert [p.partition(";")[0] for p in listed.problems] == [f"{folder}/empty is no model: it has no manifest.json"]
 
 
+BROKEN: dict[str, object] = {"created": "x", "train": [], "metrics": [1], "model": {"units": 3}, "test": [10**30]}
+
+
+@pytest.mark.parametrize("field", BROKEN)
+def test_one_bad_manifest_hides_no_other(field: str, folder: Path, tmp_path: Path) -> None:
+    """It is named as not usable; the others are listed, compared, promoted and gone back to."""
+    for version in (A, B, C):
+        promote(folder, version)
+    manifest = folder / B / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), field: BROKEN[field]}))
+    (listed,) = models(tmp_path)
+    assert [v.path.name for v in listed.versions] == [C, A]
+    (problem,) = listed.problems
+    assert problem.startswith(f"{manifest}: {field}")
+    assert f"not usable: {manifest}: {field}" in modeltable.table((listed,))
+    assert "metrics" in modeltable.compare(find(tmp_path, A), find(tmp_path, C))
+    for read in (modeltable.compare, lambda a, _: promote(a.parent, a.name)):
+        with pytest.raises(UserError, match=re.escape(f"{manifest}: {field}")):
+            read(find(tmp_path, B), find(tmp_path, A))
+    assert rollback(folder) == Pointer(A)
+    assert promote(folder, C) == Pointer(C, (A,))
+
+
+def test_deep_manifests_and_pointers_are_problems(folder: Path, tmp_path: Path) -> None:
+    (folder / B / "manifest.json").write_text("[" * 100_000)
+    (folder / POINTER).write_text("[" * 100_000)
+    (folder / C / "task.json").write_text('{"a":' * 100_000)
+    (listed,) = models(tmp_path)
+    assert len(listed.versions) == 2
+    assert all("it is nested too deep" in problem for problem in listed.problems)
+    assert len(listed.problems) == 2
+    assert "no difference" in modeltable.compare(folder / A, folder / C)
+
+
+def test_nothing_is_written_through_a_link(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not through one in the place of the pointer, nor of what is to be the pointer."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in (POINTER, f".{POINTER}.part"):
+        (folder / name).symlink_to(victim)
+    promote(folder, A)
+    monkeypatch.setattr("pipelines.local.store.uuid.uuid4", lambda: uuid.UUID(int=7))
+    (folder / f"{POINTER}.{uuid.UUID(int=7).hex}.part").symlink_to(victim)
+    promote(folder, B)
+    assert victim.read_text() == "mine"
+    assert serving(folder) == Pointer(B, (A,))
+    assert not (folder / POINTER).is_symlink()
+
+
 def test_lists_one_task(folder: Path, tmp_path: Path) -> None:
     put(tmp_path / "x", A, task="other").parent.rename(tmp_path / "other")
     assert [t.folder.name for t in models(tmp_path)] == ["other", "toy"]
@@ -301,3 +353,16 @@ def test_random_kills_under_a_reader(folder: Path, promoter: Promoter) -> None:
             stop.set()
         assert reader.result() > 100
     assert seen == {folder / v for v in VERSIONS}
+
+
+def test_commands_that_are_told_can_be_pasted(tmp_path: Path) -> None:
+    root = tmp_path / "my models; rm"
+    put(root, A)
+    with pytest.raises(UserError) as error:
+        resolve(root / TASK)
+    words = shlex.split(str(error.value).partition("choose one with ")[2].partition("; there are")[0])
+    assert words == ["foretide", "models", "promote", f"{root / TASK}/VERSION"]
+    assert shlex.split(go_back(root / TASK)) == ["foretide", "models", "--models", str(root), "rollback", TASK]
+    with pytest.raises(UserError) as error:
+        find(root, "none")
+    assert f"foretide models --models '{root}' lists" in str(error.value)

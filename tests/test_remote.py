@@ -114,3 +114,50 @@ def test_a_bucket_that_does_not_answer_leaves_the_model_serving(bucket: Cloud) -
     with serving.model() as model:
         assert model.version == B
     assert list(serving.changes()) == ["models_swapped"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../../victim",
+        "saved_model/../../../victim",
+        "/tmp/victim",
+        "saved_model//victim",
+        "./victim",
+        "saved_model/..",
+        "..\\victim",
+        "a\x1bb",
+        "a\nb",
+    ],
+)
+def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_copied(
+    name: str, bucket: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.objects[f"models/{registered.TASK}/{A}/{name}"] = b"written"
+    before = sorted(p for p in tmp_path.rglob("*"))
+    monkeypatch.setattr(remote, "_open", lambda place: pytest.fail(f"{place} is read"))
+    with pytest.raises(UserError, match="is no name of a file in a model: remove that object; nothing was") as refused:
+        remote.pull(f"{MODEL}/{A}")
+    assert repr(f"{MODEL}/{A}/{name}")[1:-1] in str(refused.value)
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
+def test_a_name_that_is_a_folder_too_is_refused(bucket: Cloud, tmp_path: Path) -> None:
+    bucket.objects[f"models/{registered.TASK}/{A}/saved_model"] = b"file"
+    with pytest.raises(UserError, match="'saved_model' is the name of a file and of something else in a model"):
+        registry.resolve(MODEL)
+    assert not any((tmp_path / "copies").rglob("saved_model"))
+
+
+@pytest.mark.parametrize("model", ["gs://../../victim", "gs://bucket/../../../x", "gs://b/./x", "../x://b/y", "gs://"])
+def test_a_place_that_leads_elsewhere_is_refused(model: str, bucket: Cloud) -> None:
+    with pytest.raises(UserError, match="is no name of a folder: give it without empty parts") as refused:
+        registry.resolve(model)
+    assert model in str(refused.value)
+
+
+def test_a_pointer_in_a_bucket_names_a_version_and_no_other_place(bucket: Cloud) -> None:
+    for version in ("../../victim", "a/b", ".."):
+        serve(bucket, version)
+        with pytest.raises(UserError, match="is no name of a version"):
+            registry.resolve(MODEL)

@@ -82,6 +82,16 @@ def test_a_published_run() -> None:
     assert text.endswith('foretide query --output out "SELECT * FROM scores ORDER BY churn DESC LIMIT 10"')
 
 
+def test_names_of_others_cannot_pass_for_a_line_or_a_command() -> None:
+    bad = replace(GOOD, reasons=(("column a\nscored      9 of 9", 30),))
+    text = screen(bad, output="my out; rm -rf $HOME")
+    assert "  column a\\nscored      9 of 9\n" in text
+    assert text.endswith(
+        """foretide query --output 'my out; rm -rf $HOME' "SELECT * FROM scores ORDER BY churn DESC LIMIT 10\""""
+    )
+    assert "written     a\\nb (run" in screen(GOOD, output="a\nb")
+
+
 def test_what_was_written_is_noted() -> None:
     text = screen(GOOD, note="9 new, 0 corrected")
     assert f"(run {CONFIG.run_id('20240401-1a2b3c4d')}): 9 new, 0 corrected\n" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pipelines.models.network import build
 from pipelines.models.predictor import Predictor
 from pipelines.task import Task, format_time, parse_time
 from pipelines.taskfile import load_task
-from tests import small
+from tests import programs, small
 from tests.oracle import oracle
 from tests.toy import plain
 
@@ -52,11 +53,11 @@ def untrained(task: Task, folder: Path) -> None:
     manifest_of(predictor, Origin((0,), (0,), (0,), {}, 0)).write(folder)
 
 
-def score(folder: Path, out: str, as_of: str, model: str = "model", expect: int = Exit.OK) -> str:
+def score(folder: Path, out: str, as_of: str, model: str = "model", expect: int = Exit.OK, *more: str) -> str:
     told = io.StringIO()
     flags = ["--task", str(folder / "task.yaml"), "--input", str(folder / "events.parquet"), "--as-of", as_of]
     with redirect_stdout(told), redirect_stderr(told):
-        code = main(["score", *flags, "--model", str(folder / model), "--output", str(folder / out)])
+        code = main(["score", *flags, "--model", str(folder / model), "--output", str(folder / out), *more])
     assert code == expect, told.getvalue()
     return told.getvalue()
 
@@ -96,6 +97,19 @@ def test_a_model_that_is_not_there_is_told_before_anything_is_written(late: Path
     text = score(late, "none", "2024-04-01", model="nowhere", expect=Exit.MODEL)
     assert "nowhere is no model" in text
     assert not (late / "none").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--engine", "openvino")])
+def test_a_model_that_writes_a_file_is_told_before_anything_is_written(late: Path, more: tuple[str, ...]) -> None:
+    victim, model = late / "victim", late / "program"
+    shutil.rmtree(model, ignore_errors=True)
+    shutil.copytree(late / "model", model)
+    shutil.rmtree(model / "saved_model")
+    programs.put(model, programs.write, victim, on_load=True)
+    text = score(late, "none", "2024-04-01", "program", Exit.MODEL, *more)
+    assert "operation WriteFile ('WriteFile' of function" in text
+    assert not (late / "none").exists()
+    assert not victim.exists()
 
 
 def test_an_output_that_cannot_be_written(late: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipelines.errors import UserError
-from pipelines.task import ChurnLabel, PathLabel
+from pipelines.task import ChurnLabel, PathLabel, Task
 from pipelines.taskerrors import EXAMPLES
-from pipelines.taskfile import describe, load_task, schema, schema_text
+from pipelines.taskfile import LARGEST, SHOWN, describe, load_task, schema, schema_text
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "templates" / "tasks").glob("*.yaml"))
@@ -112,19 +114,21 @@ BROKEN = [
         "entity: user_id",
         "entity: yes",
         3,
-        "events.entity: must be text, and YAML reads yes as true; put it in quotes: 'yes'",
+        "events.entity: YAML reads yes as true; write true, or put it in quotes where it is text: 'yes'",
     ),
     ("entity: user_id", "entity: 17", 3, "events.entity: must be text, not the number 17; put it in quotes: '17'"),
     ("entity: user_id", "entity: ''", 3, "events.entity: is empty; it needs at least one character"),
     ("entity: user_id", "entity:\n    - a", 3, "events.entity: must be text, not a list"),
     ("[event_id]", "[a, 3, b]", 5, "events.identity.1: must be text, not the number 3; put it in quotes: '3'"),
-    ("type: [a, b]", "type: [a, off]", 8, "events.categories.type.1: must be text, and YAML reads off as false"),
+    ("type: [a, b]", "type: [a, off]", 8, "events.categories.type.1: YAML reads off as false; write"),
+    ("type: [a, b]", "type: [a, true]", 8, "events.categories.type.1: must be text, and YAML reads true as true; put"),
     ("type: [a, b]", "type: a", 8, "events.categories.type: must be a list, such as [a, b], not 'a'"),
     ("type: [a, b]", "type: [a, a]", 8, "events.categories.type: list at least one value, each once"),
     ("type: [a, b]", "'': [a, b]", 8, "a key is empty; write the name of a field"),
     ("steps: 30", "steps: '30'", 11, "sequence.steps: must be a whole number, not '30'"),
     ("steps: 30", "steps: 30.5", 11, "sequence.steps: must be a whole number, not 30.5"),
-    ("steps: 30", "steps: on", 11, "sequence.steps: must be a whole number, not true"),
+    ("steps: 30", "steps: on", 11, "sequence.steps: YAML reads on as true; write true, or"),
+    ("steps: 30", "steps: true", 11, "sequence.steps: must be a whole number, not true"),
     ("steps: 30", "steps: 0", 11, "sequence.steps: must be at least 1, not 0"),
     ("steps: 30", "steps: 100001", 11, "sequence.steps: must be at most 100000, not 100001"),
     ("{field: ts, unit: s}", "ts", 4, "events.time: must hold keys of its own, not 'ts'"),
@@ -144,6 +148,7 @@ BROKEN = [
     ("horizon: 7d", "horizon: 999999w", 20, "label.horizon: '999999w' does not fit; a duration is at most 100 years"),
     ("  horizon: 7d", "  horizon:", 20, "label.horizon: is empty; a duration is"),
     ("step: 1d", "step: 1d\n  origin: monday", 11, "sequence.origin: 'monday' does not fit; a time is a date or"),
+    ("step: 1d", "step: 1d\n  origin: 0001-01-01T00:00+14:00", 11, "a time is from year 1 to year 9999 in UTC"),
     ("step: 1d", "step: 0d", 10, "sequence.step: must be longer than nothing"),
     ("step: 1d", "step: 52000w", 10, "sequence.step: '52000w' does not fit; a duration is at most 100 years"),
     ("step: 1d", "step: 520w", 11, "sequence.steps: the history (step x steps) must be at most 100 years"),
@@ -181,7 +186,49 @@ BROKEN = [
     ("{field: ts, unit: s}", "{field: ts, unit: s", 5, "not valid YAML: "),
     ("  entity: user_id", "\tentity: user_id", 3, "indent with spaces, not tabs"),
     ("score:", "---\nscore:", 16, "not valid YAML: "),
-    ("[event_id]", "[" * 5000 + "]" * 5000, 1, "not valid YAML: nested too deeply"),
+    ("[event_id]", "[" * 5000 + "]" * 5000, 5, "not valid YAML: nested too deeply"),
+    ("[event_id]", "{a: " * 5000 + "}" * 5000, 5, "not valid YAML: nested too deeply"),
+    ("[event_id]", "\n" + "\n".join(" " * (4 + i) + "a:" for i in range(30)), 23, "not valid YAML: nested too deeply"),
+    ("score:", "x: &a [1]\ny: &b [*a, *a]\nz: [*b, *b]\nscore:", 17, "not valid YAML: aliases (*name) are not supp"),
+    # what YAML 1.1 reads otherwise than it looks
+    (
+        "steps: 30",
+        "steps: 0x1F",
+        11,
+        "sequence.steps: YAML reads 0x1F as 31; write 31, or put it in quotes where it is",
+    ),
+    ("steps: 30", "steps: 010", 11, "sequence.steps: YAML reads 010 as 8; write 8, or"),
+    ("steps: 30", "steps: 0b11", 11, "sequence.steps: YAML reads 0b11 as 3; write 3, or"),
+    ("steps: 30", "steps: 1:30", 11, "sequence.steps: YAML reads 1:30 as 90; write 90, or"),
+    ("steps: 30", "steps: 1:30.5", 11, "sequence.steps: YAML reads 1:30.5 as 90.5; write 90.5, or"),
+    ("steps: 30", "steps: 09", 11, "sequence.steps: must be a whole number, not '09'"),
+    ("steps: 30", "steps: 1e2", 11, "sequence.steps: must be a whole number, not '1e2'"),
+    ("steps: 30", "steps: !!int ''", 11, "sequence.steps:  cannot be read as a whole number"),
+    ("steps: 30", "steps: !!float ''", 11, "sequence.steps: cannot be read as what its tag says"),
+    ("steps: 30", f"steps: 0x{'F' * 9000}", 11, "sequence.steps: 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF cannot be"),
+    ("steps: 30", f"steps: {'9' * 9000}", 11, "sequence.steps: 9999999999999999999999999999999999999999 cannot be"),
+    ("steps: 30", f"steps: {'9' * 4200}", 11, "sequence.steps: must be at most 100000, not 9999"),
+    (
+        "{bot: false}",
+        "{country: no}",
+        6,
+        "events.where.country: YAML reads no as false; write false, or put it in quotes",
+    ),
+    (
+        "{bot: false}",
+        "{zip: 010}",
+        6,
+        "events.where.zip: YAML reads 010 as 8; write 8, or put it in quotes where it is te",
+    ),
+    ("score:", '"\\ud800": 1\nscore:', 16, "a key has an escape that stands for no character"),
+    # what no machine holds
+    ("churn_shop", "T" * 9000, 1, "task: 'TTTTTTTTTT"),
+    (
+        "score:",
+        "tune: {epochs: [1, 2, 3], seed: [" + "1, " * 4000 + "]}\nscore:",
+        16,
+        "tune: 12,000 combinations; the m",
+    ),
 ]
 
 
@@ -210,6 +257,38 @@ def test_a_broken_file_names_line_and_remedy(tmp_path: Path, old: str, new: str,
     lines = refused(file)
     assert any(text.startswith(f"{file}:{line}: ") and says in text for text in lines), lines
     assert not any(noise in str(lines) for noise in ("function-", "tagged-union", "literal[", "tuple[", "Value error"))
+
+
+def test_many_values_are_not_compared_with_each_other(tmp_path: Path) -> None:
+    """60,000 values take a fraction of a second, and minutes if each is held against all others."""
+    document = yaml.safe_load(GOOD)
+    document["events"]["categories"]["type"] = [f"v{i}" for i in range(60_000)]
+    document["sequence"]["features"][2]["values"] = [f"v{i}" for i in range(59_000)]
+    began = time.process_time()
+    assert len(Task.model_validate_json(json.dumps(document)).features) == 59_002
+    assert time.process_time() - began < 20
+
+
+def test_of_many_problems_the_first_are_told(tmp_path: Path) -> None:
+    features = "".join("    - {agg: sum}\n" for _ in range(300))
+    file = write(tmp_path, GOOD.replace("    - {agg: count}\n", features))
+    *lines, last = refused(file)
+    assert lines == [f"{file}:{13 + i}: sequence.features.{i}: sum needs a field" for i in range(SHOWN)]
+    assert last == f"{file}: and more, which are told when these are mended"
+
+
+def test_more_features_than_any_machine_holds_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    document = yaml.safe_load(GOOD)
+    document["events"]["categories"]["type"] = [f"v{i}" for i in range(20_000)]
+    document["sequence"]["features"] = [{"agg": "sum", "field": f"f{i}", "by": "type"} for i in range(5_000)]
+    with pytest.raises(ValidationError, match="100,000,000 features a step; the most is 100,000"):
+        Task.model_validate_json(json.dumps(document))
+
+
+def test_a_file_that_is_too_large(tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD + "#" * LARGEST)
+    assert refused(file) == [f"{file}: is larger than 1,000,000 bytes, which no task file is; check the path"]
+    assert "is larger than" in refused(Path("/dev/zero"))[0]
 
 
 def test_all_errors_come_together_in_the_order_of_the_file(tmp_path: Path) -> None:

@@ -427,7 +427,4 @@ def _usable(span: Since, sample: Sample) -> Mask:
 
 def _shown(micros: int) -> str:
     """A time to the second; in words where no calendar has it."""
-    try:
-        return format_time(micros // 1_000_000 * 1_000_000)
-    except OverflowError:
-        return "a time that no calendar has"
+    return format_time(micros // 1_000_000 * 1_000_000)

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+from pipelines.terminal import in_json
+
 Severity = Literal["ok", "warning", "error", "skipped"]
 REMEDIES = re.compile(  # how one begins in a message
     "(ALTER|add|check|choose|copy|create|drop|get|give|leave|name|pip|run|say|set|start|stop|take|train|use) "
@@ -225,7 +227,7 @@ def as_json(command: str, task: str | None, findings: Sequence[Finding]) -> str:
         "counts": tally(findings),
         "findings": [asdict(f) for f in findings],
     }
-    return json.dumps(document, indent=2, ensure_ascii=False)
+    return in_json(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def healthy(findings: Sequence[Finding]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -218,14 +219,14 @@ def _grants(launch: Launch) -> list[Grants]:
         out.append(_project(cloud.project, "dataflow.jobs.create", "dataflow.jobs.get"))
         email = cloud.service_account_email
         if email:
-            command = "gcloud iam service-accounts add-iam-policy-binding " + email
+            command = "gcloud iam service-accounts add-iam-policy-binding " + shlex.quote(email)
             path = f"v1/{SERVICE_ACCOUNT}{email}"
             out.append(Grants(email, "iam", path, ("iam.serviceAccounts.actAs",), command + WHO))
     return out
 
 
 def _pubsub(name: str, kind: str, *wanted: str) -> Grants:
-    _, project, _, short = name.split("/")
+    _, project, _, short = map(shlex.quote, name.split("/"))
     return Grants(
         name,
         "pubsub",
@@ -236,7 +237,7 @@ def _pubsub(name: str, kind: str, *wanted: str) -> Grants:
 
 
 def _project(project: str, *wanted: str) -> Grants:
-    command = f"gcloud projects add-iam-policy-binding {project}{WHO}"
+    command = f"gcloud projects add-iam-policy-binding {shlex.quote(project)}{WHO}"
     return Grants(f"project {project}", "cloudresourcemanager", f"v1/projects/{project}", wanted, command)
 
 
@@ -265,7 +266,7 @@ def _bigquery(launch: Launch) -> list[Grants]:
     grants = [_project(project, *dict.fromkeys(p)) for project, p in projects.items()]
     for (project, dataset, name), p in wanted.items():
         path = f"bigquery/v2/projects/{project}/datasets/{dataset}/tables/{name}"
-        command = f"bq add-iam-policy-binding{WHO} {project}:{dataset}.{name}"
+        command = f"bq add-iam-policy-binding{WHO} {shlex.quote(f'{project}:{dataset}.{name}')}"
         grants.append(Grants(f"{project}.{dataset}.{name}", "bigquery", path, p, command))
     return grants
 
@@ -287,7 +288,7 @@ def _buckets(launch: Launch) -> dict[str, tuple[str, ...]]:
 
 
 def _bucket(bucket: str, wanted: Sequence[str]) -> Grants:
-    command = f"gcloud storage buckets add-iam-policy-binding gs://{bucket}{WHO}"
+    command = f"gcloud storage buckets add-iam-policy-binding {shlex.quote(f'gs://{bucket}')}{WHO}"
     return Grants(f"gs://{bucket}", "storage", f"storage/v1/b/{quote(bucket, safe='')}", tuple(wanted), command)
 
 
@@ -316,11 +317,12 @@ def dataflow(launch: Launch, google: Google) -> Iterator[Finding]:
             "runner-reachable",
             "Dataflow",
             f"{where}: {answer.message}",
-            f"Enable the API: gcloud services enable dataflow.googleapis.com --project={cloud.project}",
+            f"Enable the API: gcloud services enable dataflow.googleapis.com --project={shlex.quote(cloud.project)}",
         )
     elif answer.status == 403:
         role = ROLES["dataflow.jobs.list"]
-        command = f"gcloud projects add-iam-policy-binding {cloud.project} --member={google.account} --role={role}"
+        project = shlex.quote(cloud.project)
+        command = f"gcloud projects add-iam-policy-binding {project} --member={google.account} --role={role}"
         yield error("permissions", where, f"{where}: {google.account} lacks dataflow.jobs.list", f"Run {command}")
     else:
         yield error(

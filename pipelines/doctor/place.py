@@ -35,7 +35,7 @@ def places(launch: Launch, google: Google) -> Iterator[Finding]:
 def _folder(place: str, flag: str) -> Finding:
     if "://" in place:
         return error("output-place", flag, f"{flag} {place} is no folder of this machine, nor a table of BigQuery")
-    folder = Path(place).resolve()
+    folder = Path(os.path.realpath(place))
     there = next(p for p in (folder, *folder.parents) if p.exists())
     if not there.is_dir():
         return error("output-place", flag, f"{flag} {place}: {there} is a file, not a folder")

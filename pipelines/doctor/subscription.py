@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def _settings(name: str) -> Iterator[Finding]:
 
 def _change(name: str, line: str) -> str:
     """The command that changes the setting that a line is about; empty where another subscription is needed."""
-    _, project, _, short = name.split("/")
+    _, project, _, short = map(shlex.quote, name.split("/"))
     flags = {
         "its ack deadline": "--ack-deadline=10 --clear-retry-policy",
         "it delivers exactly once": "--no-enable-exactly-once-delivery",
@@ -115,12 +116,12 @@ def _refused(code: str, name: str, problem: UserError, role: str) -> Finding:
     """What Pub/Sub answers about a subscription or topic."""
     kind = type(problem.__cause__).__name__
     if kind == "PermissionDenied":
-        _, project, what, short = name.split("/")
+        _, project, what, short = map(shlex.quote, name.split("/"))
         command = f"gcloud pubsub {what} add-iam-policy-binding {short} --project={project} --member=ACCOUNT --role="
         remedy = f"Run {command}roles/{role}, and the same with roles/pubsub.viewer"
         return error("permissions", name, f"{name}: you may not look at it; that is in roles/pubsub.viewer", remedy)
     if kind == "NotFound":
-        _, project, what, short = name.split("/")
+        _, project, what, short = map(shlex.quote, name.split("/"))
         of = " --topic=TOPIC --ack-deadline=10" if what == "subscriptions" else ""
         remedy = f"Run gcloud pubsub {what} create {short} --project={project}{of}"
         host = os.environ.get(EMULATOR)

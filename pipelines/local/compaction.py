@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from pipelines.background import repeating
-from pipelines.folders import sync
+from pipelines.folders import create_private, make_private, sync
 from pipelines.local.livestore import (
     KINDS,
     Kind,
@@ -135,10 +135,12 @@ def _merge(kind: Kind, files: Sequence[Path], to: Path) -> None:
     stay, order = ROWS[kind]
     spill, part = to.with_name("spill"), to.with_name(f"{to.name}.part")
     shutil.rmtree(spill, ignore_errors=True)
+    make_private(spill)
+    create_private(part).close()
     with duckdb.connect(config={"threads": 1, "memory_limit": MEMORY, "temp_directory": str(spill)}) as con:
         con.execute(
             f"COPY (SELECT * FROM {parquet(files)} QUALIFY {stay} ORDER BY {order}) "
-            f"TO {literal(part)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
+            f"TO {literal(part)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP}, USE_TMP_FILE false)"
         )
     sync(part)
     os.replace(part, to)

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
-from pipelines.folders import sync
+from pipelines.folders import make_private, sync
 from pipelines.ledger import Ledger
 from pipelines.local.store import write_file
 from pipelines.rows import live_ledger, write_table
@@ -54,14 +54,14 @@ def prepare(out: str | os.PathLike[str], run_id: str) -> None:
         raise ValueError(f"a run_id takes letters, digits, _ and -: {run_id!r}")
     try:
         for kind in KINDS:
-            folder(out, run_id, kind).mkdir(parents=True, exist_ok=True)
+            make_private(folder(out, run_id, kind))
     except OSError as e:
         raise UserError(f"cannot write to the output folder {out}: {e.strerror or e}. Choose another one") from e
 
 
 def folder(out: str | os.PathLike[str], run_id: str, kind: Kind) -> Path:
     """Where the files of a kind are."""
-    return Path(out).resolve() / "live" / run_id / kind
+    return Path(os.path.realpath(out)) / "live" / run_id / kind
 
 
 def stop_file(out: str | os.PathLike[str], run_id: str) -> Path:
@@ -71,7 +71,7 @@ def stop_file(out: str | os.PathLike[str], run_id: str) -> Path:
 
 def live_runs(out: str | os.PathLike[str]) -> list[str]:
     """The runs that ever appended to the output folder."""
-    live = Path(out).resolve() / "live"
+    live = Path(os.path.realpath(out)) / "live"
     return sorted(n for n in os.listdir(live) if re.fullmatch(RUN_ID, n)) if live.is_dir() else []
 
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,8 +24,9 @@ import numpy as np
 
 from pipelines.errors import UserError
 from pipelines.local.views import TRIES, VIEWS, connected, snapshot
+from pipelines.terminal import for_data, in_json, one_line
 
-Format = Literal["table", "csv", "json"]
+Format = Literal["table", "csv", "spreadsheet", "json"]
 Row = tuple[object, ...]
 T = TypeVar("T")
 
@@ -39,10 +41,14 @@ NUMBERS = (
     "UBIGINT",
     "UHUGEINT",
     "UINTEGER",
+    "USMALLINT",
+    "UTINYINT",
     "FLOAT",
     "DOUBLE",
     "DECIMAL",
 )
+# How text begins that a spreadsheet computes, by OWASP: the signs also in full width.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 CELL = 60  # characters of a table's cell
 NAMED = 24  # columns of a view that an error message names
 
@@ -71,6 +77,8 @@ def connect(out: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
 
 def select(out: str | os.PathLike[str], sql: str) -> Result:
     """The result of a statement over the views. Raises UserError, with the views and columns, if it fails."""
+    if any("\ud800" <= c <= "\udfff" for c in sql):
+        raise UserError("the statement is not text in UTF-8")
     try:
         return _on_current(out, lambda con: _execute(con, sql))
     except (duckdb.Error, OverflowError, ValueError) as e:
@@ -87,19 +95,36 @@ def query(
     """Prints the result of a statement: an aligned table, CSV with a header, or JSON lines. Times are in UTC.
 
     Args:
+        format: csv is exact, for programs; in spreadsheet, also CSV, a quote (') stands before text that begins as a
+            formula does, so that what an event brought is not computed where it is opened.
         limit: rows that a table shows, 0 for all; it says so if there are more. CSV and JSON are always whole.
     """
     result, to = select(out, sql), stream or sys.stdout
     if format == "table":
         _print_table(result, limit, to)
         return
+    to = for_data(to)
     plain = ([_plain(v, t) for v, t in zip(row, result.types, strict=True)] for row in result.rows)
-    if format == "csv":
-        writer = csv.writer(to, lineterminator="\n")
-        writer.writerow(result.names)
-        writer.writerows([_nested(v) for v in row] for row in plain)
-    else:
-        to.writelines(_json(dict(zip(result.names, row, strict=True))) + "\n" for row in plain)
+    if format == "json":
+        twice = next((name for name, times in Counter(result.names).items() if times > 1), None)
+        if twice is not None:
+            raise UserError(f"two columns are named {twice}, and JSON keeps one: name them apart with AS")
+        to.writelines(in_json(_json(dict(zip(result.names, row, strict=True)))) + "\n" for row in plain)
+        return
+    writer = csv.writer(_Lines(to), lineterminator="\r\n")  # of which it quotes either in a field
+    cell = _nested if format == "csv" else _uncomputed
+    writer.writerow(map(cell, result.names))
+    writer.writerows(map(cell, row) for row in plain)
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Ends the lines of a CSV writer as every system's tools take them."""
+
+    to: TextIO
+
+    def write(self, line: str) -> int:
+        return self.to.write(line.removesuffix("\r\n") + "\n")
 
 
 def _on_current(out: str | os.PathLike[str], use: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
@@ -159,6 +184,12 @@ def _nested(value: object) -> object:
     return _json(value) if isinstance(value, list | dict | bool) else value
 
 
+def _uncomputed(value: object) -> object:
+    """The same, but for text that a spreadsheet would take for a formula. Numbers stay numbers."""
+    text = _nested(value)
+    return f"'{text}" if isinstance(text, str) and text.startswith(FORMULA) else text
+
+
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
@@ -168,11 +199,12 @@ def _print_table(result: Result, limit: int, to: TextIO) -> None:
     rows = list(islice(result.rows, limit + 1 if limit else None))
     cut = bool(limit) and len(rows) > limit
     rows = rows[:limit] if cut else rows
-    columns = [_cells([row[i] for row in rows]) for i in range(len(result.names))]
+    names = [one_line(name) for name in result.names]
+    columns = [_cells([row[i] for row in rows]) for i in range(len(names))]
     right = [t.partition("(")[0] in NUMBERS for t in result.types]
-    widths = [max(map(len, [n, *cells])) for n, cells in zip(result.names, columns, strict=True)]
+    widths = [max(map(len, [n, *cells])) for n, cells in zip(names, columns, strict=True)]
     lines: Iterable[Sequence[str]] = zip(*columns, strict=True)
-    for line in (result.names, ["-" * w for w in widths], *lines):
+    for line in (names, ["-" * w for w in widths], *lines):
         fields = zip(line, widths, right, strict=True)
         print("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in fields).rstrip(), file=to)
     if cut:

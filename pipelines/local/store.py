@@ -27,7 +27,7 @@ from typing import BinaryIO, Literal
 import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
-from pipelines.folders import sync
+from pipelines.folders import PRIVATE_FILE, create_private, make_private, sync
 from pipelines.locks import locked
 from pipelines.versions import versioned
 
@@ -103,7 +103,7 @@ def begin(out: str | os.PathLike[str], run_id: str, attempt: str) -> Iterator[At
     """
     if "://" in os.fspath(out):
         raise UserError(f"{os.fspath(out)}: the output must be a local folder")
-    run = Attempt(Path(out).resolve(), run_id, attempt)
+    run = Attempt(Path(os.path.realpath(out)), run_id, attempt)
     try:
         lock = _create(run)
     except OSError as e:
@@ -166,9 +166,9 @@ def current(out: Path) -> dict[str, Path]:
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file that is there whole, and on the disk, or not at all. Its folder must exist."""
+    """Writes a private file that is there whole, and on the disk, or not at all. Its folder must exist."""
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    with part.open("xb") as f:
+    with create_private(part) as f:
         write(f)
         f.flush()
         os.fsync(f.fileno())
@@ -182,12 +182,12 @@ def _outcome_path(run: Attempt) -> Path:
 def _create(run: Attempt) -> int:
     """The descriptor of the run's lock."""
     for name in ("current", "generations", "tmp"):
-        (run.out / name).mkdir(parents=True, exist_ok=True)
+        make_private(run.out / name)
     with locked(run.out / LOCK):
         _sweep(run.out)
         for folder in (run.tmp, run.progress, run.data, *(run.data / k for k in KINDS)):
-            folder.mkdir()
-        lock = os.open(run.tmp / "lock", os.O_RDWR | os.O_CREAT)
+            make_private(folder)
+        lock = os.open(run.tmp / "lock", os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
         fcntl.flock(lock, fcntl.LOCK_EX)
     return lock
 

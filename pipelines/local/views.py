@@ -55,8 +55,20 @@ class _Rows:
 
 
 def snapshot(out: str | os.PathLike[str]) -> Snapshot:
-    """The files behind the links, and those of live jobs. Raises UserError if there is no such folder."""
-    place = Path(out).resolve()
+    """The files behind the links, and those of live jobs. Raises UserError if it is not there, or closed."""
+    if "://" in os.fspath(out):
+        raise UserError(f"{out}: `foretide query` reads folders of this machine, which `foretide score` wrote")
+    try:
+        return _snapshot(Path(os.path.realpath(out)))
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: you may not read it: ask its owner, or be of its group") from None
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be read: {error.strerror or error}; give the output folder of `foretide score`"
+        ) from None
+
+
+def _snapshot(place: Path) -> Snapshot:
     if not place.is_dir():
         raise UserError(f"there is no folder {place}: give the output folder of `foretide score`")
     links = current(place)

@@ -10,13 +10,15 @@ from typing import get_args
 
 from pipelines.errors import Exit, UserError
 from pipelines.models.engine import DeviceName, Engine, EngineName
+from pipelines.models.operations import check_operations
 
 
 def load_engine(model_dir: Path | str, engine: EngineName, device: DeviceName) -> Engine:
-    """Loads the SavedModel of an exported model.
+    """Loads the SavedModel of an exported model, once its operations are known to keep to themselves.
 
     Raises:
-      UserError: no such engine or device, the engine is not installed, or the model cannot be read.
+      UserError: no such engine or device, the engine is not installed, or the model cannot be read or has operations
+        that it may not use.
     """
     path = Path(model_dir) / "saved_model"
     if engine not in get_args(EngineName):
@@ -25,6 +27,7 @@ def load_engine(model_dir: Path | str, engine: EngineName, device: DeviceName) -
         raise UserError(f"--device {device}: there are {', '.join(get_args(DeviceName))}")
     if not (path / "saved_model.pb").is_file():
         raise UserError(f"{model_dir} holds no saved_model: give the folder that foretide train wrote", Exit.MODEL)
+    check_operations(path, Path(model_dir))  # before anything of it can run
     if engine == "tensorflow":
         with silent_stderr():
             from pipelines.models.tensorflow_engine import TensorFlowEngine

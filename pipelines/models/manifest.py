@@ -11,38 +11,47 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pipelines.errors import Exit, UserError
-from pipelines.task import PathLabel, Task, format_duration
+from pipelines.jsonfile import read_json
+from pipelines.task import ModelSpec, PathLabel, Task, format_duration
 
 FORMAT = 2
 FILE = "manifest.json"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of a version: a folder's, and no other place
+
+Time = Annotated[int, Field(ge=-62_135_596_800_000_000, lt=253_402_300_800_000_000)]  # us, of the years 1 to 9999
+Duration = Annotated[int, Field(ge=0, lt=1 << 63)]  # us
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What a model was made from and what it expects. Times are us since 1970 UTC."""
 
-    task: str
+    task: Annotated[str, Field(pattern=f"^{NAME}$")]
     task_digest: str
-    step: int  # us
-    steps: int
+    step: Duration
+    steps: Annotated[int, Field(ge=1)]
     features: tuple[str, ...]  # names, in the order of the tensor's columns
-    label: str  # churn | path
+    label: Literal["churn", "path"]
     label_field: str  # of a path, else empty
-    horizon: int  # us
-    active_within: int  # us, of churn, else 0
+    horizon: Duration
+    active_within: Duration  # of churn, else 0
     outputs: tuple[str, ...]
-    version: str  # the last as-of it learnt from, and a digest of its weights and inputs: 20150101-1a2b3c4d
-    train: tuple[int, ...]  # as-ofs
-    validation: tuple[int, ...]
-    test: tuple[int, ...]
+    # The last as-of it learnt from, and a digest of its weights and inputs: 20150101-1a2b3c4d
+    version: Annotated[str, Field(pattern=f"^{NAME}$")]
+    train: Annotated[tuple[Time, ...], Field(min_length=1)]  # as-ofs
+    validation: tuple[Time, ...]
+    test: tuple[Time, ...]
     model: Mapping[str, Any]  # the task's ModelSpec
     metrics: Mapping[str, float]
     libraries: Mapping[str, str]
-    created: int
+    created: Time
     format: int = FORMAT
 
     def write(self, directory: Path) -> None:
@@ -72,7 +81,7 @@ def load_manifest(directory: Path | str) -> Manifest:
     """
     path = Path(directory) / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise UserError(
             f"{directory} is no model: it has no {FILE}; make one with foretide train", Exit.MODEL
@@ -87,8 +96,19 @@ def load_manifest(directory: Path | str) -> Manifest:
     if set(content) != names:
         wrong = ", ".join(sorted(names ^ set(content)))
         raise UserError(f"{path} has missing or unknown fields: {wrong}; train the model again", Exit.MODEL)
-    lists = {k: tuple(v) for k, v in content.items() if isinstance(v, list)}
-    return Manifest(**{**content, **lists})
+    try:
+        manifest = _fields().validate_python(content)
+        ModelSpec.model_validate(manifest.model, strict=False)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, ((*("model",) * (error.title == "ModelSpec"), *first["loc"]))))
+        raise UserError(f"{path}: {where}: {first['msg']}; train the model again", Exit.MODEL) from None
+    return manifest
+
+
+@cache
+def _fields() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
 
 
 def check(manifest: Manifest, task: Task) -> None:

@@ -56,7 +56,8 @@ def _write(examples: Examples, rows: Ints, inputs: Callable[[tf.Tensor], dict[st
         return tf.concat([tf.cast(x, tf.float32) for x in inputs(raw).values()], axis=1)
 
     partial = file.with_suffix(".partial")
-    with partial.open("wb") as f:
+    partial.unlink(missing_ok=True)
+    with partial.open("xb") as f:  # through no link that stands in its place
         for i in range(0, len(rows), ROWS):
             x: Floats = examples.tensor(rows[i : i + ROWS])
             np.asarray(columns(tf.constant(x))).tofile(f)

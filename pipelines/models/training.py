@@ -160,7 +160,9 @@ class Member:
         arrays = {f"{name}{i}": np.asarray(v) for name, vs in self._variables().items() for i, v in enumerate(vs)}
         best = {f"best{i}": w for i, w in enumerate(self.best)}
         partial = self.file.with_suffix(".partial.npz")
-        np.savez(partial, allow_pickle=False, place=np.array(json.dumps(asdict(self.place))), **arrays, **best)
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as f:  # through no link that stands in its place
+            np.savez(f, allow_pickle=False, place=np.array(json.dumps(asdict(self.place))), **arrays, **best)
         os.replace(partial, self.file)
 
     def _restore(self) -> None:

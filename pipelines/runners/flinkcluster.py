@@ -26,6 +26,7 @@ from types import FrameType, TracebackType
 from typing import Literal
 
 from pipelines.errors import Exit, UserError
+from pipelines.local.store import write_file
 from pipelines.locks import locked
 from pipelines.runners import flink
 from pipelines.runners.processes import bound, end, free_port, listens
@@ -321,8 +322,7 @@ def run(folder: Path, task_managers: int, slots: int) -> None:
 
     signal.signal(signal.SIGTERM, leave)
     with _held(folder), FlinkCluster(folder, task_managers, slots, Ports()):
-        (folder / "pid.part").write_text(str(os.getpid()))
-        (folder / "pid.part").rename(folder / "pid")
+        write_file(folder / "pid", lambda f: f.write(str(os.getpid()).encode()))
         try:
             while True:
                 signal.pause()

@@ -5,6 +5,7 @@ https://nightlies.apache.org/flink/flink-docs-release-1.19/docs/ops/rest_api/
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -132,7 +133,6 @@ def savepoint(name: str, target: str | None, beam_args: Sequence[str]) -> int:
         raise UserError("--flink_master=HOST:PORT is missing: which cluster runs the job?")
     place = FlinkJob(master, name).stop(target)
     print(f"stopped     {name}\nsavepoint   {place}")
-    print(
-        f"next        the same `foretide stream` as before, with --from of its first as-of and --savepoint_path={place}"
-    )
+    begin = f"--from of its first as-of and --savepoint_path={shlex.quote(place)}"
+    print(f"next        the same `foretide stream` as before, with {begin}")
     return Exit.OK

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from pipelines.background import repeating
 from pipelines.errors import UserError
-from pipelines.folders import sync
+from pipelines.folders import create_private, make_private, sync
 from pipelines.local.store import write_file
 from pipelines.locks import locked
 from pipelines.metrics import counter
@@ -93,7 +93,7 @@ def write_messages(folder: Path, messages: Messages, payload: Payload | None = N
     rows = table(messages, payload or Payload()).take(pa.array(kept))
     for d in np.unique(day).tolist():
         place = folder / format_time(d * 86_400_000_000)[:10]
-        place.mkdir(parents=True, exist_ok=True)
+        make_private(place)
         _write(place / f"{uuid.uuid4().hex}{EXTENSION}", rows.take(pa.array(np.flatnonzero(day == d))))
         sync(place)
     return len(kept)
@@ -177,7 +177,7 @@ def _merge(day: Path, names: Sequence[str]) -> int:
     replaces = {REPLACES: json.dumps(names).encode()}
     target = day / f"{MERGED}{uuid.uuid4().hex}{EXTENSION}"
     hidden = day / f".{target.name}"
-    with hidden.open("xb") as raw:
+    with create_private(hidden) as raw:
         with pq.ParquetWriter(raw, first.with_metadata({**first.metadata, **replaces}), compression="zstd") as out:
             for rows in _groups(day, names):
                 out.write_table(rows.replace_schema_metadata(out.schema.metadata))
@@ -221,7 +221,7 @@ def _check(folder: str) -> None:
     if "://" in folder:
         raise UserError(f"{folder}: the archive must be a local folder")
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        make_private(Path(folder))
         if not os.access(folder, os.W_OK):
             raise PermissionError(None, "Permission denied")
     except OSError as error:

@@ -227,8 +227,7 @@ class Serving:
     def _refuse(self, version: str, serves: str, error: Exception) -> None:
         self._changes.put("models_refused")
         what = f"model {version} of {self._folder} is refused, and {serves} serves: {_reason(error)}"
-        back = f"foretide models --models {self._folder.parent} rollback {self._folder.name}"
-        log.error("%s. Go back with %s", what, back)
+        log.error("%s. Go back with %s", what, registry.go_back(self._folder))
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ import argparse
 import functools
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -182,7 +183,7 @@ def facts(name: str, found: Subscription) -> Facts:
 def explained(name: str, error: Exception) -> UserError:
     """What a failed look at a subscription means to the user."""
     kind = type(error).__name__
-    project, short = name.split("/")[1], name.rsplit("/", 1)[-1]
+    project, short = map(shlex.quote, (name.split("/")[1], name.rsplit("/", 1)[-1]))
     host = os.environ.get(EMULATOR)
     if kind == "NotFound":
         create = f"gcloud pubsub subscriptions create {short} --project={project} --topic=TOPIC --ack-deadline=10"

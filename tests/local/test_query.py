@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from pipelines.errors import UserError
 from pipelines.local.query import Format, connect, query, select
+from pipelines.terminal import Shown, shown
 from tests.published import put, put_scores
+from tests.test_terminal import Screen
 
 
 def printed(out: Path, sql: str, format: Format = "table", limit: int = 100) -> str:
@@ -96,6 +100,58 @@ def test_csv(tmp_path: Path) -> None:
     head, row = printed(tmp_path, VALUES, "csv").splitlines()
     assert head == "f,d,s,c,t,n,z,day,o,b,nan,i,x"
     assert row == '0.1,0.1,3,1.5,"a,""ü",,2024-01-01T06:00:00.250000Z,2024-01-01,"{""a"": [1]}",true,,90.0,\\xffa'
+
+
+ODD = r"""SELECT chr(13) || 'x' AS cr, chr(10) || 'y' AS lf, 'a' || chr(155) || chr(8238) AS c1, chr(0) AS nul,
+    '=1+1' AS "=formula", '@x' AS at, '-1' AS t, -1 AS n, -0.5::FLOAT AS f, chr(65309) || '1' AS wide, [-1] AS list,
+    '' AS none"""
+
+
+def test_csv_is_exact_whatever_a_field_holds(tmp_path: Path) -> None:
+    text = printed(tmp_path, ODD, "csv")
+    head, row = csv.reader(io.StringIO(text, newline=""))
+    assert head == ["cr", "lf", "c1", "nul", "=formula", "at", "t", "n", "f", "wide", "list", "none"]
+    assert row == ["\rx", "\ny", "a\x9b\u202e", "\0", "=1+1", "@x", "-1", "-1", "-0.5", "\uff1d1", "[-1]", ""]
+    assert '"\rx"' in text
+    assert text.count("\r") == 1
+
+
+def test_a_spreadsheet_computes_no_text(tmp_path: Path) -> None:
+    head, row = csv.reader(io.StringIO(printed(tmp_path, ODD, "spreadsheet"), newline=""))
+    assert head[4] == "'=formula"
+    assert row == ["'\rx", "'\ny", "a\x9b\u202e", "\0", "'=1+1", "'@x", "'-1", "-1", "-0.5", "'\uff1d1", "[-1]", ""]
+
+
+def test_no_format_moves_the_cursor_of_a_terminal(tmp_path: Path) -> None:
+    sql = ODD.replace("none", "\x1b[2J\n\u202e").replace(" AS \x1b[2J\n\u202e", ' AS "\x1b[2J\n\u202e"')
+    for format in get_args(Format):
+        screen = Screen()
+        query(tmp_path, sql, format, stream=Shown(screen))  # type: ignore[arg-type]
+        assert screen.getvalue() == shown(screen.getvalue())
+    head = printed(tmp_path, sql).splitlines()[0]
+    assert head.endswith("\\x1b[2J\\n\\u202e")
+    assert json.loads(printed(tmp_path, sql, "json"))["\x1b[2J\n\u202e"] == ""
+
+
+def test_a_statement_that_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the statement is not text in UTF-8"):
+        printed(tmp_path, "SELECT '\udcff'")
+
+
+def test_json_keeps_every_column(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="two columns are named a, and JSON keeps one: name them apart with AS"):
+        printed(tmp_path, "SELECT 1 AS a, 2 AS b, 3 AS a", "json")
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match="there is no folder"):
+        connect(tmp_path / "a")
+    with pytest.raises(UserError, match="reads folders of this machine"):
+        connect("bq://p.d.t")
+    with pytest.raises(UserError, match="cannot be read: File name too long"):
+        connect(tmp_path / ("x" * 5000))
 
 
 @pytest.mark.parametrize("format", ["csv", "json"])

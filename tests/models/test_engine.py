@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -90,6 +91,14 @@ def test_refuses_what_it_cannot_have(exported: tuple[Path, Floats], tmp_path: Pa
 def test_a_broken_model_is_an_error_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "saved_model").mkdir()
     (tmp_path / "saved_model" / "saved_model.pb").write_bytes(b"\x00broken")
+    for engine in ENGINES:
+        with pytest.raises(UserError, match="cannot be read as a SavedModel"):
+            load_engine(tmp_path, engine, "cpu")
+
+
+def test_a_model_without_its_variables_is_an_error_of_the_user(exported: tuple[Path, Floats], tmp_path: Path) -> None:
+    shutil.copytree(exported[0] / "saved_model", tmp_path / "saved_model")
+    shutil.rmtree(tmp_path / "saved_model" / "variables")
     with pytest.raises(UserError, match="cannot be loaded by TensorFlow"):
         load_engine(tmp_path, "tensorflow", "cpu")
     pytest.importorskip("openvino")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,56 @@ def test_refuses_what_is_no_manifest(content: str | None, message: str, tmp_path
     with pytest.raises(UserError, match=message) as caught:
         load_manifest(tmp_path)
     assert caught.value.code == Exit.MODEL
+
+
+def harmed(**changed: object) -> str:
+    return json.dumps({**asdict(MANIFEST), **changed})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (harmed(version="../../etc"), "version: String should match pattern"),
+        (harmed(version="a/b"), "version: String should match"),
+        (harmed(version="a\n"), "version: String should match"),
+        (harmed(task="/etc"), "task: String should match"),
+        (harmed(task=["toy"]), "task: Input should be a valid string"),
+        (harmed(created="yesterday"), "created: Input should be a valid integer"),
+        (harmed(created=10**30), "created: "),
+        (harmed(train=[]), "train: Tuple should have at least 1 item"),
+        (harmed(test=[10**18]), r"test\.0: Input should be less than"),
+        (harmed(step=-1), "step: Input should be greater than or equal to 0"),
+        (harmed(steps=0), "steps: Input should be greater"),
+        (harmed(features="count()"), "features: Input should be a valid tuple"),
+        (harmed(label="guess"), "label: Input should be 'churn' or 'path'"),
+        (harmed(metrics={"auc": "good"}), r"metrics\.auc: Input should be a valid number"),
+        (harmed(metrics=[0.5]), "metrics: Input should be a valid dictionary"),
+        (harmed(libraries={"keras": {"a": 1}}), r"libraries\.keras: Input should be a valid string"),
+        (harmed(model={"network": "brain"}), r"model\.network: Input should be 'mlp'"),
+        (harmed(model={"network": "mlp", "units": "many"}), r"model\.units: Input should be a valid tuple"),
+        (harmed(outputs=["\ud800"]), "cannot be read: .*surrogates not allowed"),
+        ("[" * 100_000, "cannot be read: it is nested too deep"),
+        (harmed(model="x").replace('"x"', "[" * 60 + "]" * 60), "cannot be read: it is nested too deep"),
+        ("9" * 5000, "cannot be read: Exceeds the limit"),
+        ("\x00\x01", "cannot be read"),
+        ('{"format": 2' + " " * (1 << 24) + "}", "cannot be read: it has more than 16,777,216 bytes"),
+    ],
+)
+def test_a_field_of_another_kind_is_named(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(UserError, match=f"{FILE}:? .*{message}.*; train the model again$") as caught:
+        load_manifest(tmp_path)
+    assert caught.value.code == Exit.MODEL
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(UserError, match="cannot be read: it is no file"):
+        load_manifest(tmp_path)
+    (tmp_path / FILE).unlink()
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(UserError, match="cannot be read: "):
+        load_manifest(tmp_path)
 
 
 def test_the_file_is_plain_json(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from hypothesis import strategies as st
 
 from pipelines.errors import UserError
 from pipelines.models import preprocessing
+from pipelines.models.calibration import Calibration
+from pipelines.models.export import save
+from pipelines.models.network import build
+from pipelines.models.operations import check_operations
+from pipelines.models.predictor import Predictor
 from pipelines.models.preprocessing import (
     BATCH,
     CELLS,
@@ -50,14 +56,15 @@ NUMBERS = [i for i, f in enumerate(FEATURES) if "vocabulary" not in f]
 Array = npt.NDArray[np.float32]
 
 
-def task() -> Task:
+def task(label: Mapping[str, object] = CHURN, **model: object) -> Task:
     return Task.model_validate(
         {
             "task": "toy",
             "events": {"entity": "user", "time": {"field": "at", "unit": "s"}, "identity": "none"},
             "sequence": {"step": "1d", "steps": STEPS, "features": FEATURES},
             "score": {"every": "1d"},
-            "label": CHURN,
+            "label": label,
+            "model": model,
         },
         strict=False,
     )
@@ -256,6 +263,26 @@ def saved(analysed: Analysed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     module, path = Served(analysed.transform), tmp_path_factory.mktemp("saved") / "saved_model"
     tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})
     return path
+
+
+@pytest.mark.parametrize(
+    ("network", "calibration"),
+    [
+        ("mlp", Calibration("none")),
+        ("gru", Calibration("isotonic", (0, 1, 2), (0, 0.5, 1))),
+        ("lstm", Calibration("platt", (1.5,), (0.5,))),
+        ("linear", Calibration("identity")),
+    ],
+)
+def test_whatever_is_exported_has_allowed_operations(
+    analysed: Analysed, network: str, calibration: Calibration, tmp_path: Path
+) -> None:
+    """With every aggregation, scale, network, calibration and label."""
+    path = {"kind": "path", "field": "price", "steps": 3}
+    spec = task(path if calibration.method == "identity" else CHURN, network=network, units=[4])
+    members = [build(spec, analysed.transform.shapes, 0)]
+    save(Predictor(spec, analysed.transform, members, calibration), tmp_path / "saved_model")
+    check_operations(tmp_path / "saved_model", tmp_path)
 
 
 @pytest.mark.parametrize("n", [1, 7, 256])

@@ -25,7 +25,7 @@ from pipelines.registry import POINTER, Pointer, promote, rollback, serving
 from pipelines.task import Task
 from pipelines.transforms import serving as module
 from pipelines.transforms.serving import CHANGES, Loader, Serving, warm_up
-from tests.served import HARMS, SEEDS, SIZE, Floats, Shelf, make_shelf, put_toy, settle
+from tests.served import HARMS, SEEDS, SIZE, WRITTEN, Floats, Shelf, make_shelf, put_toy, settle
 from tests.toy import task, tensor
 
 LOADER = Loader(task(network="mlp"), "tensorflow", "cpu", SIZE)
@@ -137,6 +137,7 @@ def test_a_broken_version_changes_nothing(
     promote(folder, c)
     assert look(served) == look(started) == {"models_swapped": 1}
     assert serves(served, shelf) == serves(started, shelf) == c
+    assert not (shelf.folder.parent / WRITTEN).exists()
 
 
 def test_a_start_goes_back_as_far_as_it_must(folder: Path, shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
