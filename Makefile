@@ -129,7 +129,7 @@ flink-stop:
 	$(BIN)/python -m pipelines.runners.flinkcluster stop
 
 $(FLINK)/.fetched: $(VENV)/.uv $(wildcard emulators/flink/*) tools/jgo.txt
-	@command -v java > /dev/null || { echo "Flink needs Java 17: install a JDK"; exit 1; }
+	@command -v javac > /dev/null || { echo "Flink needs a JDK of Java 17 (java and javac): install one"; exit 1; }
 	$(PIP) --python $(BIN)/python --no-deps --target $(FLINK)/dist -r emulators/flink/requirements.txt
 	command -v mvn > /dev/null || $(PIP) --python $(BIN)/python --no-deps --target $(FLINK)/jgo -r tools/jgo.txt
 	PYTHONPATH=$(FLINK)/jgo $(BIN)/python \

@@ -24,7 +24,7 @@ from pipelines.config import (
     first_as_of,
     parse_as_ofs,
 )
-from pipelines.errors import Exit, UserError
+from pipelines.errors import Exit, UserError, unknown_option
 from pipelines.folders import private_umask
 from pipelines.task import Task, format_duration, parse_duration
 from pipelines.terminal import shown_streams
@@ -250,7 +250,7 @@ def _replay(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     from pipelines.replay import ReplayConfig, replay
 
     if rest:
-        raise UserError(f"unknown option {rest[0]}; see foretide replay --help")
+        raise unknown_option(rest, "; see foretide replay --help")
     return replay(ReplayConfig(args.output, args.subscription, args.topic, args.reason, args.dry_run))
 
 
@@ -308,7 +308,7 @@ def _models(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     ]  # argparse takes those after an option for others
     unknown = next((r for r in rest if r.startswith("-")), None)
     if unknown:
-        raise UserError(f"unknown option {unknown}; see foretide models --help")
+        raise unknown_option([unknown], "; see foretide models --help")
     root = args.models
     action = names.pop(0) if names and names[0] in MODEL_ACTIONS else "list"
     least, most, what = MODEL_ACTIONS[action]
@@ -331,7 +331,7 @@ def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     from pipelines.local.query import query
 
     if rest:
-        raise UserError(f"unknown option {rest[0]}; see foretide query --help")
+        raise unknown_option(rest, "; see foretide query --help")
     with private_umask():  # of what DuckDB keeps on the disk meanwhile, and of files that the statement writes
         query(args.output, args.sql, args.format, args.limit)
     return int(Exit.OK)
@@ -347,7 +347,7 @@ def _schema(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     from pipelines.bigquery.schema import schema_apply
 
     if rest:
-        raise UserError(f"unknown option {rest[0]}; see foretide schema --help")
+        raise unknown_option(rest, "; see foretide schema --help")
     return schema_apply(parse_table(args.output), _task(args), args.dry_run)
 
 

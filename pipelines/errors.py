@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -28,3 +30,14 @@ class UserError(Exception):
     def __init__(self, message: str, code: Exit = Exit.USAGE, about: str = "") -> None:
         super().__init__(message)
         self.code, self.about = code, about
+
+
+def unknown_option(words: Sequence[str], why: str) -> UserError:
+    """The error about words of a command line that nobody knows. It names an option without its value, which may be a
+    secret.
+    """
+    option = next((word for word in words if word.startswith("-")), None)
+    if option is None:
+        return UserError(f"{words[0]} belongs to no option{why}")
+    name = re.match(r"--[^=]*|-.?", option)
+    return UserError(f"unknown option {name.group() if name else '-'}{why}")

@@ -269,7 +269,7 @@ def an_as_of_between_steps(kit: Kit) -> Steps:
     yield kit.score(as_of="2024-01-27")
 
 
-@broken("error", "runner-options", "unknown option --num_werkers=3", "Give the option as")
+@broken("error", "runner-options", "unknown option --num_werkers:", "Give the option as")
 def an_option_that_nobody_knows(kit: Kit) -> Steps:
     yield kit.score("--num_werkers=3")
     yield kit.score("--num_workers=3")

@@ -340,7 +340,7 @@ def test_options_of_the_job_go_to_beam(configs: Configs, task: Path) -> None:
         ({}, (*DATAFLOW, "--debug"), "--debug: a launch gives its parameters as --name=value"),
         ({}, (*DATAFLOW, "true"), "true: a launch gives its parameters as --name=value"),
         ({}, (*DATAFLOW, "--streaming=perhaps"), "streaming perhaps: must be true or false"),
-        ({}, (*DATAFLOW, "--wrokers=2"), "unknown option --wrokers=2: neither foretide nor Beam has it"),
+        ({}, (*DATAFLOW, "--wrokers=2"), "unknown option --wrokers: neither foretide nor Beam has it"),
     ],
 )
 def test_a_launch_that_cannot_be_is_told_in_a_sentence(

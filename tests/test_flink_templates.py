@@ -283,6 +283,15 @@ def test_what_an_image_copies_is_there_and_nobody_is_root(dockerfile: str) -> No
         assert [word for word in words if not (ROOT / word).exists()] == []
 
 
+def test_no_port_is_open_to_other_machines() -> None:
+    published = [port for service in compose()["services"].values() for port in service.get("ports", ())]
+    assert published == ["127.0.0.1:8081:8081"]
+    assert "network_mode: host" not in (FLINK / "compose.yaml").read_text()
+    for profile in PROFILES:
+        text = (FLINK / profile / "kubernetes.yaml").read_text()
+        assert not re.search("hostNetwork|hostPort|NodePort|LoadBalancer|kind: Ingress", text)
+
+
 def test_the_image_has_the_jars_of_the_cluster_that_tests_run(tmp_path: Path) -> None:
     text = " ".join(rest for word, rest in instructions("Dockerfile.flink") if word == "RUN")
     removed = re.findall(r"lib/(flink-\S+)", text.partition("rm ")[2].partition("&&")[0])

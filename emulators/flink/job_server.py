@@ -18,6 +18,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from listening import fetch_sources, listen_where_told
+
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 MAIN = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 OPENED = [  # packages, to what serializes objects
@@ -25,7 +27,6 @@ OPENED = [  # packages, to what serializes objects
     *("java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks", "sun.nio.ch"),
 ]
 SUMS = "jars.sha256"  # as sha256sum writes it
-SOURCES = "-sources.jar"
 LINE = 72  # bytes of a line of a manifest, with its end
 
 
@@ -69,7 +70,7 @@ def check(jars: Iterable[Path], wanted: dict[str, str]) -> None:
 def check_all(lib: Path, wanted: dict[str, str]) -> None:
     jars = sorted(lib.glob("*.jar"))
     check(jars, wanted)
-    missing = wanted.keys() - {jar.name for jar in jars} - {name for name in wanted if name.endswith(SOURCES)}
+    missing = wanted.keys() - {jar.name for jar in jars}
     if missing:
         sys.exit(f"{lib}: {', '.join(sorted(missing))} of {SUMS} wasn't fetched; see emulators/flink/README.md")
 
@@ -96,7 +97,9 @@ def main(pom: Path, folder: Path) -> None:
         with_maven(mvn, pom, lib)
     else:
         without_maven(pom, lib)
+    fetch_sources(mvn, lib)
     check_all(lib, sums(pom))
+    listen_where_told(lib)
     with zipfile.ZipFile(folder / "job-server.jar", "w") as jar:
         jar.writestr("META-INF/MANIFEST.MF", manifest([f"lib/{path.name}" for path in sorted(lib.glob("*.jar"))]))
 

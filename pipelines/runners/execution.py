@@ -18,7 +18,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipelines.config import Execution
-from pipelines.errors import Exit, UserError
+from pipelines.errors import Exit, UserError, unknown_option
 from pipelines.runners import dataflow, flink
 
 NAMED = re.compile(r"[\w.]*(Error|Exception): ")  # a line that says what kind of error it is
@@ -56,8 +56,16 @@ FLINK = (
 )
 
 
+# Beam's options that are secrets, and the variables that do as well.
+SECRETS = {
+    "azure_connection_string": "AZURE_STORAGE_CONNECTION_STRING",
+    "s3_secret_access_key": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "s3_session_token": "AWS_SESSION_TOKEN",
+}
+
+
 def check_beam_args(args: Sequence[str]) -> None:
-    """Raises UserError for an option that no part of Beam knows, and for one that would lose data."""
+    """Raises UserError for an option that no part of Beam knows, for a secret, and for one that would lose data."""
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         if hasattr(options, "_add_argparse_args"):
@@ -66,8 +74,14 @@ def check_beam_args(args: Sequence[str]) -> None:
         for name in FLINK:
             known.add_argument(f"--{name}", nargs="?")
     parsed, unknown = known.parse_known_args(list(args))
+    secret = next((name for name in SECRETS if getattr(parsed, name, None) is not None), None)
+    if secret is not None:
+        raise UserError(
+            f"--{secret}: a secret in the options of a job stands in the list of processes and in its runner's logs. "
+            f"Leave it out, and set {SECRETS[secret]} in the environment of this command and of the workers"
+        )
     if unknown:
-        raise UserError(f"unknown option {unknown[0]}: neither foretide nor Beam has it; see foretide --help")
+        raise unknown_option(unknown, ": neither foretide nor Beam has it; see foretide --help")
     if getattr(parsed, "direct_running_mode", None) == "multi_threading":
         raise UserError(
             "--direct_running_mode=multi_threading loses data in Beam: use --workers N, which takes processes"

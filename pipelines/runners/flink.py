@@ -8,6 +8,8 @@ each TaskManager (`pipelines.runners.workerpool`), in whose environment this pac
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,10 +37,13 @@ RUNNERS = ("FlinkRunner", "PortableRunner")
 KEPT = "--environment_cache_millis=20000"  # workers outlive a stage by this; the next one would start and load anew
 QUIET = ("--experiments=disable_logging_submission_environment",)  # Beam would run pip for a list that nobody reads
 POOL = "localhost:50000"  # where the pool of a TaskManager listens
+PLACE = re.compile(r"(\[[\da-fA-F:.]+\]|[\w.-]+):\d+")  # HOST:PORT, as the name of an image could be only by its tag
 VERSION = "1.19"  # of Flink, that the job server of `make flink` is for
 ANSWER = 5.0  # s that a service has to answer
 READY = 120.0  # s for a job server to come up
 ENDING = 5.0  # s that it has to end by itself
+# Flink's settings of where it listens.
+BINDINGS = ("jobmanager.bind-host", "taskmanager.bind-host", "rest.bind-address")
 ENDED = ("FINISHED", "CANCELED", "FAILED")  # states of a job
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -51,16 +56,20 @@ def folder() -> Path:
 def added(args: Sequence[str], streaming: bool = False) -> list[str]:
     """The options that a job needs beside those given, and that it was not given: none unless it is for Flink.
 
-    Workers are those of a pool; the job server is the one of `make flink` where there is one, else Beam fetches it.
+    Workers are those of a pool, where --environment_config=HOST:PORT says or beside each TaskManager; the job server is
+    the one of `make flink` where there is one, else Beam fetches it.
     """
     options = PipelineOptions(list(args))
     runner, flink = options.view_as(StandardOptions).runner, options.view_as(FlinkRunnerOptions)
     portable, more = options.view_as(PortableOptions), list(QUIET)
     if runner not in RUNNERS:
         return []
-    environment = portable.environment_type or portable.environment_config or portable.environment_options
-    if not environment and (portable.job_endpoint or cluster(options)):
-        more += ["--environment_type=EXTERNAL", f"--environment_config={POOL}"]
+    place = portable.environment_config
+    if not portable.environment_type and not portable.environment_options:
+        if place and PLACE.fullmatch(place):
+            more.append("--environment_type=EXTERNAL")
+        elif not place and (portable.job_endpoint or cluster(options)):
+            more += ["--environment_type=EXTERNAL", f"--environment_config={POOL}"]
     jar = folder() / "job-server" / "job-server.jar"
     if not streaming and KEPT.partition("=")[0] not in {arg.partition("=")[0] for arg in args}:
         more.append(KEPT)
@@ -117,7 +126,7 @@ def job_server(options: PipelineOptions) -> Iterator[None]:
         return
     with tempfile.TemporaryDirectory(prefix="job-server-") as artifacts, tempfile.TemporaryFile() as log:
         command, endpoint = _command(options, artifacts)
-        process = bound(command, stdout=log, stderr=log)
+        process = bound(command, stdout=log, stderr=log, env=_environment(Path(artifacts)))
         try:
             _wait(process, endpoint, log)
             portable.job_endpoint = endpoint
@@ -193,6 +202,7 @@ def _command(options: PipelineOptions, artifacts: str) -> tuple[list[str], str]:
     flink, settings = options.view_as(FlinkRunnerOptions), options.view_as(JobServerOptions)
     flink.flink_master = cluster(options) or flink.flink_master
     settings.artifacts_dir = settings.artifacts_dir or artifacts
+    settings.expansion_port = settings.expansion_port or -1  # nobody asks it for transforms in Java
     try:
         command, endpoint = FlinkJarJobServer(options).subprocess_cmd_and_endpoint()
     except Exception as error:
@@ -202,6 +212,12 @@ def _command(options: PipelineOptions, artifacts: str) -> tuple[list[str], str]:
             Exit.FAILED,
         ) from error
     return [str(word) for word in command], str(endpoint)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Variables of a job server, whose own cluster, if it has one, is for this machine alone. A user's settings win."""
+    (folder / "flink-conf.yaml").write_text("".join(f"{key}: 127.0.0.1\n" for key in BINDINGS))
+    return {"FLINK_CONF_DIR": str(folder), **os.environ}
 
 
 def _wait(process: subprocess.Popen[bytes], endpoint: str, log: IO[bytes]) -> None:

@@ -187,6 +187,11 @@ class FlinkCluster:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    @property
+    def processes(self) -> list[int]:
+        """Those that were started here and run."""
+        return [process.pid for started in self._running.values() for _, process in started if process.poll() is None]
+
     def workers(self) -> list[int]:
         """The worker processes of the pool, which Linux tells."""
         pools = [process.pid for _, process in self._running.get("pool", [])]
@@ -252,9 +257,9 @@ class FlinkCluster:
             "high-availability.zookeeper.client.tolerate-suspended-connections": "true",
             "high-availability.storageDir": (self.folder / "jobs").as_uri(),
         }
-        hosts = ("jobmanager.rpc.address", "jobmanager.bind-host", "taskmanager.host", "taskmanager.bind-host")
+        names = ("jobmanager.rpc.address", "taskmanager.host", "rest.address")
         return {
-            **dict.fromkeys((*hosts, "rest.address", "rest.bind-address"), HOST),
+            **dict.fromkeys((*names, *flink.BINDINGS), HOST),
             "rest.port": self.ports.rest,
             "jobmanager.rpc.port": self.ports.rpc,
             "taskmanager.numberOfTaskSlots": self.slots,

@@ -3,8 +3,8 @@
     python -m pipelines.runners.workerpool 50000
 
 It listens on loopback only: who reaches it can have any code run. A worker has the options of its job and logs to the
-TaskManager, as one in a container does, and ends with the pool. Beam's own pool listens on all interfaces, and gives
-its workers neither.
+TaskManager, as one in a container does, but for the options themselves, and ends with the pool. Beam's own pool listens
+on all interfaces, and gives its workers neither.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     def _take(self, request: Any) -> None:
         self._workers = {name: worker for name, worker in self._workers.items() if worker.poll() is None}
         if isinstance(request, beam_fn_api_pb2.StartWorkerRequest):
-            command = [sys.executable, "-m", "apache_beam.runners.worker.sdk_worker_main"]
+            command = [sys.executable, "-m", "pipelines.runners.harness"]
             self._workers[request.worker_id] = bound(command, env={**os.environ, **environment(request)})
         elif request.worker_id in self._workers:
             end(self._workers.pop(request.worker_id), ENDING)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+
 import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
-from pipelines.runners.execution import cause, check_beam_args, run, runner
+from pipelines.runners.execution import SECRETS, _add, cause, check_beam_args, run, runner
 
 
 def test_options_of_beam_pass_and_others_do_not() -> None:
@@ -16,6 +20,39 @@ def test_options_of_beam_pass_and_others_do_not() -> None:
         check_beam_args(["--runner=DirectRunner", "--bach-size=3"])
     with pytest.raises(UserError, match="loses data"):
         check_beam_args(["--direct_running_mode=multi_threading"])
+
+
+def test_what_nobody_knows_is_told_without_its_value() -> None:
+    with pytest.raises(UserError, match=r"^unknown option --api_tokn: neither foretide nor Beam has it"):
+        check_beam_args(["--api_tokn=hidden"])
+    with pytest.raises(UserError, match=r"^unknown option --api_tokn:"):
+        check_beam_args(["--api_tokn", "hidden"])
+    with pytest.raises(UserError, match=r"^unknown option -p:"):
+        check_beam_args(["-phidden"])
+    with pytest.raises(UserError, match=r"^word belongs to no option: neither"):
+        check_beam_args(["word"])
+
+
+@pytest.mark.parametrize(
+    "where", [[], ["--runner=FlinkRunner", "--flink_master=flink:8081"], ["--runner=DataflowRunner"]]
+)
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_not_for_a_command_line(where: list[str], name: str) -> None:
+    for words in ([f"--{name}=hidden"], [f"--{name}", "hidden"], [f"--{name}=hid", "den"]):
+        with pytest.raises(UserError, match=f"^--{name}: .* set {SECRETS[name]} in the environment") as told:
+            check_beam_args([*where, *words])
+        assert "hid" not in str(told.value)
+
+
+def test_all_secrets_of_beam_are_known() -> None:
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        if hasattr(options, "_add_argparse_args"):
+            _add(options, known)
+    names = {name.removeprefix("--") for action in known._actions for name in action.option_strings}
+    assert {n for n in names if re.search("secret|token|passw|pwd|credential|connection_string|api_?key", n)} == {
+        *SECRETS
+    }
 
 
 def test_options_of_streams_pass_where_they_are_known() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from pipelines.errors import Exit, UserError
 from pipelines.runners import flink
 from pipelines.runners.flinkcluster import KINDS, FlinkCluster
+from pipelines.runners.listening import Listener, listeners
 from tests.services import free_port
 from tests.test_end_to_end import digest, foretide
 from tests.world import AS_OFS, World, make_world
@@ -35,6 +38,25 @@ def score(world: World, out: Path, *more: str, expect: int = Exit.OK) -> str:
     return foretide("score", *arguments, "--model", str(world.model), "--output", str(out), *more, expect=expect)
 
 
+@contextmanager
+def listened() -> Iterator[set[Listener]]:
+    """All on which this process, and what it has started, listens at some moment of the block."""
+    seen: set[Listener] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            seen.update(listeners())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watching.join()
+
+
 @pytest.fixture(scope="module")
 def here(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("here")
@@ -55,9 +77,20 @@ def test_what_a_cluster_lacks_is_told_before_a_job_is_sent(world: World, cluster
 
 
 def test_a_cluster_scores_the_same_bytes(world: World, here: Path, cluster: FlinkCluster, tmp_path: Path) -> None:
-    where = ["--runner=FlinkRunner", f"--flink_master={cluster.master}"]
-    assert "386 of 386 sequences" in score(world, tmp_path / "out", *where, *workers(cluster))
+    where = ["--runner=FlinkRunner", f"--flink_master={cluster.master}", workers(cluster)[1]]
+    cluster.start_zookeeper()
+    with listened() as seen:
+        assert "386 of 386 sequences" in score(world, tmp_path / "out", *where)
+    cluster.kill("zookeeper")
     assert digest(tmp_path / "out") == digest(here)
+    assert sorted(listener for listener in seen if not listener.loopback) == []
+    others = {listener.pid for listener in seen} - {*cluster.processes}
+    assert len(others) == 2  # the command's own job server, and ZooKeeper
+    managers = [listener for listener in seen if listener.pid in cluster.processes and listener.program == "java"]
+    assert len(managers) > 12  # of JobManager, TaskManager and job server, and of the TaskManager for its worker
+    (log,) = (cluster.folder / "log").glob("taskmanager-*")
+    assert "Python sdk harness starting" in log.read_text()
+    assert "Pipeline_options" not in log.read_text()
 
 
 def test_so_does_one_that_was_killed_on_two_slots(
@@ -98,6 +131,17 @@ def test_what_answers_may_be_something_else(tmp_path: Path) -> None:
     flink.check(["--runner=DataflowRunner"])
 
 
+def test_a_job_server_with_a_cluster_of_its_own_keeps_it_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLINK_CONF_DIR", raising=False)
+    assert flink._environment(tmp_path)["FLINK_CONF_DIR"] == str(tmp_path)
+    told = (tmp_path / "flink-conf.yaml").read_text().splitlines()
+    assert told == [
+        f"{side}: 127.0.0.1" for side in ("jobmanager.bind-host", "taskmanager.bind-host", "rest.bind-address")
+    ]
+    monkeypatch.setenv("FLINK_CONF_DIR", "mine")
+    assert flink._environment(tmp_path)["FLINK_CONF_DIR"] == "mine"
+
+
 def test_workers_come_from_a_pool_unless_told() -> None:
     kept = "--environment_cache_millis=20000"
     pool = ["--environment_type=EXTERNAL", "--environment_config=localhost:50000", kept]
@@ -111,6 +155,11 @@ def test_workers_come_from_a_pool_unless_told() -> None:
     assert added("--runner=FlinkRunner", "--flink_master=[local]") == [kept]
     assert added("--runner=FlinkRunner", "--flink_master=flink:8081", "--environment_type=LOOPBACK") == [kept]
     assert added("--runner=FlinkRunner", "--flink_master=flink:8081", "--environment_config=image") == [kept]
+    assert added("--runner=FlinkRunner", "--flink_master=flink:8081", "--environment_config=shop/image:0.1") == [kept]
+    for place in ("localhost:50001", "workers.shop.internal:50000", "[::1]:50000"):
+        named = ["--runner=FlinkRunner", "--flink_master=flink:8081", f"--environment_config={place}"]
+        assert added(*named) == ["--environment_type=EXTERNAL", kept]
+        assert added(*named, "--environment_type=DOCKER") == [kept]
     assert added("--runner=FlinkRunner", "--environment_cache_millis=1") == []
     assert kept not in flink.added(["--runner=FlinkRunner"], streaming=True)
     assert added("--runner=DataflowRunner") == added() == []

@@ -23,6 +23,7 @@ from pipelines.local.query import connect
 from pipelines.runners.flink import ask
 from pipelines.runners.flinkcluster import FlinkCluster
 from pipelines.runners.flinkjob import FlinkJob
+from pipelines.runners.listening import listeners
 from tests.services import Emulator, emulator, free_port
 from tests.test_end_to_end import foretide
 from tests.world import AS_OFS, END, SEAM, World, common, live, make_world, publish, split
@@ -83,6 +84,7 @@ def test_a_job_goes_on_from_a_savepoint_at_twice_the_parallelism_and_from_a_chec
     with live(pubsub, *arguments, "--parallelism=2", log=one) as job:
         publish(pubsub, topic, during, SEAM + 3 * 86_400)
         until(lambda: not pubsub.counts(topic).outstanding or job.poll() is not None, one)
+        assert [listener for listener in listeners() if not listener.loopback] == []
         name = live_runs(out)[0]
         told = foretide("stream", *map(str, arguments), expect=Exit.USAGE)
         assert f"the job {name} runs on the cluster" in told

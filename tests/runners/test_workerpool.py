@@ -67,7 +67,7 @@ def test_workers_start_and_end(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_
     pids = []
 
     def sleeper(command: list[str], env: dict[str, str]) -> Any:
-        assert command[-1] == "apache_beam.runners.worker.sdk_worker_main"
+        assert command[-1] == "pipelines.runners.harness"
         assert env["WORKER_ID"] == "1-1"
         assert env["PATH"] == os.environ["PATH"]
         process = bound(["sleep", "600"])
