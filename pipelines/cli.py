@@ -23,7 +23,8 @@ from pipelines.config import (
     parse_as_ofs,
 )
 from pipelines.errors import Exit, UserError
-from pipelines.task import Task, format_duration, parse_duration
+from pipelines.spec import format_duration, parse_duration
+from pipelines.task import Task
 
 if TYPE_CHECKING:
     from pipelines.doctor.launch import Launch

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import UserError
-from pipelines.task import ChurnLabel, PathLabel
+from pipelines.labels.churn import ChurnLabel
+from pipelines.labels.path import PathLabel
 from pipelines.taskerrors import EXAMPLES
 from pipelines.taskfile import describe, load_task, schema, schema_text
 

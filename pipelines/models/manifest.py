@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import Exit, UserError
-from pipelines.task import PathLabel, Task, format_duration
+from pipelines.spec import format_duration
+from pipelines.task import Task
 
 FORMAT = 2
 FILE = "manifest.json"
@@ -58,9 +59,8 @@ def signature(task: Task) -> dict[str, Any]:
         "steps": task.sequence.steps,
         "features": tuple(f.name for f in task.features),
         "label": label.kind,
-        "label_field": label.field if isinstance(label, PathLabel) else "",
         "horizon": task.horizon,
-        "active_within": 0 if isinstance(label, PathLabel) else label.active_within,
+        **label.signature,
         "outputs": task.outputs,
     }
 
