@@ -21,7 +21,7 @@ from benchmarks.measure import Meter
 from benchmarks.model import Counts, export
 from pipelines.local.query import connect
 from pipelines.runners.flinkcluster import FlinkCluster
-from pipelines.task import format_time
+from pipelines.spec import format_time
 from pipelines.taskfile import load_task
 
 UNITS = "units: [8]"

@@ -32,7 +32,7 @@ from pipelines import registry
 from pipelines.config import LIVE_SHARDS, floor
 from pipelines.emulator import Emulator, emulator
 from pipelines.local.query import connect
-from pipelines.task import format_time
+from pipelines.spec import format_time
 from pipelines.taskfile import load_task
 from pipelines.transforms.block import HEADER
 

@@ -26,7 +26,8 @@ from pipelines.config import (
 )
 from pipelines.errors import Exit, UserError, unknown_option
 from pipelines.folders import private_umask
-from pipelines.task import Task, format_duration, parse_duration
+from pipelines.spec import format_duration, parse_duration
+from pipelines.task import Task
 from pipelines.terminal import shown_streams
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Literal
 
 from pipelines.errors import UserError
 from pipelines.models.engine import DeviceName, EngineName
-from pipelines.task import Task, format_duration, format_time, parse_time
+from pipelines.spec import format_duration, format_time, parse_time
+from pipelines.task import Task
 
 FIRST = parse_time("0001-01-02")
 LIVE_SHARDS = 16

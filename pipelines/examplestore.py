@@ -24,7 +24,7 @@ from pipelines.errors import UserError
 from pipelines.folders import make_private
 from pipelines.ledger import Ledger
 from pipelines.locks import locked
-from pipelines.task import Feature, FeatureSpec, PathLabel, Task
+from pipelines.task import Feature, FeatureSpec, Task
 
 VERSION = 1  # of what `sequences` makes of events: another number, another key
 FILE = "layer.json"
@@ -86,9 +86,9 @@ class Stored:
 
 def key(task: Task, format: str | None, files: Sequence[InputFile]) -> str:
     """12 hex digits for what all layers of a folder have in common."""
-    label = task.label.model_dump(exclude={"quantiles"})
-    if isinstance(task.label, PathLabel):
-        label["level"] = [feature_id(f) for f in task.features if f.name == f"last({task.label.field})"]
+    label = task.label.asked
+    if task.label.starts_from:
+        label["level"] = [feature_id(f) for f in task.features if f.name in task.label.starts_from]
     events = task.events.model_dump(exclude={"categories"})  # a feature names the value that it counts
     sequence = task.sequence.model_dump(exclude={"features"})
     facts = [VERSION, events, sequence, label, format, sorted(files)]
@@ -102,9 +102,8 @@ def feature_id(f: Feature) -> str:
 
 
 def sub_task(task: Task, features: Sequence[int]) -> Task:
-    """The task with only these features, and with the level that a path starts from."""
-    level = f"last({task.label.field})" if isinstance(task.label, PathLabel) else None
-    kept = [f for i, f in enumerate(task.features) if i in set(features) or f.name == level]
+    """The task with only these features, and with those that the label starts from."""
+    kept = [f for i, f in enumerate(task.features) if i in set(features) or f.name in task.label.starts_from]
     specs = tuple(
         FeatureSpec(
             agg=f.agg,

@@ -21,7 +21,7 @@ from pipelines.errors import Exit, UserError
 from pipelines.machine import Room, left, room
 from pipelines.models.engine import EngineName
 from pipelines.progress import quantity
-from pipelines.task import PathLabel, Task
+from pipelines.task import Task
 from pipelines.transforms.sequences import BATCH, DENSE
 
 CLOSE = 0.8  # of the room: what is likely to take more may end for want of it
@@ -326,6 +326,6 @@ def _weights(task: Task) -> float:
     for units in spec.units:
         total += (inputs + units) * units * gates if gates else inputs * units
         inputs = units
-    outputs = task.label.steps * len(task.label.levels) if isinstance(task.label, PathLabel) else 1
+    outputs = len(task.outputs)
     last = _cells(task) if spec.network == "linear" else inputs
     return total + last * outputs

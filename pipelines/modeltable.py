@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.jsonfile import read_json
+from pipelines.labels.base import cell
+from pipelines.labels.kinds import KINDS
 from pipelines.models.manifest import Manifest, load_manifest
 from pipelines.registry import TaskModels, Version
-from pipelines.task import ModelSpec, format_duration, format_time
+from pipelines.spec import format_duration, format_time
+from pipelines.task import ModelSpec
 from pipelines.terminal import one_line
 
 DURATIONS = ("step", "horizon", "active_within", "every", "allowed_lateness", "max_skew")
@@ -68,32 +70,9 @@ def _row(version: Version, serves: bool) -> dict[str, str]:
         "created": format_time(m.created)[:16].replace("T", " "),
         "trained to": format_time(max(m.train)),
         "test": _period(m.test),
-        **_headline(m),
+        **KINDS[m.label].cells(m.metrics),
         "network": _network(m.model),
     }
-
-
-def _headline(m: Manifest) -> dict[str, str]:
-    """The few metrics a version is chosen by: AUC, or errors at the last step; those that it has."""
-    if m.label == "churn":
-        cells = {"AUC": _number(m.metrics.get("auc")), "LightGBM": _number(m.metrics.get("auc_lightgbm"))}
-        if "auc_low" in m.metrics and "auc_high" in m.metrics:
-            cells["AUC"] += f" [{m.metrics['auc_low']:.4f}, {m.metrics['auc_high']:.4f}]"
-        return cells
-    steps = (re.fullmatch(r"error_step_([0-9]{1,9})", n) for n in m.metrics)
-    last = max((int(step[1]) for step in steps if step), default=0)
-    return {
-        f"error at step {last}": _number(m.metrics.get(f"error_step_{last}")),
-        "naive": _number(m.metrics.get(f"error_naive_step_{last}")),
-        "skill": _skill(m.metrics),
-    }
-
-
-def _skill(metrics: Mapping[str, float]) -> str:
-    """Of all steps together, with its interval where there is one."""
-    percent = {k: f"{100 * v:+.2f}" for k, v in metrics.items() if k in ("skill", "skill_low", "skill_high")}
-    interval = f" [{percent['skill_low']}, {percent['skill_high']}]" if len(percent) == 3 else ""
-    return f"{percent['skill']} %{interval}" if "skill" in percent else ""
 
 
 def _network(model: Mapping[str, Any]) -> str:
@@ -168,18 +147,9 @@ def _metrics(left: Mapping[str, float], right: Mapping[str, float]) -> list[list
     rows = []
     for name in dict.fromkeys((*left, *right)):
         a, b = left.get(name), right.get(name)
-        change = "" if a is None or b is None or a == b else _number(b - a)
-        rows.append(
-            [f"  {name}", _number(a) or "-", _number(b) or "-", f"+{change}" if change[:1].isdigit() else change]
-        )
+        change = "" if a is None or b is None or a == b else cell(b - a)
+        rows.append([f"  {name}", cell(a) or "-", cell(b) or "-", f"+{change}" if change[:1].isdigit() else change])
     return rows
-
-
-def _number(value: float | None) -> str:
-    """A count as such, else four decimals, which is what an interval of a few thousand entities can tell apart."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}"
 
 
 def _period(as_ofs: Sequence[int]) -> str:

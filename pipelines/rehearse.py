@@ -29,7 +29,8 @@ from pipelines.ledger import NEVER
 from pipelines.local.livestore import live_runs, stop_file
 from pipelines.local.query import select
 from pipelines.models.manifest import check, load_manifest
-from pipelines.task import Task, format_time
+from pipelines.spec import format_time
+from pipelines.task import Task
 from pipelines.transforms.archive import write_messages
 from pipelines.transforms.block import Ints
 from pipelines.transforms.columns import DecodeError

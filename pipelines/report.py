@@ -12,7 +12,8 @@ from pipelines.models.manifest import Manifest
 from pipelines.outputs import Result
 from pipelines.progress import duration, quantity
 from pipelines.source import Source
-from pipelines.task import ChurnLabel, Task, format_time
+from pipelines.spec import format_time
+from pipelines.task import Task
 from pipelines.terminal import one_line
 
 REASONS = 10  # that are shown one by one
@@ -120,9 +121,8 @@ def _ending(config: ScoreConfig, result: Result, run_id: str) -> list[str]:
 
 
 def _next(output: str, task: Task) -> str:
-    churn = isinstance(task.label, ChurnLabel)
-    view, rest = ("current", "ORDER BY churn DESC") if churn else ("forecasts", "ORDER BY entity_id, step")
-    return f"next        {_ask(output, view, rest + ' LIMIT 10')}"
+    view = task.label.view
+    return f"next        {_ask(output, view.name, f'{view.order} LIMIT 10')}"
 
 
 def _ask(output: str, what: str, rest: str) -> str:

@@ -39,7 +39,7 @@ def score(config: ScoreConfig) -> int:
     need = _need(config, manifest, source)
     print("\n".join(need.lines()), flush=True)
     device = infer.device_in_use() if execution.is_local(config.execution) else "the workers' device"
-    horizon, active_within = config.task.churn_terms
+    horizon, active_within = config.task.label.terms
     run = Run(
         run_id=config.run_id(manifest.version),
         attempt=uuid.uuid4().hex[:8],

@@ -24,7 +24,7 @@ from pipelines.report import describe_input, live_report
 from pipelines.rows import Run
 from pipelines.runners import dataflow, flink, portable
 from pipelines.source import Source, find
-from pipelines.task import format_duration, format_time
+from pipelines.spec import format_duration, format_time
 from pipelines.taskfile import describe
 from pipelines.transforms import beamtable, pubsub
 from pipelines.transforms.archive import Archive, compacting_archive
@@ -231,7 +231,7 @@ def _need(config: StreamConfig, ready: Prepared) -> memory.Need:
 def _run(config: StreamConfig) -> Run:
     """What its rows say of the job."""
     history = config.bootstrap.patterns if config.bootstrap else ()
-    horizon, active_within = config.task.churn_terms
+    horizon, active_within = config.task.label.terms
     return Run(
         run_id=config.run_id,
         attempt=uuid.uuid4().hex[:8],

@@ -10,85 +10,34 @@ import hashlib
 import itertools
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import Field, ValidationError, model_validator
+
+from pipelines.labels.kinds import AnyLabel
+from pipelines.spec import (
+    LONGEST,
+    UNITS,
+    Duration,
+    Moment,
+    Name,
+    Spec,
+    format_duration,
+)
 
 Aggregation = Literal["count", "sum", "mean", "min", "max", "std", "first", "last", "distinct", "recency"]
 Fill = Literal["zero", "forward"]
 Scale = Literal["log", "relative", "none"]
 Kind = Literal["text", "number", "epoch"]
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-FIRST, LAST = ((t.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1) for t in (datetime.min, datetime.max))
-UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
-DURATION = r"^[0-9]+(ms|s|m|h|d|w)$"
-LONGEST = 36_525 * UNITS["d"]  # a century: no sum of times and durations leaves 64 bits
 CATEGORIES = 65_535  # values of a category, at most: an event keeps the number of its value in 16 bits
 FEATURES = 100_000  # columns of a step, at most; each has names and places of its own in every process
 CELLS = 1 << 24  # steps x features, at most: 64 MiB, and models are called with 16 sequences at least
 TRIALS = 10_000  # of foretide tune, at most: each is a training
-
-
-def parse_duration(text: object) -> int:
-    """A duration such as `30s`, `12h`, `7d` or `1w`, in microseconds."""
-    match = re.fullmatch(r"([0-9]{1,18})(ms|s|m|h|d|w)", text) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError("a duration is a whole number and a unit (ms, s, m, h, d or w), such as 12h or 7d")
-    micros = int(match[1]) * UNITS[match[2]]
-    if micros > LONGEST:
-        raise ValueError("a duration is at most 100 years (36525d)")
-    return micros
-
-
-def parse_time(text: object) -> int:
-    """A date or time in ISO 8601, UTC unless it carries an offset, in microseconds since 1970."""
-    try:
-        moment = datetime.fromisoformat(str(text))
-    except ValueError:
-        raise ValueError("a time is a date or an ISO 8601 time, such as 2024-01-01 or 2024-01-01T06:00") from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    micros = (moment - EPOCH) // timedelta(microseconds=1)
-    if not FIRST <= micros <= LAST:  # by its offset
-        raise ValueError("a time is from year 1 to year 9999 in UTC")
-    return micros
-
-
-def format_time(micros: int) -> str:
-    """The inverse of `parse_time`: `2024-01-01` for a midnight, else with the time of day. Words for what is no time of
-    a calendar, which rows in another unit have."""
-    if not FIRST <= micros <= LAST:
-        return "after the year 9999" if micros > 0 else "before the year 1"
-    moment = EPOCH + timedelta(microseconds=micros)
-    text = moment.replace(tzinfo=None).isoformat()
-    return text.removesuffix("T00:00:00")
-
-
-def format_duration(micros: int) -> str:
-    """The inverse of `parse_duration`, in the largest unit that divides it."""
-    if micros == 0:
-        return "0s"
-    unit = next((u for u in ("w", "d", "h", "m", "s") if micros % UNITS[u] == 0), "ms")
-    return f"{micros // UNITS[unit]}{unit}"
-
-
-Duration = Annotated[
-    int, BeforeValidator(parse_duration), WithJsonSchema({"type": "string", "pattern": DURATION, "examples": ["7d"]})
-]
-Moment = Annotated[int, BeforeValidator(parse_time), WithJsonSchema({"type": "string", "examples": ["2024-01-01"]})]
-Name = Annotated[str, Field(min_length=1)]
-
-
-class Spec(BaseModel):
-    """A section of the task file: unknown keys and values of another type are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class TimeField(Spec):
@@ -195,43 +144,6 @@ class Score(Spec):
     allowed_lateness: Duration = Field(0, description="how long a score stays open to corrections, a multiple of every")
 
 
-class ChurnLabel(Spec):
-    """1 for an entity that was active in the last `active_within` before the as-of and silent in `horizon` after it."""
-
-    kind: Literal["churn"]
-    horizon: Duration
-    active_within: Duration
-
-    @model_validator(mode="after")
-    def _positive(self) -> ChurnLabel:
-        for key in ("horizon", "active_within"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"{key}: must be longer than nothing")
-        return self
-
-
-class PathLabel(Spec):
-    """The last value of `field` in each of the `steps` steps after the as-of."""
-
-    kind: Literal["path"]
-    field: Name
-    steps: Annotated[int, Field(ge=1, le=1_000)]
-    quantiles: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(max_length=99)] = Field(
-        (0.1, 0.9), description="what is predicted of each step beside the median"
-    )
-
-    @model_validator(mode="after")
-    def _ascending(self) -> PathLabel:
-        if list(self.quantiles) != sorted(set(self.quantiles)) or 0.5 in self.quantiles:
-            raise ValueError("quantiles: in ascending order, each once, without 0.5, which is always there")
-        return self
-
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """The quantiles of a step, ascending, with the median."""
-        return tuple(sorted((*self.quantiles, 0.5)))
-
-
 class ModelSpec(Spec):
     """The network and how it is trained."""
 
@@ -287,7 +199,7 @@ class Task(Spec):
     events: Events
     sequence: Sequence
     score: Score
-    label: Annotated[ChurnLabel | PathLabel, Field(discriminator="kind")]
+    label: AnyLabel
     model: ModelSpec = ModelSpec()
     tune: Mapping[Name, tuple[Any, ...]] = Field(
         {}, description="what foretide tune tries: keys of model, and the values of each"
@@ -310,7 +222,7 @@ class Task(Spec):
         if twice:
             raise ValueError(f"sequence.features: {twice} stands twice")
         self._due()
-        self._labelled(names)
+        self.label.check(self)
         self._tuned()
         return self
 
@@ -342,19 +254,6 @@ class Task(Spec):
             raise ValueError(f"score.allowed_lateness: must be a multiple of score.every ({format_duration(every)})")
         if lateness and self.events.arrival is None:
             raise ValueError("score.allowed_lateness: lateness is judged by arrival: name events.arrival")
-
-    def _labelled(self, names: list[str]) -> None:
-        if isinstance(self.label, ChurnLabel):
-            if self.label.active_within > self.history:
-                history = format_duration(self.history)
-                raise ValueError(f"label.active_within: must fit in the history (step x steps, {history})")
-            return
-        field = self.label.field
-        if not any(f.name == f"last({field})" and f.vocabulary is None for f in self.features):
-            level = f"{{agg: last, field: {field}, fill: forward}}"
-            raise ValueError(f"label.field: add the feature {level}, the level that the path starts from")
-        if self.horizon > LONGEST:
-            raise ValueError("label.steps: the horizon (sequence.step x steps) must be at most 100 years")
 
     def _tuned(self) -> None:
         for key, values in self.tune.items():
@@ -390,34 +289,18 @@ class Task(Spec):
     @property
     def horizon(self) -> int:
         """How far after the as-of the label looks."""
-        return self.label.horizon if isinstance(self.label, ChurnLabel) else self.label.steps * self.sequence.step
-
-    @property
-    def churn_terms(self) -> tuple[int | None, int | None]:
-        """`horizon` and `active_within` of a churn label, us; none of another."""
-        label = self.label
-        return (label.horizon, label.active_within) if isinstance(label, ChurnLabel) else (None, None)
+        return self.label.horizon_of(self.sequence.step)
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the score columns: the probability of churn; or the median level of each step ahead, then the
-        other quantiles, such as step_1_p10."""
-        if isinstance(self.label, ChurnLabel):
-            return ("churn",)
-        steps = [f"step_{i + 1}" for i in range(self.label.steps)]
-        return (*steps, *(f"{s}_p{100 * q:g}".replace(".", "_") for s in steps for q in self.label.quantiles))
-
-    @property
-    def label_width(self) -> int:
-        """Numbers in the label of an example: 1, or the steps of the path."""
-        return 1 if isinstance(self.label, ChurnLabel) else self.label.steps
+        """Names of the score columns."""
+        return self.label.outputs
 
     @cached_property
     def numeric(self) -> tuple[str, ...]:
         """Fields whose values are aggregated, in the order of `EventBlock.values`."""
         fields = [f.field for f in self.features if f.field is not None and not _hashed(f)]
-        label = [self.label.field] if isinstance(self.label, PathLabel) else []
-        return tuple(dict.fromkeys(fields + label))
+        return tuple(dict.fromkeys((*fields, *self.label.reads)))
 
     @cached_property
     def categorical(self) -> tuple[str, ...]:

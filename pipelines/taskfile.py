@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.errors import UserError
-from pipelines.task import ChurnLabel, ModelSpec, Task, TimeField, format_duration, format_time
+from pipelines.spec import format_duration, format_time
+from pipelines.task import ModelSpec, Task, TimeField
 from pipelines.taskerrors import allowed_keys, one_of, problems, shortened
 from pipelines.yamllines import Problem, YamlError, read_yaml
 
@@ -72,8 +73,8 @@ def describe(task: Task) -> str:
         ("history", f"{seq.steps} steps of {step}, {format_duration(task.history)}; steps start at {start}"),
         ("features", f"{len(task.features)} a step: {', '.join(_shown_features(task))}"),
         ("as-of", f"every {format_duration(task.score.every)}, {_lateness(task)}"),
-        ("label", _label(task)),
-        ("outputs", _outputs(task)),
+        ("label", task.label.told),
+        ("outputs", task.label.told_outputs),
         ("model", _model(task.model)),
     ]
     return "\n".join(f"{name:<11} {text}" for name, text in lines if text)
@@ -91,22 +92,6 @@ def _lateness(task: Task) -> str:
 def _shown_features(task: Task) -> list[str]:
     names = [f.name for f in task.features]
     return names if len(names) <= 12 else [*names[:11], f"and {len(names) - 11} more"]
-
-
-def _outputs(task: Task) -> str:
-    if isinstance(task.label, ChurnLabel):
-        return task.outputs[0]
-    steps = task.label.steps
-    around = " and ".join(name.removeprefix("step_1_") for name in task.outputs if name.startswith("step_1_"))
-    return f"step_1 to step_{steps}" + (f", and each as {around}" if around else "")
-
-
-def _label(task: Task) -> str:
-    label = task.label
-    if isinstance(label, ChurnLabel):
-        active, silent = format_duration(label.active_within), format_duration(label.horizon)
-        return f"churn: silent for {silent} after the as-of, among those active in the {active} before it"
-    return f"path: the last {label.field} in each of the next {label.steps} steps"
 
 
 def _model(spec: ModelSpec) -> str:

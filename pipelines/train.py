@@ -123,7 +123,8 @@ def _begin(folder: Path, resume: bool) -> None:
 def _fit(config: TrainConfig, data: Examples, rows: tuple[Ints, Ints, Ints], work: Path) -> tuple[Manifest, list[str]]:
     """Imports the frameworks late: it takes seconds, and a mistake in the input is told before."""
     with silent_stderr():
-        from pipelines.evaluation.evaluate import Splits, evaluate, headline, lines
+        from pipelines.evaluation.evaluate import evaluate, headline, lines
+        from pipelines.evaluation.survey import Splits
         from pipelines.models.export import Origin, export, version_of
         from pipelines.models.predictor import Predictor
         from pipelines.models.training import Data, fit

@@ -21,7 +21,7 @@ from pipelines.local.store import write_file
 from pipelines.models.examples import check_rows
 from pipelines.models.loading import silent_stderr
 from pipelines.report import describe_as_ofs
-from pipelines.task import ModelSpec, PathLabel, Task
+from pipelines.task import ModelSpec, Task
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,11 @@ def _check(task: Task) -> None:
 
 def _table(task: Task, trials: Sequence[Trial]) -> list[str]:
     ranked = sorted(trials, key=lambda t: -t.quality)
-    name, sign = ("pinball loss", -1) if isinstance(task.label, PathLabel) else ("AUC", 1)
-    lines = [f"{len(trials)} trials, by validation {name}"]
-    lines += [f"  {sign * t.quality:.5f}  {_shown(t.values)}" for t in ranked]
+    from pipelines.models.heads.kinds import head
+
+    of = head(task)
+    lines = [f"{len(trials)} trials, by validation {of.measure}"]
+    lines += [f"  {of.sign * t.quality:.5f}  {_shown(t.values)}" for t in ranked]
     return [*lines, f"best        model: {{{_shown(ranked[0].values)}}}"]
 
 

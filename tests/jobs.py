@@ -32,7 +32,8 @@ from pipelines.progress import Progress
 from pipelines.rows import Run
 from pipelines.runners import dataflow
 from pipelines.source import Source
-from pipelines.task import Task, parse_time
+from pipelines.spec import parse_time
+from pipelines.task import Task
 from pipelines.transforms.block import EventBlock, unpack
 from pipelines.transforms.formats.base import Piece
 from pipelines.transforms.inference import Infer

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.task import Aggregation, ChurnLabel, Feature, Task
+from pipelines.labels.churn import ChurnLabel
+from pipelines.task import Aggregation, Feature, Task
 from pipelines.transforms.block import hash64
 
 Event = Mapping[str, Any]

@@ -15,7 +15,7 @@ import pytest
 from pipelines.cli import main
 from pipelines.config import ExamplesConfig, Execution, Input, ScoreConfig, TrainConfig
 from pipelines.errors import Exit, UserError
-from pipelines.task import UNITS, parse_time
+from pipelines.spec import UNITS, parse_time
 from pipelines.taskfile import load_task
 from tests.small import TASK
 

@@ -12,7 +12,8 @@ import yaml
 
 from pipelines.config import Execution, Input, ScoreConfig, TrainConfig, parse_as_ofs
 from pipelines.errors import UserError
-from pipelines.task import UNITS, Task, format_time, parse_time
+from pipelines.spec import UNITS, format_time, parse_time
+from pipelines.task import Task
 from tests.small import TASK
 
 DAY = UNITS["d"]

@@ -25,7 +25,8 @@ from pipelines.examples import make_examples
 from pipelines.examplestore import FILE, PREFIX, Stored, adding
 from pipelines.models.examples import Examples, load_examples
 from pipelines.runners import execution
-from pipelines.task import Task, parse_time
+from pipelines.spec import parse_time
+from pipelines.task import Task
 from pipelines.taskfile import load_task
 from tests import small
 from tests.oracle import churned, oracle

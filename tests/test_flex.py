@@ -16,8 +16,8 @@ from pipelines.config import Execution, Input, ScoreConfig, StreamConfig
 from pipelines.errors import Exit
 from pipelines.flex import COMMANDS, FIELDS, OMITTED, Template, actions, main, metadata, metadata_text
 from pipelines.score import score
+from pipelines.spec import parse_time
 from pipelines.stream import stream
-from pipelines.task import parse_time
 from pipelines.taskfile import load_task
 from tests import images, small
 from tests.test_score import untrained

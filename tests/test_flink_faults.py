@@ -32,7 +32,7 @@ from pipelines.local.livestore import live_runs, read_live_ledger, stop_file
 from pipelines.local.query import select
 from pipelines.runners import flink
 from pipelines.runners.flinkcluster import FlinkCluster
-from pipelines.task import format_time
+from pipelines.spec import format_time
 from pipelines.taskfile import load_task
 from pipelines.transforms.pulled import micros_of
 from tests.services import Emulator, emulator

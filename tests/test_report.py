@@ -16,7 +16,8 @@ from pipelines.models.manifest import Manifest, signature
 from pipelines.outputs import Result
 from pipelines.report import describe_as_ofs, ledger_lines, live_report, score_report
 from pipelines.source import Source
-from pipelines.task import Task, parse_time
+from pipelines.spec import parse_time
+from pipelines.task import Task
 from pipelines.transforms.formats.base import Piece
 from tests.small import TASK
 

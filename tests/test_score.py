@@ -19,7 +19,8 @@ from pipelines.models.calibration import Calibration
 from pipelines.models.export import Origin, manifest_of, save
 from pipelines.models.network import build
 from pipelines.models.predictor import Predictor
-from pipelines.task import Task, format_time, parse_time
+from pipelines.spec import format_time, parse_time
+from pipelines.task import Task
 from pipelines.taskfile import load_task
 from tests import programs, small
 from tests.oracle import oracle

@@ -22,7 +22,8 @@ from pipelines.config import Execution, Input, ScoreConfig
 from pipelines.errors import UserError
 from pipelines.ledger import Ledger, total
 from pipelines.progress import Progress
-from pipelines.task import Task, parse_time
+from pipelines.spec import parse_time
+from pipelines.task import Task
 from pipelines.taskfile import load_task
 from pipelines.transforms.decode import Span
 from pipelines.transforms.files import File, ReadEvents, read_piece

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipelines.task import LONGEST, UNITS, Task, format_duration, format_time, parse_duration, parse_time
+from pipelines.spec import LONGEST, UNITS, format_duration, format_time, parse_duration, parse_time
+from pipelines.task import Task
 
 DAY = UNITS["d"]
 FIELDS: dict[str, Any] = {
@@ -118,7 +119,7 @@ def test_a_text_time_is_read_as_text() -> None:
 def test_spans_and_boundaries() -> None:
     task = build()
     assert (task.history, task.horizon, task.outputs) == (30 * DAY, 7 * DAY, ("churn",))
-    assert task.churn_terms == (7 * DAY, 7 * DAY)
+    assert task.label.terms == (7 * DAY, 7 * DAY)
     start = parse_time("2024-01-01T06:00")
     assert task.boundary(start)
     assert task.boundary(start - 400 * DAY)
@@ -129,8 +130,8 @@ def test_a_path_label() -> None:
     level = {"agg": "last", "field": "close", "fill": "forward", "scale": "relative"}
     sequence = FIELDS["sequence"] | {"features": [level]}
     task = build(sequence=sequence, label={"kind": "path", "field": "close", "steps": 3})
-    assert (task.horizon, task.label_width, task.numeric) == (3 * DAY, 3, ("close",))
-    assert task.churn_terms == (None, None)
+    assert (task.horizon, task.label.width, task.numeric) == (3 * DAY, 3, ("close",))
+    assert task.label.terms == (None, None)
     bounds = ("step_1_p10", "step_1_p90", "step_2_p10", "step_2_p90", "step_3_p10", "step_3_p90")
     assert task.outputs == ("step_1", "step_2", "step_3", *bounds)
     odd = build(sequence=sequence, label={"kind": "path", "field": "close", "steps": 1, "quantiles": [0.025]})

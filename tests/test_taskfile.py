@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipelines.errors import UserError
-from pipelines.task import ChurnLabel, PathLabel, Task
+from pipelines.labels.churn import ChurnLabel
+from pipelines.labels.path import PathLabel
+from pipelines.task import Task
 from pipelines.taskerrors import EXAMPLES
 from pipelines.taskfile import LARGEST, SHOWN, describe, load_task, schema, schema_text
 

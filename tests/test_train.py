@@ -20,7 +20,7 @@ from pipelines.cli import _parser, _training, main
 from pipelines.config import TrainConfig
 from pipelines.errors import Exit
 from pipelines.models.manifest import Manifest, load_manifest
-from pipelines.task import parse_time
+from pipelines.spec import parse_time
 from pipelines.taskfile import load_task
 from tests import small
 

@@ -20,7 +20,7 @@ from typing import Any
 from pipelines.bigquery.client import execute
 from pipelines.bigquery.tables import Table
 from pipelines.rows import NEWER, live_schema, score_schema
-from pipelines.task import EPOCH
+from pipelines.spec import EPOCH
 from pipelines.versions import versioned
 
 VALUES = ("n_events", "last_event_time")  # beside the scores

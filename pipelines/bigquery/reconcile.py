@@ -12,7 +12,7 @@ from pipelines.bigquery.client import execute, message
 from pipelines.bigquery.tables import Table
 from pipelines.metrics import counter
 from pipelines.rows import Run
-from pipelines.task import EPOCH, format_time
+from pipelines.spec import EPOCH, format_time
 from pipelines.transforms.running import Window
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from pipelines.doctor.launch import Launch
 from pipelines.doctor.place import bigquery_answers, refused
 from pipelines.doctor.subscription import Peeked
 from pipelines.errors import UserError
-from pipelines.task import Task, TimeField, format_duration, format_time
+from pipelines.spec import format_duration, format_time
+from pipelines.task import Task, TimeField
 from pipelines.transforms.block import EventBlock, Mask
 from pipelines.transforms.decode import Since, Span, decode, without_arrival
 from pipelines.transforms.files import FORMATS, File, better_unit, check_fields, find

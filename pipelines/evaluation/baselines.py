@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import UserError
+from pipelines.labels.path import path_of
 from pipelines.models.engine import Floats
-from pipelines.models.examples import Examples, Ints, level
+from pipelines.models.examples import Examples, Ints
 from pipelines.models.metrics import log_return
-from pipelines.task import Feature, Task, parse_duration
+from pipelines.spec import parse_duration
+from pipelines.task import Feature, Task
 
 if TYPE_CHECKING:
     import lightgbm
@@ -104,25 +106,25 @@ def trees(task: Task, examples: Examples, train: Ints, validation: Ints, rows: I
 
 def naive(task: Task, x: Floats) -> Doubles:
     """The last level repeated: raw tensor f4 (n, steps, features) -> levels f8 (n, label.steps)."""
-    return np.repeat(x[:, -1, level(task), None].astype(np.float64), task.label_width, axis=1)
+    return np.repeat(x[:, -1, path_of(task).level(task), None].astype(np.float64), task.label.width, axis=1)
 
 
 def drift(task: Task, x: Floats) -> Doubles:
     """The last level, growing as it did on average since the first level of the history. Shapes as of `naive`."""
-    series, known = _carried(x[:, :, level(task)])
+    series, known = _carried(x[:, :, path_of(task).level(task)])
     growth = (series[:, -1] - series[:, 0]) / np.maximum(known.sum(axis=1) - 1, 1)
-    return naive(task, x) * np.exp(growth[:, None] * np.arange(1, task.label_width + 1))
+    return naive(task, x) * np.exp(growth[:, None] * np.arange(1, task.label.width + 1))
 
 
 def seasonal(task: Task, x: Floats) -> Doubles:
     """The log returns of the last season repeated: of seven steps where a step is a day, so that weekends fall on
     weekends, else of as many as the path has. Shapes as of `naive`. The seasonal naive method of Hyndman and
     Athanasopoulos, Forecasting, 3rd ed., section 5.2, applied to returns."""
-    returns = np.diff(_carried(x[:, :, level(task)])[0], axis=1)
-    season = min(7 if task.sequence.step == DAY else task.label_width, returns.shape[1])
+    returns = np.diff(_carried(x[:, :, path_of(task).level(task)])[0], axis=1)
+    season = min(7 if task.sequence.step == DAY else task.label.width, returns.shape[1])
     if not season:
         return naive(task, x)
-    ahead = np.arange(task.label_width) % season
+    ahead = np.arange(task.label.width) % season
     return naive(task, x) * np.exp(np.cumsum(returns[:, returns.shape[1] - season :][:, ahead], axis=1))
 
 
@@ -141,10 +143,10 @@ def tree_paths(task: Task, examples: Examples, train: Ints, validation: Ints, ro
     )
     y, y_check = log_return(examples.label[table.rows], learnt), log_return(examples.label[check], checked)
     x_check = table(check)
-    fitted = np.unique(np.linspace(1, task.label_width, min(TREE_STEPS, task.label_width)).round().astype(np.int64))
+    fitted = np.unique(np.linspace(1, task.label.width, min(TREE_STEPS, task.label.width)).round().astype(np.int64))
     boosters = [table.boost("regression_l1", y[:, i], (x_check, y_check[:, i])) for i in fitted - 1]
     known = table.predict(boosters, rows)
-    places, ahead = np.append(0, fitted), np.arange(1, task.label_width + 1)
+    places, ahead = np.append(0, fitted), np.arange(1, task.label.width + 1)
     between = np.stack([np.interp(ahead, places, unit) for unit in np.eye(len(places))[1:]])
     return last * np.exp(known @ between)
 

@@ -11,22 +11,35 @@ from pipelines.evaluation.baselines import Doubles, logistic, parts, recency, tr
 from pipelines.evaluation.schema import (
     Bin,
     Calibration,
+    Churn,
     ChurnAsOf,
     ChurnModel,
     Decile,
     Difference,
     Drift,
+    Head,
     Importance,
     Points,
     Reliability,
 )
-from pipelines.evaluation.survey import Predict, Survey, entities, feature_drift, known, number, numbers, score_drift
+from pipelines.evaluation.survey import (
+    Predict,
+    Splits,
+    Survey,
+    entities,
+    feature_drift,
+    known,
+    number,
+    numbers,
+    score_drift,
+    tested,
+)
 from pipelines.evaluation.survey import importance as shuffled
 from pipelines.models import metrics
 from pipelines.models.engine import Floats
 from pipelines.models.examples import Ints
 from pipelines.models.metrics import Curve, Ranking, bootstrap, interval
-from pipelines.task import format_time
+from pipelines.spec import format_time
 
 WEIGHTS, FEWEST = 50_000_000, 200  # draws x rows of a bootstrap, at most, which is seconds; but so many draws
 
@@ -37,6 +50,57 @@ class Scored(NamedTuple):
     name: str
     score: Doubles
     probability: bool
+
+
+def judge(survey: Survey, splits: Splits, head: Head, uncalibrated: Predict, method: str) -> Churn:
+    """The whole evaluation."""
+    compared = compare(survey, splits.train, splits.validation)
+    return Churn(
+        **head,
+        kind="churn",
+        models=models(survey, compared),
+        calibration=calibration(survey, uncalibrated, method),
+        by_as_of=by_as_of(survey),
+        importance=importance(survey),
+        drift=drift(survey),
+    )
+
+
+def headline(evaluation: Churn) -> dict[str, float]:
+    """What the manifest keeps: AUC with its interval, that of each baseline, and calibration."""
+    network, gradient, linear, simple = evaluation["models"]
+    after = evaluation["calibration"]["after"]
+    return {
+        "test_share": evaluation["test"]["share"] or 0.0,
+        "auc": network["auc"],
+        "auc_low": network["auc_low"],
+        "auc_high": network["auc_high"],
+        "auc_lightgbm": gradient["auc"],
+        "auc_logistic": linear["auc"],
+        "auc_recency": simple["auc"],
+        "ap": network["ap"],
+        "brier": after["brier"],
+        "ece": after["ece"],
+    }
+
+
+def lines(evaluation: Churn) -> list[str]:
+    """What the terminal shows: the network beside every baseline."""
+    test, shown = evaluation["test"], evaluation["models"]
+    width = max(len(m["name"]) for m in shown)
+    title = f"{tested(evaluation)}, {100 * (test['share'] or 0):.1f} % of them churned; in brackets 95 % intervals"
+    out = [title, f"  {'':<{width}}  {'AUC':<26}  {'average precision':<26}  AUC, against the network"]
+    for m in shown:
+        auc = f"{m['auc']:.4f} ({m['auc_low']:.4f} to {m['auc_high']:.4f})"
+        ap = f"{m['ap']:.4f} ({m['ap_low']:.4f} to {m['ap_high']:.4f})"
+        gap = m["minus_network"]
+        against = f"{gap['auc']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})" if gap else ""
+        out.append(f"  {m['name']:<{width}}  {auc:<26}  {ap:<26}  {against}".rstrip())
+    before, after = evaluation["calibration"]["before"], evaluation["calibration"]["after"]
+    method = evaluation["calibration"]["method"]
+    brier = f"Brier score {before['brier']:.4f}, then {after['brier']:.4f}"
+    ece = f"expected error {before['ece']:.4f}, then {after['ece']:.4f}"
+    return [*out, f"  calibration ({method}): {ece}; {brier}"]
 
 
 def compare(survey: Survey, train: Ints, validation: Ints) -> list[Scored]:

@@ -12,19 +12,101 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipelines.evaluation import baselines
-from pipelines.evaluation.baselines import Doubles, naive, parts, seasonal, tree_paths
-from pipelines.evaluation.schema import Coverage, Drift, Fan, Importance, PathAsOf, PathModel, Step
-from pipelines.evaluation.survey import Survey, feature_drift, known, number, numbers, score_drift
+from pipelines.evaluation.baselines import Doubles, naive, parts, seasonal, thin, tree_paths
+from pipelines.evaluation.schema import Coverage, Drift, Fan, Head, Importance, Path, PathAsOf, PathModel, Step
+from pipelines.evaluation.survey import (
+    Predict,
+    Splits,
+    Survey,
+    feature_drift,
+    known,
+    number,
+    numbers,
+    score_drift,
+    tested,
+)
 from pipelines.evaluation.survey import importance as shuffled
+from pipelines.labels.path import path_of
 from pipelines.models.engine import Floats
-from pipelines.models.examples import Ints, level
+from pipelines.models.examples import Ints
 from pipelines.models.metrics import block_weights, interval, log_error, log_return
-from pipelines.task import PathLabel, Task, format_time
+from pipelines.spec import format_time
+from pipelines.task import Task
 
 BLOCKS = 4  # that do not overlap: with fewer of them, an interval says nothing
 NAIVE = "naive last value"
 FLAT = 1e-3  # returns in % that differ by less are one
+LEAK = 0.05  # of the error that no model of the past takes away, as far as is known
+SHOWN = 12  # steps in the lines of a terminal
 FANS, HISTORY = 4, 60  # paths that are drawn, and the levels before them
+
+
+def judge(survey: Survey, splits: Splits, head: Head, uncalibrated: Predict, method: str) -> Path:
+    """The whole evaluation."""
+    found = forecasts(survey, splits.train, splits.validation)
+    return Path(
+        **head,
+        kind="path",
+        models=models(survey, found),
+        coverage=coverage(survey),
+        by_as_of=by_as_of(survey),
+        fan=fans(survey),
+        importance=importance(survey),
+        drift=drift(survey),
+    )
+
+
+def headline(evaluation: Path) -> dict[str, float]:
+    """What the manifest keeps: the skill, and at the first, the middle and the last step the error in %, that of naive
+    and the skill; with intervals where there are any."""
+    network, last = evaluation["models"][:2]
+    steps = network["by_step"]
+    found: dict[str, float | None] = {
+        "skill": network["skill"],
+        "skill_low": network["low"],
+        "skill_high": network["high"],
+    }
+    for i in sorted({0, len(steps) // 2, len(steps) - 1}):
+        step, k = steps[i], f"step_{i + 1}"
+        found |= {f"error_{k}": step["error"], f"error_naive_{k}": last["by_step"][i]["error"]}
+        found |= {f"skill_{k}": step["skill"], f"skill_low_{k}": step["low"], f"skill_high_{k}": step["high"]}
+    inside = [c["actual"] for c in evaluation["coverage"]]
+    found |= {"coverage": number(sum(inside) / len(inside)), "coverage_nominal": evaluation["coverage"][0]["nominal"]}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def lines(evaluation: Path) -> list[str]:
+    """What the terminal shows: the errors of each model at some steps."""
+    shown = evaluation["models"]
+    network, width = shown[0], 12
+    names = "".join(f"{m['name'].split()[0]:>{width}}" for m in shown)
+    skills = "".join(f"{_percent(m['skill']):>{width}}" for m in shown)
+    out = [
+        f"{tested(evaluation)}: mean error of the log return in %",
+        f"  step  {names}  skill of the network (95 %)",
+    ]
+    for i in thin(np.arange(len(network["by_step"])), SHOWN).tolist():
+        errors = "".join(f"{m['by_step'][i]['error']:>{width}.3f}" for m in shown)
+        out.append(f"  {i + 1:<6}{errors}  {_told(network['by_step'][i])}")
+    out.append(f"  skill {skills}  {_told(network)}")
+    if network["low"] is None:
+        out.append("  no intervals: the test as-ofs span too few horizons; give more of them, or further apart")
+    if (network["skill"] or 0) > LEAK:
+        out.append(
+            f"  a skill above {100 * LEAK:.0f} % is a leak until shown otherwise: does a feature know the future?"
+        )
+    return out
+
+
+def _told(of: Step | PathModel) -> str:
+    """`+1.2 % (-0.3 % to +2.5 %)`."""
+    if of["low"] is None or of["high"] is None:
+        return _percent(of["skill"])
+    return f"{_percent(of['skill'])} ({_percent(of['low'])} to {_percent(of['high'])})"
+
+
+def _percent(skill: float | None) -> str:
+    return "-" if skill is None else f"{round(100 * skill, 2) + 0.0:+.2f} %"  # no -0.00
 
 
 def forecasts(survey: Survey, train: Ints, validation: Ints) -> dict[str, Doubles]:
@@ -40,7 +122,7 @@ def forecasts(survey: Survey, train: Ints, validation: Ints) -> dict[str, Double
         lambda part: np.stack([f(task, examples.tensor(part)) for f in (naive, baselines.drift, seasonal)], axis=1),
     )
     return {
-        "network": survey.test.scores[:, : task.label_width].astype(np.float64),
+        "network": survey.test.scores[:, : task.label.width].astype(np.float64),
         **dict(zip((NAIVE, "drift", "seasonal naive"), np.moveaxis(simple, 1, 0), strict=True)),
         "LightGBM on lagged returns": tree_paths(task, examples, train, validation, rows),
     }
@@ -89,16 +171,16 @@ def coverage(survey: Survey) -> list[Coverage]:
 
 def by_quantile(task: Task, scores: Floats) -> dict[float, Floats]:
     """Scores f4 (n, outputs), in the order of `Task.outputs` -> by ascending quantile, levels f4 (n, label.steps)."""
-    assert isinstance(task.label, PathLabel)
-    steps, quantiles = task.label.steps, task.label.quantiles
+    label = path_of(task)
+    steps, quantiles = label.steps, label.quantiles
     others = scores[:, steps:].reshape(len(scores), steps, len(quantiles))
     levels = {0.5: scores[:, :steps], **{q: others[:, :, i] for i, q in enumerate(quantiles)}}
-    return {q: levels[q] for q in task.label.levels}
+    return {q: levels[q] for q in label.levels}
 
 
 def by_as_of(survey: Survey) -> list[PathAsOf]:
     """The network at each as-of of each set, all steps together."""
-    out, steps = [], survey.task.label_width
+    out, steps = [], survey.task.label.width
     for name, t, seen in survey.by_as_of():
         actual = survey.examples.label[seen.rows]
         levels = seen.scores[:, :steps].astype(np.float64), np.repeat(seen.last[:, None], steps, axis=1)
@@ -116,10 +198,10 @@ def by_as_of(survey: Survey) -> list[PathAsOf]:
 def fans(survey: Survey) -> list[Fan]:
     """Test paths from well to badly foreseen: those at the first, third, ... of 2 * `FANS` parts by their error."""
     task, examples, test = survey.task, survey.examples, survey.test
-    error = np.nansum(log_error(examples.label[test.rows], test.scores[:, : task.label_width]), axis=1)
+    error = np.nansum(log_error(examples.label[test.rows], test.scores[:, : task.label.width]), axis=1)
     parts_of = (2 * np.arange(FANS) + 1) * len(error) // (2 * FANS)
     picked = np.argsort(error, kind="stable")[np.unique(parts_of)]
-    x = examples.tensor(test.rows[picked])[:, -HISTORY:, level(task)]
+    x = examples.tensor(test.rows[picked])[:, -HISTORY:, path_of(task).level(task)]
     levels = by_quantile(task, test.scores[picked])
     return [
         Fan(
@@ -137,12 +219,12 @@ def importance(survey: Survey) -> list[Importance]:
     """The rise of the mean absolute error of the log return, in %. A return is the forecast against the last level that
     the network was given: shuffling the level takes from it what the past says, not the unit of the forecast."""
     task, examples = survey.task, survey.examples
-    at = level(task)
+    at = path_of(task).level(task)
 
     def quality(rows: Ints, x: Floats, scores: Floats) -> float:
         last = examples.tensor(rows)[:, -1, at, None]
         ahead = log_return(
-            scores[:, : task.label_width], np.broadcast_to(x[:, -1, at, None], (len(x), task.label_width))
+            scores[:, : task.label.width], np.broadcast_to(x[:, -1, at, None], (len(x), task.label.width))
         )
         came = log_return(examples.label[rows], np.broadcast_to(last, ahead.shape))
         return -100 * float(np.abs(came - ahead).mean())
@@ -153,7 +235,7 @@ def importance(survey: Survey) -> list[Importance]:
 def drift(survey: Survey) -> Drift:
     """The score is the log return of the last step, in %; its histogram spans all but 1 % of the training rows."""
     train, test = (
-        100 * log_return(seen.scores[:, survey.task.label_width - 1], seen.last)
+        100 * log_return(seen.scores[:, survey.task.label.width - 1], seen.last)
         for seen in (survey.seen["train"], survey.test)
     )
     low, high = np.percentile(train, [0.5, 99.5])

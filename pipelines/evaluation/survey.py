@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines.evaluation.baselines import Doubles, last_code, parts, thin
-from pipelines.evaluation.schema import FeatureDrift, Importance, ScoreDrift, Set
+from pipelines.evaluation.schema import Evaluation, FeatureDrift, Importance, ScoreDrift, Set
 from pipelines.models.engine import Floats
-from pipelines.models.examples import Examples, Ints, level
+from pipelines.models.examples import Examples, Ints
 from pipelines.models.metrics import log_return, psi, shares
-from pipelines.task import PathLabel, Task
+from pipelines.task import Task
 
 Predict = Callable[[Floats], Floats]  # raw tensor f4 (n, steps, features) -> scores f4 (n, outputs)
 SHUFFLED, REPEATS = 2000, 3  # rows whose features are shuffled, at most, and how often
@@ -25,13 +25,22 @@ BARS = 20  # of a histogram of scores
 
 
 @dataclass(frozen=True, eq=False)
+class Splits:
+    """Rows of the examples; each set's as-ofs are a horizon before those of the next."""
+
+    train: Ints
+    validation: Ints
+    test: Ints
+
+
+@dataclass(frozen=True, eq=False)
 class Seen:
     """What the network says of n rows, and what they look like."""
 
     rows: Ints
     scores: Floats  # (n, outputs)
     means: Doubles  # (n, features), see `means`
-    last: Doubles  # (n) the level that a path starts from; 0 for churn
+    last: Doubles  # (n) the level that the label starts from, see `Label.start`
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +70,9 @@ def see(task: Task, examples: Examples, rows: Ints, predict: Predict) -> Seen:
 
     def look(part: Ints) -> Doubles:
         x = examples.tensor(part)
-        last = x[:, -1, level(task), None] if isinstance(task.label, PathLabel) else np.zeros((len(part), 1))
-        return np.concatenate([predict(x), means(task, x), last], axis=1, dtype=np.float64)
+        return np.concatenate(
+            [predict(x), means(task, x), task.label.start(task, x)[:, None]], axis=1, dtype=np.float64
+        )
 
     outputs, features = len(task.outputs), len(task.features)
     scores, looks, last = np.split(parts(task, rows, look), [outputs, outputs + features], axis=1)
@@ -147,3 +157,12 @@ def known(value: Any) -> float | None:
 
 def numbers(values: npt.NDArray[Any]) -> list[float]:
     return [number(v) for v in values.tolist()]
+
+
+def tested(evaluation: Evaluation) -> str:
+    """`1,016 entities as of 2015-01-01`; with several as-ofs, rows of an entity and as-of are counted."""
+    test = evaluation["test"]
+    first, last, n = test["as_ofs"][0], test["as_ofs"][-1], len(test["as_ofs"])
+    if n == 1:
+        return f"{test['entities']:,} entities as of {first}"
+    return f"{test['entities']:,} examples at {n} as-ofs from {first} to {last}"

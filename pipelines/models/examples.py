@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pipelines.errors import UserError
 from pipelines.examplestore import Stored, Use
 from pipelines.models.engine import Floats
-from pipelines.task import PathLabel, Task
+from pipelines.task import Task
 
 Ints = npt.NDArray[np.int64]
 TIME = pa.timestamp("us", tz="UTC")
@@ -46,7 +46,7 @@ class Examples:
     """n labelled sequences, by as-of and entity. Safe to read from several threads."""
 
     tensor: Callable[[Ints], Floats]  # rows -> f4 (len(rows), steps, features), a copy
-    label: Floats  # (n, task.label_width): 1 for churn, or the levels of a path
+    label: Floats  # (n, task.label.width): 1 for churn, or the levels of a path
     as_of: Ints  # (n) us
     n_events: Ints  # (n) events in the history
     last_event_time: Ints  # (n) us
@@ -85,7 +85,7 @@ def load_examples(task: Task, stored: Stored) -> Examples:
     parts = tuple(_part(use, at, len(table)) for (use, _), at in zip(read, places, strict=True))
     return Examples(
         Tensors(tuple(files), (task.sequence.steps, len(task.features)), parts),
-        table["label"].combine_chunks().flatten().to_numpy().reshape(-1, task.label_width),
+        table["label"].combine_chunks().flatten().to_numpy().reshape(-1, task.label.width),
         _ints(table, "as_of"),
         _ints(table, "n_events"),
         _ints(table, "last_event_time"),
@@ -179,7 +179,7 @@ def _part(use: Use, places: list[_Place], n: int) -> Part:
 
 def _rows(task: Task, use: Use, files: list[str]) -> pa.Table:
     """The rows that a request takes from a layer, with the file and byte of each tensor; its files join `files`."""
-    wanted = schema(task.label_width, task.sequence.steps * use.width)
+    wanted = schema(task.label.width, task.sequence.steps * use.width)
     columns = pa.schema([*list(wanted)[:-1], ("file", pa.int32()), ("byte", pa.int64())])
     batches: list[pa.RecordBatch] = []
     for path in sorted(use.folder.glob("*.arrow")):
@@ -216,12 +216,6 @@ def _ints(table: pa.Table, column: str) -> Ints:
     return table.column(column).cast(pa.int64()).to_numpy()
 
 
-def level(task: Task) -> int:
-    """The feature that holds the last level of a path's field."""
-    field = task.label.field if isinstance(task.label, PathLabel) else None
-    return next(i for i, f in enumerate(task.features) if (f.agg, f.field, f.by) == ("last", field, None))
-
-
 def check_rows(task: Task, examples: Examples, name: str, rows: Ints) -> None:
     """
     Raises:
@@ -229,9 +223,9 @@ def check_rows(task: Task, examples: Examples, name: str, rows: Ints) -> None:
     """
     if not len(rows):
         raise UserError(f"task {task.task} has no {name} examples: choose as-ofs that the input's events cover")
-    if not isinstance(task.label, PathLabel) and len(np.unique(examples.label[rows])) < 2:
-        all_did = "churned" if examples.label[rows[0], 0] else "stayed"
+    unfit = task.label.unfit(examples.label[rows])
+    if unfit:
         raise UserError(
-            f"task {task.task}: every one of the {len(rows)} {name} entities {all_did}, so there is nothing to tell "
-            "apart: choose other as-ofs, or another horizon"
+            f"task {task.task}: every one of the {len(rows)} {name} entities {unfit}: choose other as-ofs, or another "
+            "horizon"
         )

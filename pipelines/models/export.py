@@ -17,7 +17,7 @@ import tensorflow as tf
 from pipelines.folders import replacing
 from pipelines.models.manifest import Manifest, signature
 from pipelines.models.predictor import Predictor
-from pipelines.task import format_time
+from pipelines.spec import format_time
 
 LIBRARIES = ("tensorflow", "keras", "tensorflow-transform", "numpy", "apache-beam")
 

@@ -13,13 +13,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipelines.errors import Exit, UserError
 from pipelines.jsonfile import read_json
-from pipelines.task import ModelSpec, PathLabel, Task, format_duration
+from pipelines.labels.kinds import KINDS
+from pipelines.spec import format_duration
+from pipelines.task import ModelSpec, Task
 
 FORMAT = 2
 FILE = "manifest.json"
@@ -38,7 +40,7 @@ class Manifest:
     step: Duration
     steps: Annotated[int, Field(ge=1)]
     features: tuple[str, ...]  # names, in the order of the tensor's columns
-    label: Literal["churn", "path"]
+    label: Annotated[str, Field(pattern=f"^({'|'.join(KINDS)})$")]
     label_field: str  # of a path, else empty
     horizon: Duration
     active_within: Duration  # of churn, else 0
@@ -67,9 +69,8 @@ def signature(task: Task) -> dict[str, Any]:
         "steps": task.sequence.steps,
         "features": tuple(f.name for f in task.features),
         "label": label.kind,
-        "label_field": label.field if isinstance(label, PathLabel) else "",
         "horizon": task.horizon,
-        "active_within": 0 if isinstance(label, PathLabel) else label.active_within,
+        **label.signature,
         "outputs": task.outputs,
     }
 

@@ -1,19 +1,17 @@
-"""The networks: from what preprocessing makes of a sequence to log odds or quantiles. How they learn: `training`."""
+"""The networks: from what preprocessing makes of a sequence to the head of a label. How they learn: `training`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 
 import keras
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 from keras import layers, ops
-from scipy.special import ndtri
 
 from pipelines.models.gru import GRU
-from pipelines.task import ModelSpec, PathLabel, Task
+from pipelines.models.heads.kinds import head
+from pipelines.task import ModelSpec, Task
 
 Shapes = Mapping[str, tuple[tuple[int | None, ...], str]]  # of the inputs, the batch first, and their dtypes
 
@@ -51,8 +49,7 @@ def picked(task: Task, shapes: Shapes) -> Shapes:
 
 
 def build(task: Task, shapes: Shapes, seed: int, policy: str = "float32") -> keras.Model:
-    """What `preprocessing` gives, by name -> f4 (B, 1), the log odds of churn; or, for a path, f4 (B, label.steps,
-    quantiles), ascending in the last axis, in units of what `spread` says.
+    """What `preprocessing` gives, by name -> what the head of the task's label gives.
 
     Args:
       policy: Keras' of the layers, such as mixed_float16. The weights are f4, and the same, under each.
@@ -63,7 +60,7 @@ def build(task: Task, shapes: Shapes, seed: int, policy: str = "float32") -> ker
     try:
         wanted = picked(task, shapes).items()
         inputs = {name: keras.Input(shape[1:], dtype=kind, name=name) for name, (shape, kind) in wanted}
-        return keras.Model(inputs, _head(task, _body(task, inputs)))
+        return keras.Model(inputs, head(task).output(_body(task, inputs)))
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -90,37 +87,3 @@ def _dense(spec: ModelSpec, x: keras.KerasTensor) -> keras.KerasTensor:
     for units in spec.units:
         x = layers.Dropout(spec.dropout)(layers.Dense(units, activation="gelu")(x))
     return x
-
-
-def _head(task: Task, x: keras.KerasTensor) -> keras.KerasTensor:
-    if not isinstance(task.label, PathLabel):
-        return layers.Dense(1, name="log_odds", dtype="float32")(x)
-    steps, levels = task.label.steps, task.label.levels
-    # Learning starts at the naive forecast: the last level stays, and its returns are normal.
-    start = keras.initializers.Constant(np.tile(_normal(levels), steps))
-    zeros = {"kernel_initializer": "zeros", "bias_initializer": start}
-    y = layers.Dense(steps * len(levels), name="quantiles", dtype="float32", **zeros)(x)
-    return Ascending(levels.index(0.5), dtype="float32")(layers.Reshape((steps, len(levels)))(y))
-
-
-def _normal(levels: Sequence[float]) -> npt.NDArray[np.float64]:
-    """What `Ascending` makes the quantiles of a standard normal of."""
-    quantiles, gaps = ndtri(levels), np.diff(ndtri(levels))
-    softplus = np.log(np.expm1(gaps))  # inverse
-    middle = levels.index(0.5)
-    return np.concatenate([softplus[:middle], quantiles[middle : middle + 1], softplus[middle:]])
-
-
-class Ascending(layers.Layer):
-    """(B, steps, quantiles) of any values -> the same with the median as it is, and the others in order around it."""
-
-    def __init__(self, median: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.median = median
-
-    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        m = self.median
-        middle, gaps = x[..., m : m + 1], ops.softplus(x)
-        below = ops.flip(ops.cumsum(ops.flip(gaps[..., :m], axis=-1), axis=-1), axis=-1)
-        above = ops.cumsum(gaps[..., m + 1 :], axis=-1)
-        return ops.concatenate([middle - below, middle, middle + above], axis=-1)

@@ -20,12 +20,12 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.models.engine import Floats
-from pipelines.models.examples import Examples, Ints, check_rows, level
-from pipelines.models.metrics import auc
+from pipelines.models.examples import Examples, Ints, check_rows
+from pipelines.models.heads.kinds import head
 from pipelines.models.network import Transform, build, pick
-from pipelines.models.predictor import ROWS, spread
+from pipelines.models.predictor import ROWS
 from pipelines.models.prepared import prepare
-from pipelines.task import PathLabel, Task
+from pipelines.task import Task
 
 CHECKPOINT_SECONDS = 120.0  # between two checkpoints inside an epoch; there is one after each
 Log = Callable[[str], None]
@@ -57,7 +57,7 @@ class Data:
     @property
     def signature(self) -> list[tf.TensorSpec]:
         """Of a batch: tensors, and labels."""
-        shapes = [(None, *self.shape), (None, self.task.label_width)]
+        shapes = [(None, *self.shape), (None, self.task.label.width)]
         return [tf.TensorSpec(shape, tf.float32) for shape in shapes]
 
     @property
@@ -79,7 +79,7 @@ def fit(data: Data, folder: Path, log: Log) -> tuple[list[keras.Model], float]:
     """
     check_rows(data.task, data.examples, "training", data.train)
     check_rows(data.task, data.examples, "validation", data.validation)
-    if data.task.model.network == "mlp" and not isinstance(data.task.label, PathLabel):  # its loss needs raw levels
+    if data.task.model.network == "mlp" and head(data.task).by_summary:
         rows = np.concatenate([data.train, data.validation])
         examples, transform = prepare(data.task, data.examples, rows, data.transform, data.prepared)
         data = replace(data, examples=examples, transform=transform)
@@ -122,7 +122,7 @@ class Member:
             loss = self._epoch(learn)
             value = validate()
             epoch = self.place.epoch
-            told = _named(self.data.task, value)
+            told = head(self.data.task).told(value)
             self.log(f"{self.name}epoch {epoch}/{spec.epochs}: loss {loss:.4f}, validation {told}")
             with writer.as_default(step=epoch):
                 tf.summary.scalar("loss", loss)
@@ -195,17 +195,14 @@ def _optimizer(data: Data) -> keras.optimizers.Optimizer:
 
 def _step(data: Data, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Callable[..., tf.Tensor]:
     """(raw tensor (B, steps, features), label (B, label_width)) -> the mean loss, after one step down its slope."""
-    task, path = data.task, isinstance(data.task.label, PathLabel)
-    share = float(data.examples.label[data.train, 0].mean())
-    balanced = task.model.class_weights == "balanced"
-    weight = (0.5 / (1 - share), 0.5 / share) if balanced else (1.0, 1.0)
+    task, loss = data.task, head(data.task).loss(data.examples.label[data.train])
 
     @tf.function(autograph=False, input_signature=data.signature)
     def step(raw: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         inputs = pick(task, data.transform(raw))
         with tf.GradientTape() as tape:
             y = model(inputs, training=True)
-            value = _path_loss(task, raw, label, y) if path else _churn_loss(label, y, weight)
+            value = loss(raw, label, y)
             scaled = optimizer.scale_loss(value)
         gradients = tape.gradient(scaled, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
@@ -214,37 +211,18 @@ def _step(data: Data, model: keras.Model, optimizer: keras.optimizers.Optimizer)
     return step
 
 
-def _churn_loss(label: tf.Tensor, y: tf.Tensor, weight: tuple[float, float]) -> tf.Tensor:
-    loss = tf.nn.sigmoid_cross_entropy_with_logits(label, y)
-    return tf.reduce_mean(tf.where(label > 0, weight[1], weight[0]) * loss)
-
-
-def _path_loss(task: Task, raw: tf.Tensor, label: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """The mean pinball loss of the quantiles (Koenker and Bassett, 1978), in units of `spread`."""
-    assert isinstance(task.label, PathLabel)
-    last = raw[:, -1, level(task), None]
-    real = (label > 0) & (last > 0)
-    returns = tf.math.log(tf.where(real, label, 1.0)) - tf.math.log(tf.where(last > 0, last, 1.0))
-    error = returns[:, :, None] / spread(task, raw) - y
-    q = np.array(task.label.levels, np.float32)
-    loss = tf.where(real[:, :, None], tf.maximum(q * error, (q - 1) * error), 0.0)
-    return tf.reduce_sum(loss) / tf.maximum(tf.reduce_sum(tf.cast(real, tf.float32)) * len(q), 1.0)
-
-
 def _validator(data: Data, model: keras.Model) -> Callable[[], float]:
-    """How good the model is on the validation rows, higher is better: AUC, or the pinball loss of a path, negative."""
-    task, rows = data.task, data.validation
+    """How good the model is on the validation rows, higher is better."""
+    task, rows, of = data.task, data.validation, head(data.task)
 
     @tf.function(autograph=False, input_signature=data.signature)
     def judge(raw: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         y = model(pick(task, data.transform(raw)), training=False)
-        return _path_loss(task, raw, label, y) if isinstance(task.label, PathLabel) else y[:, 0]
+        return of.judged(raw, label, y)
 
     def quality() -> float:
         parts = [(len(x), np.asarray(judge(x, label))) for x, label in _batches(data.examples, rows, ROWS)]
-        if isinstance(task.label, PathLabel):
-            return -float(sum(n * v for n, v in parts) / len(rows))
-        return auc(data.examples.label[rows, 0], np.concatenate([v for _, v in parts]))
+        return of.quality(parts, data.examples.label[rows])
 
     return quality
 
@@ -258,7 +236,3 @@ def _batches(examples: Examples, rows: Ints, size: int) -> Iterator[tuple[Floats
             if i + 1 < len(parts):
                 ahead.append(reader.submit(examples.tensor, parts[i + 1]))
             yield ahead.pop(0).result(), examples.label[part]
-
-
-def _named(task: Task, value: float) -> str:
-    return f"pinball loss {-value:.5f}" if isinstance(task.label, PathLabel) else f"AUC {value:.4f}"

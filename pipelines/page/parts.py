@@ -12,6 +12,8 @@ from pipelines.page.charts import BASELINES, Figure
 WHISKER = (168, 18)  # width and height, px
 DASHES = {"dash": "7 4", "dot": "1.5 3.5", "dashdot": "8 3 2 3"}
 
+Content = tuple[str, Sequence[tuple[str, str, str]], str, Sequence[tuple[str, str]]]  # headline, tiles, sections, terms
+
 
 def section(topic: str, finding: str, *parts: str) -> str:
     """A finding in words, under its topic, and what shows it."""

@@ -31,7 +31,7 @@ from pipelines.folders import create_private, make_private, sync
 from pipelines.local.store import write_file
 from pipelines.locks import locked
 from pipelines.metrics import counter
-from pipelines.task import format_time
+from pipelines.spec import format_time
 from pipelines.transforms.formats import parquet
 from pipelines.transforms.formats.messages import EXTENSION, SCHEMA, table
 from pipelines.transforms.messages import Messages, Payload

@@ -23,7 +23,8 @@ from apache_beam.pvalue import TaggedOutput
 from pipelines.errors import UserError
 from pipelines.ledger import DeadLetter, Ledger
 from pipelines.progress import Progress
-from pipelines.task import Task, TimeField, parse_time
+from pipelines.spec import parse_time
+from pipelines.task import Task, TimeField
 from pipelines.transforms.block import EventBlock, split
 from pipelines.transforms.columns import DecodeError
 from pipelines.transforms.decode import Since, Span, decode, without_arrival

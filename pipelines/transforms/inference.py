@@ -23,7 +23,8 @@ from pipelines.errors import UserError
 from pipelines.ledger import DeadLetter, Ledger
 from pipelines.metrics import counter, distribution
 from pipelines.models.engine import ALIGNMENT, DeviceName, EngineName, Floats, OutOfMemory, halved
-from pipelines.task import Task, format_time
+from pipelines.spec import format_time
+from pipelines.task import Task
 from pipelines.transforms.sequences import SequenceBatch
 from pipelines.transforms.serving import CHANGES, Loader, Serving
 from pipelines.versions import versioned

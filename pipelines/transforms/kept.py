@@ -8,7 +8,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipelines.task import Task, format_duration, format_time
+from pipelines.spec import format_duration, format_time
+from pipelines.task import Task
 from pipelines.transforms.decode import Since
 from pipelines.versions import StateError
 

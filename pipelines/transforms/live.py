@@ -25,7 +25,8 @@ from apache_beam.utils.timestamp import Timestamp
 
 from pipelines.ledger import DeadLetter, Ledger
 from pipelines.metrics import counter, distribution
-from pipelines.task import Task, format_time
+from pipelines.spec import format_time
+from pipelines.task import Task
 from pipelines.transforms.block import EventBlock, arrivals, chunks, concat, joined, unpack
 from pipelines.transforms.decode import Since
 from pipelines.transforms.due import Due, due, early

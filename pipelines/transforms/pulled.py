@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from pipelines.ledger import DeadLetter
-from pipelines.task import EPOCH, parse_time
+from pipelines.spec import EPOCH, parse_time
 from pipelines.transforms.messages import ID, Messages
 from pipelines.transforms.times import FARTHEST
 from pipelines.versions import versioned

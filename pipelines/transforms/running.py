@@ -15,7 +15,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from pipelines.coders import VersionedCoder
 from pipelines.ledger import Ledger
-from pipelines.task import format_time
+from pipelines.spec import format_time
 from pipelines.versions import versioned
 
 KEPT = 1_000  # windows, at least

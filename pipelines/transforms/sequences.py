@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.task import Aggregation, ChurnLabel, PathLabel, Task
+from pipelines.labels.base import Ahead
+from pipelines.task import Aggregation, Task
 from pipelines.transforms.block import EventBlock, Floats, Hashes, Ints, Mask, sortable
 from pipelines.versions import versioned
 
@@ -37,7 +38,7 @@ class SequenceBatch:
     tensor: Floats  # (n, steps, features)
     n_events: Ints  # (n) events in the history
     last_event_time: Ints  # (n) us
-    label: Floats | None = None  # (n, 1) for churn, (n, label.steps) for a path
+    label: Floats | None = None  # (n, label.width)
 
 
 class Group(NamedTuple):
@@ -311,48 +312,26 @@ def _revisions(task: Task, known: EventBlock, as_of: int) -> npt.NDArray[np.int3
 def examples(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[SequenceBatch]:
     """Labelled sequences of a tidy shard: features from what had arrived by the as-of, labels from what came after.
 
-    Only entities the label is meant for: active within `active_within` (churn), or with a level to start from (path).
+    Only entities that the label is meant for.
     """
     for t in as_ofs:
         known = block if block.arrival is None else block.take(block.arrival < t)
         ahead = block.take((block.time >= t) & (block.time < t + task.horizon))
+        came = _ahead(task, ahead, t)
         for batch, keys in sequences(task, known, [t]):
-            if isinstance(task.label, ChurnLabel):
-                label, meant = churn_label(task.label, ahead, batch, keys)
-            else:
-                label, meant = path_label(task, task.label, ahead, batch, keys)
+            label, meant = task.label.of(task, batch, keys, came)
             if meant.any():
                 yield _picked(replace(batch, label=label), meant)
 
 
-def churn_label(spec: ChurnLabel, ahead: EventBlock, batch: SequenceBatch, keys: Ints) -> tuple[Floats, Mask]:
-    """f4 (n, 1): 1 for silent in the horizon, whose events are `ahead`; and who was active in time (n).
+def _ahead(task: Task, block: EventBlock, as_of: int) -> Ahead:
+    """A tidy block of events in the horizon of an as-of, as a label asks it."""
 
-    Args:
-      keys: (n) the batch's entities in ahead.keys.
-    """
-    alive = np.zeros(len(ahead.keys), bool)
-    alive[ahead.key] = True
-    return (~alive[keys]).astype(np.float32)[:, None], batch.last_event_time >= batch.as_of - spec.active_within
+    def values(field: str) -> Floats:
+        found, tied = block.values[task.numeric.index(field)], ties(task, block)
+        return found if tied is None else tied.in_order(sortable(found), found)
 
-
-def path_label(task: Task, spec: PathLabel, ahead: EventBlock, batch: SequenceBatch, keys: Ints) -> tuple[Floats, Mask]:
-    """f4 (n, spec.steps): the last value of the field in each step ahead, a step without one as the step before;
-    and who has a positive level to start from and any value ahead (n)."""
-    level = [f.name for f in task.features].index(f"last({spec.field})")
-    value = ahead.values[task.numeric.index(spec.field)]
-    tied = ties(task, ahead)
-    if tied is not None:
-        value = tied.in_order(sortable(value), value)
-    real = ~np.isnan(value)
-    path = np.full((len(ahead.keys), 1 + spec.steps), np.nan, np.float32)
-    path[keys, 0] = batch.tensor[:, -1, level]
-    path[ahead.key[real], 1 + (ahead.time[real] - batch.as_of) // task.sequence.step] = value[real]
-    path = path[keys]
-    known = ~np.isnan(path)
-    at = np.maximum.accumulate(np.where(known, np.arange(1 + spec.steps), 0), axis=1)
-    meant = (path[:, 0] > 0) & known[:, 1:].any(axis=1)
-    return np.take_along_axis(path, at, axis=1)[:, 1:], meant
+    return Ahead(len(block.keys), block.key, (block.time - as_of) // task.sequence.step, values)
 
 
 def _picked(b: SequenceBatch, rows: Mask) -> SequenceBatch:

@@ -26,7 +26,7 @@ from pipelines.config import WriteMethod
 from pipelines.ledger import DeadLetter, Ledger, total
 from pipelines.local.store import Status
 from pipelines.rows import Run, ledger_table
-from pipelines.task import format_time
+from pipelines.spec import format_time
 from pipelines.transforms.holding import LETTERS, Hold, HoldScores
 from pipelines.transforms.tabular import (
     Inputs,

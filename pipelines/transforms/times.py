@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.task import UNITS, TimeField
+from pipelines.spec import UNITS
+from pipelines.task import TimeField
 from pipelines.transforms.block import Ints, Mask
 from pipelines.transforms.columns import DecodeError, WrongType, convert, filled, is_text, plain, text
 

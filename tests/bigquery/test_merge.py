@@ -17,7 +17,7 @@ from pipelines.bigquery.merge import Counts, merge, staged, visible
 from pipelines.bigquery.schema import apply, plan, stored
 from pipelines.bigquery.tables import Table
 from pipelines.rows import live_schema, score_schema
-from pipelines.task import EPOCH
+from pipelines.spec import EPOCH
 from pipelines.transforms.tabular import score_id
 from tests.warehouse import Warehouse
 

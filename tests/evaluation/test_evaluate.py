@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.evaluation.evaluate import Splits, evaluate, headline, lines
+from pipelines.evaluation.evaluate import evaluate, headline, lines
 from pipelines.evaluation.schema import Churn, Evaluation, Path
+from pipelines.evaluation.survey import Splits
 from tests.judged import Floats, churn_task, in_memory, path_task
 from tests.toy import DAY
 

@@ -295,7 +295,7 @@ def test_outcomes_are_the_labels_of_examples(
         for batch, _ in sequences(task, block, as_ofs)
         for entity, last in zip(batch.entities, batch.last_event_time.tolist(), strict=True)
     ]
-    terms = task.churn_terms
+    terms = task.label.terms
     run = Run("shop-1", "a", "shop", task.outputs, (), 0, horizon=terms[0], active_within=terms[1])
     publish_rows(tmp_path, run, score_table(run, rows, 1), 1)
     labels = {

@@ -12,7 +12,7 @@ from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipelines.errors import UserError
-from pipelines.task import parse_time
+from pipelines.spec import parse_time
 from pipelines.transforms import archive
 from pipelines.transforms.archive import AGE, GRACE, Archive, compact_archive, compacting_archive, write_messages
 from pipelines.transforms.formats.messages import EXTENSION, from_table, payload_of

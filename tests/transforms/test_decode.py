@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.task import Task, parse_time
+from pipelines.spec import parse_time
+from pipelines.task import Task
 from pipelines.transforms.decode import Decoded, Since, Span, decode, without_arrival
 from tests.generated import STEP
 from tests.generated import tasks as random_tasks

@@ -5,7 +5,8 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pytest
 
-from pipelines.task import TimeField, parse_time
+from pipelines.spec import parse_time
+from pipelines.task import TimeField
 from pipelines.transforms.columns import DecodeError
 from pipelines.transforms.times import micros
 from tests.transforms.formats.writers import DAY, START

@@ -21,7 +21,8 @@ import pyarrow as pa
 from pipelines.bigquery.client import TIMEOUT, client, execute, explained, patiently, reader
 from pipelines.bigquery.tables import NAME
 from pipelines.errors import UserError
-from pipelines.task import EPOCH, UNITS, Task, TimeField
+from pipelines.spec import EPOCH, UNITS
+from pipelines.task import Task, TimeField
 from pipelines.transforms.decode import Since, Span
 from pipelines.transforms.formats.base import Piece, Refusal, Rows
 from pipelines.transforms.formats.parquet import json_row

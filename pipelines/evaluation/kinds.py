@@ -1,0 +1,24 @@
+"""How each kind of label is judged: a module each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pipelines.evaluation import churn, path
+from pipelines.evaluation.schema import Evaluation, Head
+from pipelines.evaluation.survey import Predict, Splits, Survey
+
+
+class Kind(NamedTuple):
+    """What judging a kind of label takes."""
+
+    judge: Callable[[Survey, Splits, Head, Predict, str], Evaluation]  # the whole evaluation
+    headline: Callable[[Any], dict[str, float]]  # what the manifest keeps of it
+    lines: Callable[[Any], list[str]]  # what the terminal shows of it
+
+
+KINDS = {
+    "churn": Kind(churn.judge, churn.headline, churn.lines),
+    "path": Kind(path.judge, path.headline, path.lines),
+}
