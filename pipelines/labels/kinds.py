@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,5 +10,6 @@ from pipelines.labels.base import Label
 from pipelines.labels.churn import ChurnLabel
 from pipelines.labels.path import PathLabel
 
-KINDS: dict[str, type[Label]] = {"churn": ChurnLabel, "path": PathLabel}
+Kind = Literal["churn", "path"]
+KINDS: dict[Kind, type[Label]] = {"churn": ChurnLabel, "path": PathLabel}
 AnyLabel = Annotated[ChurnLabel | PathLabel, Field(discriminator="kind")]

@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from pipelines.errors import Exit, UserError
 from pipelines.jsonfile import read_json
-from pipelines.labels.kinds import KINDS
+from pipelines.labels.kinds import Kind
 from pipelines.spec import format_duration
 from pipelines.task import ModelSpec, Task
 
@@ -40,7 +40,7 @@ class Manifest:
     step: Duration
     steps: Annotated[int, Field(ge=1)]
     features: tuple[str, ...]  # names, in the order of the tensor's columns
-    label: Annotated[str, Field(pattern=f"^({'|'.join(KINDS)})$")]
+    label: Kind
     label_field: str  # of a path, else empty
     horizon: Duration
     active_within: Duration  # of churn, else 0
