@@ -25,8 +25,7 @@ from pipelines.transforms.columns import (
 
 UNIT = {"d": UNITS["d"], "s": UNITS["s"], "ms": UNITS["ms"], "us": 1}
 FARTHEST = 1 << 61  # us; 73,000 years: sums and differences of times stay inside 64 bits
-NAIVE, ZONED = [[pa.timestamp(unit, zone) for unit in ("us", "ns")] for zone in (None, "UTC")]
-STAMPS = {False: (*NAIVE, *ZONED), True: (*ZONED, *NAIVE)}
+US, NS = [[pa.timestamp(unit, zone) for zone in (None, "UTC")] for unit in ("us", "ns")]  # without a zone, and with one
 
 # What Arrow's casts of text to times take.
 LEAP = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)"
@@ -96,12 +95,12 @@ def _number_text(column: pa.Array, name: str, unit: str) -> tuple[Ints, Mask]:
 
 def _iso(column: pa.Array, name: str) -> pa.Array:
     first = column.drop_null()[:1].cast(pa.binary()).to_pylist()
-    zoned = bool(first) and re.search(rb"[:T ][0-9]+.*(Z|[+-][0-9:]+)$", first[0]) is not None
-    for stamp in STAMPS[zoned]:  # a cast that fails costs as much as one that does not: the likely one first
-        try:
-            return column.cast(stamp)
-        except pa.ArrowInvalid:
-            continue
+    likely = _stamp(first[0].decode("latin-1")) if first else US[0]
+    if likely is not None:
+        try:  # as the first value is written, all mostly are
+            return column.cast(likely)
+        except pa.ArrowInvalid:  # a cast that fails at many values is dear: no other is tried
+            pass
     is_naive, is_zoned = matches(column, ISO_NAIVE), matches(column, ISO_ZONED)
     wrong = known(column) & ~(is_naive | is_zoned)
     if wrong.any():
@@ -109,9 +108,17 @@ def _iso(column: pa.Array, name: str) -> pa.Array:
     column = pc.replace_substring_regex(column, r"(\.[0-9]{6})[0-9]+", r"\1")  # finer than us is rounded down
     parts = [
         pc.if_else(pa.array(some), column, None).cast(stamp).cast(pa.timestamp("us"))
-        for some, stamp in ((is_naive, NAIVE[0]), (is_zoned, ZONED[0]))
+        for some, stamp in ((is_naive, US[0]), (is_zoned, US[1]))
     ]
     return pc.coalesce(*parts)
+
+
+def _stamp(text: str) -> pa.DataType | None:
+    """The type of a time as it is written; None for text that is none."""
+    zoned = re.search(ISO_ZONED, text) is not None
+    if not zoned and re.search(ISO_NAIVE, text) is None:
+        return None
+    return (NS if re.search(r"\.[0-9]{7}", text) else US)[zoned]
 
 
 def _stamps(column: pa.Array) -> tuple[Ints, Mask]:

@@ -20,7 +20,10 @@ from pipelines.transforms.decode import Refused
 from pipelines.transforms.formats.base import Refusal
 from pipelines.transforms.formats.csv import OPEN, Parser
 from pipelines.transforms.formats.lines import Lines
-from pipelines.transforms.times import STAMPS, _float_micros, _scaled, _stamps
+from pipelines.transforms.times import _float_micros, _scaled, _stamps
+
+NAIVE, ZONED = [[pa.timestamp(unit, zone) for unit in ("us", "ns")] for zone in (None, "UTC")]
+STAMPS = {False: (*NAIVE, *ZONED), True: (*ZONED, *NAIVE)}
 
 T = TypeVar("T")
 
