@@ -15,8 +15,12 @@ from pipelines.task import TimeField
 from pipelines.transforms import decode
 from pipelines.transforms.columns import numbers, text
 from pipelines.transforms.decode import Refused, converted
+from pipelines.transforms.formats import lines
+from pipelines.transforms.formats.base import Refusal, Rows
+from pipelines.transforms.formats.csv import Parser
 from pipelines.transforms.times import micros
 from tests.transforms import halving
+from tests.transforms.formats.writers import task
 
 Convert = Callable[[pa.Array, str], Any]
 
@@ -153,3 +157,20 @@ def test_every_number() -> None:
     same(numbers, halving.numbers, column)
     for spec in TIMES:
         same(lambda c, _, spec=spec: micros(c, spec), lambda c, _, spec=spec: halving.micros(c, spec), column)  # type: ignore[misc]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(st.sampled_from('",; \tab\0é'), min_size=1, max_size=14), min_size=1, max_size=30))
+def test_csv_lines(drawn: list[str]) -> None:
+    """Quotes in any place; those that do not close would take the next lines for their own."""
+    for separator in ",;\t":
+        parser = Parser(task(), ["user", "ts", "kind", "amount", "id"], separator)
+        texts = ["good"] + [line for line in drawn if line.strip() and line.count('"') % 2 == 0]
+        chunk = lines.whole_lines("\n".join(texts * 2).encode(), 0)
+        refused = [p for p in parser._parse(chunk) if isinstance(p, Refusal)]
+        rows = [p for p in parser._parse(chunk) if isinstance(p, Rows)]
+        parts = list(halving.parse(parser, chunk))
+        assert sorted(refused) == sorted(p for p in parts if isinstance(p, Refusal))
+        expected = [p for p in parts if not isinstance(p, Refusal)]
+        assert [t for r in rows for t in r.at] == [t for c, _ in expected for t in c.at]
+        assert [x for r in rows for x in r.table.to_pylist()] == [x for _, t in expected for x in t.to_pylist()]
