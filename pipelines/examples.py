@@ -152,7 +152,7 @@ def _add(config: ExamplesConfig, source: Source, folder: Path, gap: Rectangle) -
     with replacing(target) as partial:
         progress = partial / "progress"
         progress.mkdir()
-        with watch(progress, {"reading": source.size, "scoring": source.shards}):
+        with watch(progress, {"reading": source.size, "scoring": source.shards}), source.unchanged():
             execution.run(config.execution, lambda p: build(p, config, task, gap, source, partial))
         shutil.rmtree(progress)
         _check(config, read_layer(partial).ledger)

@@ -101,18 +101,28 @@ class Parser:
     def _parse(self, chunk: Lines) -> Iterator[Rows | Refusal]:
         skipped: list[tuple[int, str]] = []
         table = self._table(chunk, skipped)
-        if table is None:  # the parser does not tell which line ends inside quotes
-            closed = columns.matches(chunk.array(), self.closed)
+        if table is None:
+            yield from self._apart(chunk)
+            return
+        for row, reason in skipped:
+            yield chunk.refusal(row, "a row with another number of fields", reason)
+        wrong = np.array([row for row, _ in skipped], np.int64)
+        good = chunk.take(np.setdiff1d(np.arange(len(chunk)), wrong)) if skipped else chunk
+        if len(good):
+            yield good.rows(table, self.task.events.identity == "all")
+
+    def _apart(self, chunk: Lines) -> Iterator[Rows | Refusal]:
+        """Lines of which the parser does not make a row each, without those that end inside quotes."""
+        closed = columns.matches(chunk.array(), self.closed)
+        if not closed.any() or len(chunk) == 1:
+            yield from chunk.refused(OPEN)
+        elif not closed.all():
             yield from chunk.take(np.flatnonzero(~closed)).refused(OPEN)
-            chunk, skipped = chunk.take(np.flatnonzero(closed)), []
-            table = self._table(chunk, skipped) if len(chunk) else None
-        if table is not None:
-            for row, reason in skipped:
-                yield chunk.refusal(row, "a row with another number of fields", reason)
-            wrong = np.array([row for row, _ in skipped], np.int64)
-            good = chunk.take(np.setdiff1d(np.arange(len(chunk)), wrong)) if skipped else chunk
-            if len(good):
-                yield good.rows(table, self.task.events.identity == "all")
+            yield from self._parse(chunk.take(np.flatnonzero(closed)))
+        else:  # it can miscount rows with another number of fields that are megabytes long
+            half = len(chunk) // 2
+            yield from self._parse(chunk.take(slice(0, half)))
+            yield from self._parse(chunk.take(slice(half, None)))
 
     def _table(self, chunk: Lines, skipped: list[tuple[int, str]]) -> pa.Table | None:
         def skip(row: pc.InvalidRow) -> str:
