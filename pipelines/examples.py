@@ -165,7 +165,7 @@ def _add(config: ExamplesConfig, source: Source, folder: Path, gap: Rectangle) -
     with replacing(target, private=True) as partial:
         progress = partial / "progress"
         make_private(progress)
-        with watch(progress, {"reading": source.size, "scoring": source.shards}):
+        with watch(progress, {"reading": source.size, "scoring": source.shards}), source.unchanged():
             execution.run(config.execution, lambda p: build(p, config, task, gap, source, partial))
         shutil.rmtree(progress)
         _check(config, read_layer(partial).ledger)

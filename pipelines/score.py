@@ -54,7 +54,7 @@ def score(config: ScoreConfig) -> int:
     )
     started, template = time.monotonic(), dataflow.is_template(config.execution.beam_args)
     with _output(config).batch(run, config.as_ofs, later=template) as batch:
-        with watch(batch.progress, {"reading": source.size, "scoring": source.shards}):
+        with watch(batch.progress, {"reading": source.size, "scoring": source.shards}), source.unchanged():
             progress = Progress(str(batch.progress))
             with memory.explained(need):
                 execution.run(config.execution, lambda p: build(p, config, source, infer, batch.write, progress))

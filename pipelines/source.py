@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from apache_beam.io.filesystems import FileSystems
@@ -9,10 +11,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.bigquery.tables import is_bigquery
 from pipelines.config import Execution, Input
+from pipelines.errors import UserError
 from pipelines.examplestore import InputFile
 from pipelines.task import Task
 from pipelines.transforms.decode import Since, Span, without_arrival
-from pipelines.transforms.files import check_fields, check_rows, plan, preflight
+from pipelines.transforms.files import check_fields, check_rows, check_unchanged, plan, preflight
 from pipelines.transforms.files import find as find_files
 from pipelines.transforms.formats import bigquery
 from pipelines.transforms.formats.base import Piece
@@ -31,6 +34,17 @@ class Source:
     def size(self) -> int:
         """Bytes to read."""
         return sum(p.size for p in self.pieces)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Where a pipeline fails because a file changed while it was read, says just that. Raises UserError."""
+        try:
+            yield
+        except UserError:
+            for piece in self.pieces:
+                if piece.whole:
+                    check_unchanged(piece)
+            raise
 
     @property
     def files(self) -> int:

@@ -67,7 +67,8 @@ def stream(config: StreamConfig) -> int:
     archive = compacting_archive(config.archive) if config.archive else nullcontext()
     letters = config.dead_letters is None  # otherwise they go to their topic
     explained = memory.explained(_need(config, ready))
-    with output(config.output, config.method).live(_run(config), letters) as live, archive, explained:
+    unchanged = ready.history.unchanged() if ready.history else nullcontext()
+    with output(config.output, config.method).live(_run(config), letters) as live, archive, explained, unchanged:
         result = portable.run_stream(
             config.execution, lambda p: build(p, config, ready, live), live.stop, config.job_name
         )

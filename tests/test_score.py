@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipelines.models.calibration import Calibration
 from pipelines.models.export import Origin, manifest_of, save
 from pipelines.models.network import build
 from pipelines.models.predictor import Predictor
+from pipelines.runners import execution
 from pipelines.spec import format_time, parse_time
 from pipelines.task import Task
 from pipelines.taskfile import load_task
@@ -116,3 +118,31 @@ def test_a_model_that_writes_a_file_is_told_before_anything_is_written(late: Pat
 def test_an_output_that_cannot_be_written(late: Path) -> None:
     text = score(late, "events.parquet/out", "2024-04-01", expect=Exit.USAGE)
     assert "cannot write to the output folder" in text
+
+
+@pytest.mark.parametrize(("share", "workers"), [(0.36, 2), (1.5, 1)])
+def test_a_file_that_changes_after_the_plan(
+    late: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, workers: int
+) -> None:
+    """Cut off or grown: nothing is published, and the message names the file and the remedy."""
+    table = pq.read_table(late / "events.parquet")
+    lines = [json.dumps(row) + "\n" for row in table.to_pylist()]
+    events = tmp_path / "events.jsonl"
+    events.write_text("".join(lines))
+    run = execution.run
+
+    def changed(*arguments: Any) -> None:
+        events.write_text("".join([*lines, *lines][: int(share * len(lines))]))
+        run(*arguments)
+
+    monkeypatch.setattr(execution, "run", changed)
+    told = io.StringIO()
+    flags = ["--task", str(late / "task.yaml"), "--input", str(events), "--as-of", "2024-04-01"]
+    flags += ["--workers", str(workers), "--output", str(tmp_path / "out")]
+    with redirect_stdout(told), redirect_stderr(told):
+        code = main(["score", *flags, "--model", str(late / "model")])
+    assert code == Exit.USAGE, told.getvalue()
+    assert re.search(
+        r"events\.jsonl: changed while it was read \(.*\), so nothing was published\. Run again", told.getvalue()
+    )
+    assert not list((tmp_path / "out").rglob("*.parquet"))

@@ -1,6 +1,8 @@
 """One column as text, numbers or codes, whatever its Arrow type. Pure functions, all vectorised.
 
-A column that does not convert raises; that only some rows are at fault is found in `decode`, times are in `times`.
+A column that does not convert raises an error that says which rows are at fault: `decode` leaves them out and converts
+the others. Arrow's casts tell no more than that some value does not convert, so what they take is said here as a
+pattern. Times are in `times`.
 """
 
 from __future__ import annotations
@@ -14,15 +16,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 EXACT = 1 << 53  # whole numbers from here on are not exact as 64-bit floats
+LARGEST = np.uint64((1 << 63) - 1)  # whole number of 64 bits
 MISSING = ("", "NA", "N/A", "n/a", "NULL", "null", "None", "-")  # text that stands for no number
+NUMBER = r"^[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:nan(?:\([a-z0-9_]*\))?|inf(?:inity)?))$"
+WHOLE = r"^-?0*[0-9]{1,18}$|^0[xX][0-9a-fA-F]{1,16}$"
+WHOLE_19 = r"^-?0*[1-9][0-9]{18}$"  # some of them fit in 64 bits
+
+Mask = npt.NDArray[np.bool_]
 
 
 class DecodeError(ValueError):
-    """A column that does not convert; the message names the field."""
+    """A column with values that do not convert; the message names the field.
+
+    Args:
+      wrong: (n) which of them do not.
+    """
+
+    def __init__(self, message: str, wrong: Mask) -> None:
+        super().__init__(message)
+        self.wrong = wrong
 
 
 class WrongType(DecodeError):
     """A column of a type that has no value that would convert."""
+
+    def __init__(self, message: str, column: pa.Array) -> None:
+        super().__init__(message, np.ones(len(column), bool))
 
 
 def text(column: pa.Array, name: str) -> pa.Array:
@@ -49,8 +68,9 @@ def _float_text(column: pa.Array, name: str) -> pa.Array:
     cells = column.to_numpy(zero_copy_only=False)
     with np.errstate(invalid="ignore"):
         whole = np.floor(cells) == cells
-        if (np.abs(cells[whole]) >= EXACT).any():
-            raise DecodeError(f"{name} is a number too large to be an exact one")
+        large = whole & (np.abs(cells) >= EXACT)
+    if large.any():
+        raise DecodeError(f"{name} is a number too large to be an exact one", large)
     null = np.isnan(cells)
     strings = pa.array(np.where(whole, cells, 0).astype(np.int64)).cast(pa.string())
     if not (whole | null).all():
@@ -88,6 +108,9 @@ def _words(column: pa.Array, name: str) -> pa.Array:
     try:
         return column.cast(pa.float64())
     except pa.ArrowException:
+        good = utf8(column)
+        if not good.all():
+            raise DecodeError(f"{name} is not text", ~good) from None
         column = pc.utf8_trim_whitespace(column)
         return pc.if_else(pc.is_in(column, pa.array(MISSING)), None, column)
 
@@ -111,18 +134,58 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def convert(column: pa.Array, kind: pa.DataType, name: str, what: str) -> pa.Array:
-    """A cast; whole numbers may become floats that are not exact.
+    """A cast to text, 64-bit floats or whole numbers; whole numbers may become floats that are not exact.
 
     Raises:
       DecodeError: `name` is not `what`; WrongType if no value of that type could be.
     """
     try:
         return column.cast(kind)
+    except pa.ArrowNotImplementedError as error:
+        raise WrongType(f"{name} is not {what}", column) from error
     except pa.ArrowException as error:
         if pa.types.is_integer(column.type) and kind == pa.float64():
             return column.cast(kind, safe=False)  # whole numbers above 2**53 lose their last digits
-        wrong = WrongType if isinstance(error, pa.ArrowNotImplementedError) else DecodeError
-        raise wrong(f"{name} is not {what}") from error
+        good = utf8 if kind == pa.string() else whole if kind == pa.int64() else number
+        raise DecodeError(f"{name} is not {what}", known(column) & ~good(column)) from error
+
+
+def utf8(column: pa.Array) -> Mask:
+    """(n) which values of a column of text or bytes are UTF-8, or null."""
+    try:
+        if column.type == pa.string():
+            column.validate(full=True)
+            return np.ones(len(column), bool)
+    except pa.ArrowInvalid:
+        pass
+    return np.array([value is None or is_utf8(value) for value in column.cast(pa.binary()).to_pylist()], bool)
+
+
+def number(column: pa.Array) -> Mask:
+    """(n) which values of a column of text are numbers, as Arrow reads them."""
+    return matches(column, NUMBER)
+
+
+def whole(column: pa.Array) -> Mask:
+    """(n) which values are whole numbers of 64 bits, of a column of text or of unsigned numbers."""
+    if pa.types.is_integer(column.type):
+        return filled(pc.less_equal(column, LARGEST), False)
+    out, long = matches(column, WHOLE), matches(column, WHOLE_19)
+    if long.any():
+        below = matches(column, "^-").astype(np.uint64)  # -2**63 is one, 2**63 is none
+        digits = pc.replace_substring_regex(pc.if_else(pa.array(long), column.cast(pa.binary()), None), "^-", "")
+        out[long] = (filled(digits.cast(pa.uint64()), 0) <= LARGEST + below)[long]
+    return out
+
+
+def matches(column: pa.Array, pattern: str) -> Mask:
+    """(n) which values of a column of text match a pattern of ASCII; null does not."""
+    return filled(pc.match_substring_regex(column.cast(pa.binary()), pattern), False)
+
+
+def known(column: pa.Array) -> Mask:
+    """(n) which values are not null."""
+    return np.asarray(column.is_valid().to_numpy(zero_copy_only=False))
 
 
 def is_utf8(raw: bytes) -> bool:

@@ -2,8 +2,8 @@
 
 How a column converts is in `columns` and `times`; everything here and there is a pure function on arrays.
 
-A column that does not convert as a whole is halved until the values that do not convert stand alone: so one bad row
-costs one row, and means nothing for the others.
+Values that do not convert are found with a mask, all of a column at once, and left out: so one bad row costs one row,
+means nothing for the others, and takes little longer than a good one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from pipelines.task import Task, TimeField
 from pipelines.transforms.block import GOLDEN, EventBlock, Hashes, Ints, Mask, hash64, mix64
-from pipelines.transforms.columns import DecodeError, WrongType, codes, filled, is_text, is_utf8, numbers, plain, text
+from pipelines.transforms.columns import DecodeError, WrongType, codes, filled, is_text, numbers, plain, text, utf8
 from pipelines.transforms.times import micros
 
 SKEW = "events.max_skew"
@@ -132,7 +132,7 @@ def decode(
         arrival = time
     values = np.empty((len(task.numeric), n), np.float32)
     for i, name in enumerate(task.numeric):
-        values[i] = np.concatenate(_piecewise(column[name], name, numbers, bad)) + np.float32(0)  # -0.0 becomes 0.0
+        values[i] = converted(column[name], name, numbers, bad) + np.float32(0)  # -0.0 becomes 0.0
         checks.append((~np.isinf(values[i]), f"{name} is infinite or larger than a 32-bit float can be"))
     id_, id_ok = identity(task, column, lines, ids, n, bad)
     checks.append((id_ok, "every field of the identity is missing"))
@@ -159,14 +159,13 @@ def entities(column: pa.Array, name: str, bad: dict[int, Refused]) -> tuple[pa.D
     strings = encoded.dictionary
     good = np.append(pc.binary_length(strings).to_numpy() > 0, False)
     index = filled(encoded.indices, len(strings))
-    wrong = _not_utf8(strings)
-    if wrong:
-        good[wrong] = False
-        for row in np.flatnonzero(np.isin(index, wrong)):
-            bad.setdefault(int(row), Refused(f"{name} is not UTF-8"))
-        fixed = strings.cast(pa.binary()).to_pylist()
-        strings = pa.array(["" if i in set(wrong) else s.decode() for i, s in enumerate(fixed)], pa.string())
-        encoded = pa.DictionaryArray.from_arrays(encoded.indices, strings)
+    wrong = ~utf8(strings)
+    if wrong.any():
+        good[:-1] &= ~wrong
+        refused = Refused(f"{name} is not UTF-8")
+        for row in np.flatnonzero(np.append(wrong, False)[index]).tolist():
+            bad.setdefault(row, refused)
+        encoded = pa.DictionaryArray.from_arrays(encoded.indices, pc.if_else(pa.array(wrong), "", strings))
     return encoded, good[index]
 
 
@@ -193,16 +192,16 @@ def identity(
 
 
 def _times(column: pa.Array, spec: TimeField, bad: dict[int, Refused]) -> tuple[Ints, Mask]:
-    parts = _piecewise(column, spec.field, lambda c, _: micros(c, spec), bad)
-    return np.concatenate([t for t, _ in parts]), np.concatenate([ok for _, ok in parts])
+    return converted(column, spec.field, lambda c, _: micros(c, spec), bad)
 
 
 def _entity_text(column: pa.Array, name: str) -> pa.Array:
     """Text, but not of numbers with a fraction: a name that is one is a mistake."""
     if pa.types.is_floating(column.type):
         cells = column.to_numpy(zero_copy_only=False)
-        if (np.floor(cells[~np.isnan(cells)]) != cells[~np.isnan(cells)]).any():
-            raise DecodeError(f"{name} is not a whole number or text")
+        broken = ~np.isnan(cells) & (np.floor(cells) != cells)
+        if broken.any():
+            raise DecodeError(f"{name} is not a whole number or text", broken)
     return text(column, name)
 
 
@@ -212,31 +211,33 @@ def _text(
     """Text, or dictionary-encoded text if that is how it was read."""
     if pa.types.is_dictionary(column.type) and column.type.value_type == pa.string():
         return column
-    parts = _piecewise(column, name, convert, bad)
-    return parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
+    return converted(column, name, convert, bad)
 
 
 T = TypeVar("T")
 
 
-def _piecewise(
-    column: pa.Array, name: str, convert: Callable[[pa.Array, str], T], bad: dict[int, Refused], first: int = 0
-) -> list[T]:
-    """The parts of a converted column: halved where it does not convert, and a single value that does not is null."""
-    try:
-        return [convert(column, name)]
-    except WrongType as error:
-        for row in range(len(column)):
-            bad.setdefault(first + row, Refused(str(error), _shown(column[row : row + 1])))
-        return [convert(pa.nulls(len(column), pa.string()), name)]
-    except DecodeError as error:
-        if len(column) == 1:
-            bad.setdefault(first, Refused(str(error), _shown(column)))
-            return [convert(pa.nulls(1, pa.string()), name)]
-    column = plain(column)
-    half = len(column) // 2
-    left = _piecewise(column[:half], name, convert, bad, first)
-    return left + _piecewise(column[half:], name, convert, bad, first + half)
+def converted(column: pa.Array, name: str, convert: Callable[[pa.Array, str], T], bad: dict[int, Refused]) -> T:
+    """A converted column, in which values that do not convert are null."""
+    while True:
+        try:
+            return convert(column, name)
+        except DecodeError as error:
+            if pa.types.is_dictionary(column.type) and not isinstance(error, WrongType):
+                column = plain(column)  # the error is about values of the dictionary
+                continue
+            wrong, reason = error.wrong if error.wrong.any() else np.ones(len(column), bool), str(error)
+            rows, column = np.flatnonzero(wrong), _takeable(column)
+            for row, value in zip(rows.tolist(), _shown(column.take(pa.array(rows))), strict=True):
+                bad.setdefault(row, Refused(reason, value))
+            nothing = pa.nulls(len(column), pa.string())
+            column = nothing if wrong.all() else pc.if_else(pa.array(wrong), None, column)
+
+
+def _takeable(column: pa.Array) -> pa.Array:
+    """The same values in a type that Arrow can take some of."""
+    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.large_binary()}
+    return column.cast(views.get(column.type, column.type))
 
 
 def _matches(
@@ -257,8 +258,9 @@ def _refusals(wanted: Mask, checks: list[tuple[Mask, str]], bad: dict[int, Refus
     out = {row: reason for row, reason in bad.items() if wanted[row]}
     for ok, reason in checks:
         if not ok.all():
-            for row in np.flatnonzero(wanted & ~ok):
-                out.setdefault(int(row), Refused(reason))
+            refused = Refused(reason)
+            for row in np.flatnonzero(wanted & ~ok).tolist():
+                out.setdefault(row, refused)
     return out
 
 
@@ -270,14 +272,6 @@ def _distinct(column: pa.Array) -> pa.DictionaryArray:
     if values.null_count == 0 and len(values.unique()) == len(values):
         return pa.DictionaryArray.from_arrays(column.indices.cast(pa.int32()), values)
     return plain(column).dictionary_encode()
-
-
-def _not_utf8(strings: pa.Array) -> list[int]:
-    try:
-        strings.validate(full=True)
-        return []
-    except pa.ArrowInvalid:
-        return [i for i, s in enumerate(strings.cast(pa.binary()).to_pylist()) if s and not is_utf8(s)]
 
 
 def _any_text(column: pa.Array) -> pa.Array:
@@ -295,12 +289,16 @@ def _any_text(column: pa.Array) -> pa.Array:
         return column.cast(pa.string())
 
 
-def _shown(column: pa.Array) -> str:
-    """The first value, shortened, so that a dead letter says what stood there."""
+def _shown(cells: pa.Array) -> list[str]:
+    """Values, shortened, so that a dead letter says what stood there."""
     try:
-        return repr(column[0].as_py())[:80]
-    except (UnicodeDecodeError, ValueError, OverflowError):
-        return ""
+        return [repr(value)[:80] for value in cells.to_pylist()]
+    except (UnicodeDecodeError, ValueError, OverflowError):  # of one of them
+        return (
+            [""]
+            if len(cells) == 1
+            else [shown for cell in range(len(cells)) for shown in _shown(cells[cell : cell + 1])]
+        )
 
 
 def _combined(column: pa.ChunkedArray) -> pa.Array:

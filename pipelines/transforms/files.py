@@ -16,14 +16,14 @@ from typing import Literal
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystem import BeamIOError, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import TaggedOutput
 
 from pipelines.errors import UserError
 from pipelines.ledger import DeadLetter, Ledger
 from pipelines.progress import Progress
-from pipelines.spec import parse_time
+from pipelines.spec import format_time, parse_time
 from pipelines.task import Task, TimeField
 from pipelines.transforms.block import EventBlock, split
 from pipelines.transforms.columns import DecodeError
@@ -42,6 +42,8 @@ EXTENSIONS = {messages.EXTENSION: "messages", ".parquet": "parquet", ".pq": "par
 }
 EPOCHS: tuple[Literal["s", "ms", "us", "ns"], ...] = ("s", "ms", "us", "ns")
 SAMPLE = 100  # rows that are looked at before a run
+KEPT = 64 << 20  # characters of refused rows of a piece that are kept; small files can hold gigabytes of them
+BRIEF = 200  # characters of each of the others
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class File:
     path: str
     size: int  # bytes
     format: str
+    modified: float | None = None  # seconds since 1970; None where a change need not be seen
 
 
 def find(patterns: Sequence[str], format: str | None = None) -> list[File]:
@@ -64,29 +67,29 @@ def find(patterns: Sequence[str], format: str | None = None) -> list[File]:
         matches = _match(pattern)
         if not matches:
             raise UserError(f"{pattern}: no such file, or a folder without {', '.join(EXTENSIONS)} files")
-        for path, size in matches:
-            found[path] = File(path, size, format or _format(path))
+        for m in matches:
+            found[m.path] = File(m.path, m.size_in_bytes, format or _format(m.path), m.last_updated_in_seconds)
     return [found[path] for path in sorted(found)]
 
 
-def _match(pattern: str) -> list[tuple[str, int]]:
-    """(path, size) of a file, of the files of a glob, and of those with a known extension in a folder."""
+def _match(pattern: str) -> list[FileMetadata]:
+    """A file, the files of a glob, and those with a known extension in a folder."""
     if pattern.endswith("/") or re.fullmatch(r"\w+://[^/]+", pattern):  # a bucket is a folder, and cannot be matched
-        found = [(pattern.rstrip("/") + "/", 0)]
+        found = [FileMetadata(pattern.rstrip("/") + "/", 0)]
     else:
         found = _listed(pattern)
-    files = [(path, size) for path, size in found if not _is_folder(path)]
-    folders = [path for path, _ in found if _is_folder(path)] if found else [pattern]
+    files = [m for m in found if not _is_folder(m.path)]
+    folders = [m.path for m in found if _is_folder(m.path)] if found else [pattern]
     for folder in (f.rstrip("/\\") + "/" for f in folders):
         _check_access(folder)
-        below = [(path, size) for path, size in _listed(folder + "**") if not _is_folder(path)]
-        files += [(path, size) for path, size in below if _extension(path) and not _hidden(path[len(folder) :])]
+        below = [m for m in _listed(folder + "**") if not _is_folder(m.path)]
+        files += [m for m in below if _extension(m.path) and not _hidden(m.path[len(folder) :])]
     return files
 
 
-def _listed(pattern: str) -> list[tuple[str, int]]:
+def _listed(pattern: str) -> list[FileMetadata]:
     try:
-        return [(m.path, m.size_in_bytes) for m in FileSystems.match([pattern])[0].metadata_list]
+        return list(FileSystems.match([pattern])[0].metadata_list)
     except (BeamIOError, ValueError) as error:
         cause: Exception = error
         while isinstance(cause, BeamIOError) and cause.exception_details:
@@ -130,8 +133,30 @@ def plan(files: Sequence[File]) -> tuple[Piece, ...]:
     """The pieces of all files; an empty file is one piece with nothing in it."""
     out: list[Piece] = []
     for f in files:
-        out += FORMATS[f.format].pieces(f.path, f.size) if f.size else [Piece(f.path, f.format, 0, 0, 0, True)]
+        pieces = FORMATS[f.format].pieces(f.path, f.size) if f.size else [Piece(f.path, f.format, 0, 0, 0, True)]
+        version = None if f.modified is None else (f.size, f.modified)
+        out += [replace(piece, version=version) for piece in pieces]
     return tuple(out)
+
+
+def check_unchanged(piece: Piece) -> None:
+    """Raises UserError when the file of a piece is another than the one that was planned. One that is gone is not:
+    whoever reads it is told."""
+    if piece.version is None:
+        return
+    try:
+        now = FileSystems.get_filesystem(piece.path).metadata(piece.path)
+    except (BeamIOError, OSError):
+        if FileSystems.exists(piece.path):
+            raise
+        return
+    found = now.size_in_bytes, now.last_updated_in_seconds
+    if found != piece.version:
+        was, is_ = (f"{size:,} bytes of {format_time(int(at * 1e6))}" for size, at in (piece.version, found))
+        raise UserError(
+            f"{piece.path}: changed while it was read (it had {was}, now {is_}), so nothing was published. Run again "
+            "when nothing writes to it any more, or name only files that are complete"
+        )
 
 
 def preflight(task: Task, files: Sequence[File], arrival: bool = True) -> None:
@@ -226,15 +251,27 @@ def read_piece(
 
     Args:
       timed: events without an arrival arrived at their time, since others of the run have one.
+
+    Raises:
+      UserError: the file changed since it was planned.
     """
-    task = _fitting(task, span, piece)
+    task, kept = _fitting(task, span, piece), 0
     for part in take_in(task, span, READERS[piece.format].read(piece, task) if piece.size else (), piece.path):
         if isinstance(part, Ledger):  # files are counted with their first piece
+            check_unchanged(piece)
             yield replace(part, files=int(piece.whole), bad_files=int(piece.whole and part.bad_files > 0))
+        elif isinstance(part, DeadLetter):
+            kept += len(part.raw)
+            yield part if kept <= KEPT else replace(part, raw=cut(part.raw))
         elif isinstance(part, EventBlock) and timed and part.arrival is None:
             yield replace(part, arrival=part.time)
         else:
             yield part
+
+
+def cut(raw: str) -> str:
+    """The begin of a refused row; the rest is in its file."""
+    return raw if len(raw) <= BRIEF else f"{raw[:BRIEF]} ... (cut, of {len(raw):,} characters)"
 
 
 def _fitting(task: Task, span: Span | Since, piece: Piece) -> Task:

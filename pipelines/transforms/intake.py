@@ -19,11 +19,12 @@ def take_in(
 ) -> Iterator[EventBlock | DeadLetter | Ledger]:
     """Blocks of at most about `BLOCK` events, a dead letter of `source` for each refused row, and one Ledger at the
     end, whose `bad_files` counts parts that could not be read at all."""
-    ledger = Ledger()
+    ledger, refused, broken = Ledger(), Counter[str](), 0  # a sum of ledgers for each refusal would be slow
     held: list[EventBlock] = []
     for part in parts:
         if isinstance(part, Refusal):
-            ledger += _refused(part)
+            refused[part.reason] += part.rows
+            broken += part.part
             yield _letter(part, source)
             continue
         decoded = decode(task, part.table, span, part.lines, part.arrival, part.ids)
@@ -37,11 +38,8 @@ def take_in(
             held = []
     if held:
         yield concat(held)
-    yield ledger
-
-
-def _refused(part: Refusal) -> Ledger:
-    return Ledger(read=part.rows, rejected=part.rows, bad_files=int(part.part), reasons=((part.reason, part.rows),))
+    lost = refused.total()
+    yield ledger + Ledger(read=lost, rejected=lost, bad_files=broken, reasons=tuple(sorted(refused.items())))
 
 
 def _counted(decoded: Decoded, rows: int) -> Ledger:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
@@ -21,7 +21,7 @@ from pipelines.errors import UserError
 from pipelines.ledger import DeadLetter, Ledger, total
 from pipelines.progress import Progress
 from pipelines.progress import read as progress_of
-from pipelines.transforms import intake
+from pipelines.transforms import files, intake
 from pipelines.transforms.archive import write_messages
 from pipelines.transforms.block import EventBlock, concat, hash64, unpack
 from pipelines.transforms.decode import Since
@@ -226,7 +226,12 @@ class Memory(FileSystem):
     def _refuse(self, *args: object, **kwargs: object) -> None:
         raise AssertionError("reading does not need this")
 
-    mkdirs = create = copy = rename = size = last_updated = checksum = metadata = delete = _refuse
+    mkdirs = create = copy = rename = size = last_updated = checksum = delete = _refuse
+
+    def metadata(self, path: str) -> FileMetadata:
+        if path not in self.content:
+            raise BeamIOError("gone")
+        return FileMetadata(path, len(self.content[path]))
 
     def exists(self, path: str) -> bool:
         return path in self.content
@@ -346,3 +351,17 @@ def test_events_arrive_at_their_time_where_others_are_messages(tmp_path: Path) -
     with beam.Pipeline(FnApiRunner()) as p:
         read = p | ReadEvents(task(), SPAN, pieces, 4, Progress(str(tmp_path / "progress")))
         assert_that(read.blocks, check)
+
+
+@pytest.mark.parametrize("name", sorted(writers.WRITERS))
+def test_of_many_long_refused_rows_the_begin_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A small file can hold gigabytes of them: each is a dead letter still, with its position."""
+    monkeypatch.setattr(files, "KEPT", 4_000)
+    rows = [{**row, "user": None, "kind": "x" * 1_000} for row in ROWS]
+    result = writers.read(task(), written(tmp_path / name, writers.WRITERS[name](rows)))
+    assert len(result.dead) == len({d.position for d in result.dead}) == len(ROWS)
+    whole = [d for d in result.dead if len(d.raw) > 1_000]
+    assert 0 < len(whole) < 5
+    assert all("xxx ... (cut, of 1," in d.raw for d in result.dead if d not in whole)

@@ -49,6 +49,10 @@ def test_iso_times() -> None:
     assert times(pa.array([noon]).cast(pa.timestamp("us")).cast(pa.timestamp("s"))) == [noon]
     assert times(pa.array([date(2024, 1, 2)])) == times(pa.array([date(2024, 1, 2)], pa.date64())) == [noon - DAY // 2]
     assert times(pa.array([datetime(9999, 12, 31, tzinfo=UTC)])) == [parse_time("9999-12-31")]
+    year_2300 = parse_time("2300-01-01")
+    fine = ["2300-01-01T00:00:00.0000009", "9999-12-31T23:59:59.9999999Z", "2024-01-02T12:00"]  # no 64 bits of ns
+    assert times(pa.array(fine)) == [year_2300, parse_time("9999-12-31T23:59:59.999999"), noon]
+    assert times(pa.array(fine[:1])) == [year_2300]
     for wrong in ("yesterday", "2024-13-01", "2024-01-02T25:00:00", "02/01/2024"):
         with pytest.raises(DecodeError, match="not an ISO 8601 time"):
             times(pa.array([wrong]))

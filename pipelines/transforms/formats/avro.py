@@ -23,6 +23,7 @@ from pipelines.transforms.formats.base import (
     Refusal,
     Rows,
     Unreadable,
+    ended,
     explain,
     opened,
     ranges,
@@ -149,13 +150,13 @@ def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
             lacking = next((c for c in task.columns if c not in head.fields), None)
             if lacking is None:
                 yield from _tables(task, parts)
+                yield from ended(piece, file.seek(0, io.SEEK_END))
                 return
             rows = sum(part.rows if isinstance(part, Refusal) else len(part[1]) for part in parts)
             if rows:
                 yield without(lacking, list(head.fields), rows)
     except (Unreadable, OSError) as error:
-        if piece.whole:
-            yield Refusal("file", "not a readable Avro file", explain(error), "", 1, True)
+        yield Refusal("file", "not a readable Avro file", explain(error), "", 1, True)
 
 
 def _records(file: BinaryIO, head: Header, piece: Piece) -> Iterator[tuple[int, list[records.Record]] | Refusal]:

@@ -6,7 +6,7 @@ What a format is able to read is in its own module; which file has which format,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -36,6 +36,10 @@ class Piece:
     end: int  # exclusive
     size: int  # bytes, for progress; the pieces of a file add up to the file
     whole: bool  # the first piece of its file, by which files are counted
+    version: tuple[int, float] | None = field(
+        default=None, kw_only=True
+    )  # of its file when the run was planned: bytes,
+    # and when it was modified, in seconds since 1970
 
 
 class Sent(NamedTuple):
@@ -120,6 +124,12 @@ def without(column: str, there: list[str], rows: int) -> Refusal:
     """All rows of a piece of a file that lacks a column of the task, or has it twice."""
     reason = f"column {column} is missing" if column not in there else f"column {column} stands twice"
     return Refusal("file", reason, "columns: " + shorten(", ".join(there), 400), "", rows, True)
+
+
+def ended(piece: Piece, reached: int, unit: str = "bytes") -> Iterator[Refusal]:
+    """Refuses what a piece lacks, if its file ends before it does: it has been cut off since the run was planned."""
+    if reached < piece.end:
+        yield Refusal("file", "a file that was cut off", f"{reached} of {piece.end} {unit}", "", 1, True)
 
 
 def opened(path: str) -> BinaryIO:

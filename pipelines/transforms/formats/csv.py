@@ -7,6 +7,7 @@ is the comma, unless the header has none and has semicolons or tabs.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,12 +15,16 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from pipelines.task import Task
+from pipelines.transforms import columns
 from pipelines.transforms.formats import lines
 from pipelines.transforms.formats.base import Ints, Piece, Refusal, Rows, Unreadable, explain, without
 from pipelines.transforms.formats.lines import Lines
 
 OPEN = "a quote that does not close, or a line end inside quotes"
 SEPARATORS = ",;\t|"
+CLOSED = (
+    '(?:"(?:[^"]|"")*"(?:[^"SEPARATOR][^SEPARATOR]*)?|(?:[^"SEPARATOR][^SEPARATOR]*)?)'  # as the parser reads a field
+)
 
 
 def pieces(path: str, size: int) -> list[Piece]:
@@ -77,6 +82,8 @@ class Parser:
         self.convert = pc.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), include_columns=list(task.columns), check_utf8=False
         )
+        field = CLOSED.replace("SEPARATOR", re.escape(separator))
+        self.closed = f"^{field}(?:{re.escape(separator)}{field})*$"
         self.spare = ("\n" + separator * (len(names) - 1) + "\n").encode()
 
     def rows(self, chunk: Lines) -> Iterator[Rows | Refusal]:
@@ -92,19 +99,27 @@ class Parser:
             yield from self._parse(chunk if good.all() else chunk.take(np.flatnonzero(good)))
 
     def _parse(self, chunk: Lines) -> Iterator[Rows | Refusal]:
-        """Halves lines until as many rows as lines come out."""
         skipped: list[tuple[int, str]] = []
         table = self._table(chunk, skipped)
-        if table is not None:
-            wrong = np.array([row for row, _ in skipped], np.int64)
-            for row, reason in skipped:
-                yield chunk.refusal(row, "a row with another number of fields", reason)
-            good = chunk.take(np.setdiff1d(np.arange(len(chunk)), wrong)) if skipped else chunk
-            if len(good):
-                yield good.rows(table, self.task.events.identity == "all")
-        elif len(chunk) == 1:
+        if table is None:
+            yield from self._apart(chunk)
+            return
+        for row, reason in skipped:
+            yield chunk.refusal(row, "a row with another number of fields", reason)
+        wrong = np.array([row for row, _ in skipped], np.int64)
+        good = chunk.take(np.setdiff1d(np.arange(len(chunk)), wrong)) if skipped else chunk
+        if len(good):
+            yield good.rows(table, self.task.events.identity == "all")
+
+    def _apart(self, chunk: Lines) -> Iterator[Rows | Refusal]:
+        """Lines of which the parser does not make a row each, without those that end inside quotes."""
+        closed = columns.matches(chunk.array(), self.closed)
+        if not closed.any() or len(chunk) == 1:
             yield from chunk.refused(OPEN)
-        else:
+        elif not closed.all():
+            yield from chunk.take(np.flatnonzero(~closed)).refused(OPEN)
+            yield from self._parse(chunk.take(np.flatnonzero(closed)))
+        else:  # it can miscount rows with another number of fields that are megabytes long
             half = len(chunk) // 2
             yield from self._parse(chunk.take(slice(0, half)))
             yield from self._parse(chunk.take(slice(half, None)))

@@ -18,6 +18,7 @@ from pipelines.transforms.formats.base import (
     Refusal,
     Rows,
     Unreadable,
+    ended,
     explain,
     opened,
     ranges,
@@ -73,7 +74,7 @@ class Lines:
 
     def refusal(self, row: int, reason: str, value: str = "") -> Refusal:
         """A line that cannot be a row."""
-        return Refusal(f"byte {self.at[row]}", reason, value, self.raw(row))
+        return Refusal(f"byte {self.start[row] + self.offset}", reason, value, self.raw(row))
 
     def refused(self, reason: str) -> Iterator[Refusal]:
         """Each line as one that cannot be a row."""
@@ -106,6 +107,7 @@ def read(piece: Piece) -> Iterator[Lines | Refusal]:
             else:
                 file.seek(max(piece.start - 1, 0))
                 yield from chunks(iter(lambda: file.read(CHUNK), b""), piece.start, piece.end)
+            yield from ended(piece, file.tell())
     except (Unreadable, OSError) as error:
         yield Refusal("file", "a file that cannot be read to its end", explain(error), "", 1, True)
 

@@ -18,7 +18,7 @@ from pipelines.errors import UserError
 from pipelines.task import Task
 from pipelines.transforms.decode import without_arrival
 from pipelines.transforms.formats import parquet, payloads
-from pipelines.transforms.formats.base import Piece, Refusal, Rows, Unreadable, explain
+from pipelines.transforms.formats.base import Piece, Refusal, Rows, Unreadable, ended, explain
 from pipelines.transforms.messages import Messages, Payload
 
 EXTENSION = ".messages.parquet"
@@ -104,6 +104,9 @@ def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     except (*parquet.BROKEN, Unreadable) as error:
         yield Refusal("file", "not a readable archive of messages", explain(error), "", 1, True)
+        return
+    if len(groups) < piece.end:
+        yield from ended(piece, len(groups), "row groups")
         return
     with parquet.reader(piece.path) as file:
         for group in range(piece.start, piece.end):

@@ -13,7 +13,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.task import Task
-from pipelines.transforms.formats.base import Piece, Refusal, Rows, Unreadable, explain, opened, readable, without
+from pipelines.transforms.formats.base import (
+    Piece,
+    Refusal,
+    Rows,
+    Unreadable,
+    ended,
+    explain,
+    opened,
+    readable,
+    without,
+)
 
 BATCH = 1 << 18  # rows in memory
 PIECE = 32 << 20  # bytes of whole row groups, at least one
@@ -68,6 +78,9 @@ def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     except BROKEN as error:
         yield Refusal("file", "not a readable Parquet file", explain(error), "", 1, True)
+        return
+    if len(groups) < piece.end:
+        yield from ended(piece, len(groups), "row groups")
         return
     columns = list(schema.names) if task.events.identity == "all" else list(task.columns)
     first, rows = sum(groups[: piece.start]), sum(groups[piece.start : piece.end])
