@@ -12,13 +12,14 @@ import pyarrow.json as pj
 
 from pipelines.task import Kind, Task
 from pipelines.transforms.formats import lines, records, regular
-from pipelines.transforms.formats.base import Piece, Refusal, Rows, Unreadable, shorten
+from pipelines.transforms.formats.base import Ints, Piece, Refusal, Rows, Unreadable, shorten
 from pipelines.transforms.formats.lines import Lines
 
 SAMPLE = 64  # lines of a chunk that decide on the types it is parsed with
 SINGLE = 256  # lines that are not halved any more
 DEPTH = 256  # objects and lists within each other: Python's own limit depends on who calls
 VALUES = 4_000_000  # of a line, which take about 100 bytes of memory each
+WORD = 64  # bytes of text that are looked at together
 BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))  # all other characters
 ESCAPED = re.compile(rb"\\.", re.DOTALL)
 EXACT = float(1 << 53)  # whole numbers above are not exact as 64-bit floats
@@ -82,16 +83,22 @@ def excess(text: bytes) -> str:
 
 
 def _excesses(chunk: Lines) -> dict[int, str]:
-    """The lines that cannot be parsed, and why. Costs next to nothing where lines are flat, or short."""
+    """The lines that cannot be parsed, and why. Costs little: lines are looked at whose bytes could hold so much."""
     length = chunk.end - chunk.start
     long = np.flatnonzero(length > 2 * DEPTH)
     if not len(long):
         return {}
-    others = np.count_nonzero(np.frombuffer(chunk.data, np.uint8)[chunk.start] == ord("{")) - 1
-    if length.max() <= VALUES and _openings(chunk.data) - others <= DEPTH:
-        return {}
-    found = ((row, excess(chunk.line(row))) for row in long.tolist())
+    upto = _openings_by_word(chunk.data)
+    openings = upto[(chunk.end[long] + WORD - 1) // WORD] - upto[chunk.start[long] // WORD]
+    found = ((row, excess(chunk.line(row))) for row in long[(openings > DEPTH) | (length[long] > VALUES)].tolist())
     return {row: reason for row, reason in found if reason}
+
+
+def _openings_by_word(data: bytes) -> Ints:
+    """How many [ and { there are before each word of 64 bytes."""
+    bits = np.packbits((np.frombuffer(data, np.uint8) & 0xDF) == ord("["))  # { is [ with one bit more
+    words = np.append(bits, np.zeros(-len(bits) % 8, np.uint8)).view(np.uint64)
+    return np.concatenate(([0], np.cumsum(np.bitwise_count(words), dtype=np.int64)))
 
 
 def _openings(text: bytes) -> int:

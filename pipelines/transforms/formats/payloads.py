@@ -323,9 +323,10 @@ def _is_object(text: bytes) -> bool:
 def _records(task: Task, data: bytes, payload: Payload) -> Decoded:
     """The records of an Avro payload; none for a heartbeat. Raises Unreadable, as `split` does."""
     try:
-        known, found = _known(data, payload), _decoded(data, payload)
+        found = _decoded(data, payload)
     except Exception as error:  # damaged data can fail in any way
         raise Unreadable("an Avro message that cannot be read", explain(error)) from error
+    known = _known(data, payload) if found.container is None else found.container.head.fields
     lacking = next((c for c in task.columns if c not in known), None)
     if lacking is not None and found.records:
         raise Unreadable(f"column {lacking} is missing", "columns: " + shorten(", ".join(known), 400))
