@@ -24,13 +24,14 @@ BATCH = 1 << 18  # rows in memory
 TOGETHER = 128 << 20  # bytes of memory of rows that are decoded together, about
 PAGE = 512 << 20  # bytes of a page, decompressed
 VALUES = 64 << 20  # of lists and maps in a row group
-ROW = 256 << 20  # bytes of memory of a row
 FEW = 1 << 20  # bytes of a column chunk, decompressed, whose pages need no look
 GAP = 1 << 20  # bytes between column chunks that are read rather than skipped
 TAIL = 1 << 16  # bytes at the end of a file, where its footer is
 DELTA = 7  # encoding of text by what differs from the text before it
 # What a byte can decompress to, at most; others have no bound.
 RATIO = {"UNCOMPRESSED": 1, "SNAPPY": 64, "LZ4": 256, "LZ4_RAW": 256, "GZIP": 1_100, "ZSTD": 50_000}
+
+CODECS = {"UNCOMPRESSED": "", "SNAPPY": "snappy", "GZIP": "gzip", "ZSTD": "zstd", "LZ4_RAW": "lz4_raw"}
 
 
 class Chunk(NamedTuple):
@@ -43,6 +44,7 @@ class Chunk(NamedTuple):
     width: int  # bytes of a value; 0 for text, whose values differ
     nested: bool
     most: int  # bytes, decompressed, if there is a bound
+    codec: str
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def tables(
     if run[0].broken:
         raise Unreadable(run[0].broken)
     with Held.of(file, [chunk for group in run for chunk in group.chunks]) as held:
-        most, step = (BATCH, BATCH) if _small(run) else _steps(held, meta, run)
+        most, step = (BATCH, BATCH) if _small(run) else _steps(held, meta, run, dictionary)
         numbers = [group.number for group in run]
         parts, rows, memory = list[pa.RecordBatch](), 0, 0
         with _opened(held, meta, dictionary) as source:
@@ -151,7 +153,7 @@ def _small(run: Sequence[Group]) -> bool:
     return sum(g.most for g in run) <= TOGETHER and all(c.most <= FEW for g in run for c in g.chunks)
 
 
-def _steps(held: Held, meta: pq.FileMetaData, run: Sequence[Group]) -> tuple[int, int]:
+def _steps(held: Held, meta: pq.FileMetaData, run: Sequence[Group], dictionary: Sequence[str]) -> tuple[int, int]:
     """(rows in a table, rows that are decoded at once), by what the pages of row groups say.
 
     Raises:
@@ -165,8 +167,9 @@ def _steps(held: Held, meta: pq.FileMetaData, run: Sequence[Group]) -> tuple[int
             each = -(-chunk.values // max(group.rows, 1))  # values in a row
             long += each * (chunk.width or found.plain)
             step = max(step, found.delta)
-            if found.dictionary * chunk.values > TOGETHER and not chunk.width:
-                long += each * _longest(held, meta, group, chunk, found.dictionary)
+            if found.dictionary * chunk.values > TOGETHER and not chunk.width and chunk.path not in dictionary:
+                same = _same_length(held, chunk)
+                long += each * (_longest(held, meta, group, chunk, found.dictionary) if same is None else same)
         most = max(most, long)
     rows = max(TOGETHER // most, 1)
     return rows, max(min(rows, TOGETHER // step), 1)
@@ -198,6 +201,19 @@ def _look(held: Held, chunk: Chunk) -> Look:
     return Look(dictionary, plain, delta)
 
 
+def _same_length(held: Held, chunk: Chunk) -> int | None:
+    """Bytes of each value of a dictionary, if they all have as many, as identifiers do; None if not."""
+    view = held.view(chunk.start, chunk.end)
+    page = next((p for p in thrift.pages(view) if p.kind == thrift.DICTIONARY), None)
+    codec = CODECS.get(chunk.codec)
+    if page is None or not page.values or codec is None or page.size % page.values:
+        return None
+    data = view[page.data : page.data + page.compressed]
+    plain = np.frombuffer(pa.decompress(data, page.size, codec) if codec else data, np.uint8)
+    sizes = plain.reshape(page.values, -1)[:, :4].copy().view("<u4")
+    return int(sizes[0, 0]) if plain.size and (sizes == plain.size // page.values - 4).all() else None
+
+
 def _longest(held: Held, meta: pq.FileMetaData, group: Group, chunk: Chunk, size: int) -> int:
     """Bytes of the longest value of a dictionary of `size` bytes; if it shows in the first row."""
     with _opened(held, meta, [chunk.path]) as source:
@@ -222,19 +238,27 @@ def _inner(array: pa.Array) -> list[pa.Array]:
 
 
 def _bounded(table: pa.Table) -> Iterator[pa.Table]:
-    """A table, in halves while it is too large.
+    """A table, in parts while it is too large, also without its dictionaries.
 
     Raises:
       Unreadable: one row is.
     """
-    if table.nbytes <= 4 * ROW:
+    encoded = [c.chunk(0).dictionary for c in table.columns if c.num_chunks and pa.types.is_dictionary(c.type)]
+    long = sum(pc.max(pc.binary_length(each)).as_py() or 0 for each in encoded)
+    step = max(TOGETHER // max(long, 1), 1)
+    for start in range(0, len(table), step):
+        yield from _halved(table.slice(start, step))
+
+
+def _halved(table: pa.Table) -> Iterator[pa.Table]:
+    if table.nbytes <= 4 * TOGETHER:
         yield table
     elif len(table) == 1:
-        raise Unreadable(f"a row of {table.nbytes:,} bytes, more than {4 * ROW >> 20} MiB")
+        raise Unreadable(f"a row of {table.nbytes:,} bytes, more than {4 * TOGETHER >> 20} MiB")
     else:
         half = len(table) // 2
-        yield from _bounded(table.slice(0, half))
-        yield from _bounded(table.slice(half))
+        yield from _halved(table.slice(0, half))
+        yield from _halved(table.slice(half))
 
 
 def _joined(parts: list[pa.RecordBatch]) -> pa.Table:
@@ -273,7 +297,9 @@ def _chunk(column: pq.ColumnChunkMetaData, schema: pq.ColumnSchema) -> Chunk:
     kind = column.physical_type
     width = {"BOOLEAN": 1, "INT96": 12, "BYTE_ARRAY": 0, "FIXED_LEN_BYTE_ARRAY": schema.length}.get(kind, 8)
     most = size * RATIO.get(column.compression, 1 << 20)
-    return Chunk(start, start + size, values, schema.path, width, schema.max_repetition_level > 0, most)
+    return Chunk(
+        start, start + size, values, schema.path, width, schema.max_repetition_level > 0, most, column.compression
+    )
 
 
 def _most(chunk: Chunk) -> int:
