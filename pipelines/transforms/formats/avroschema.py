@@ -84,7 +84,7 @@ def shape(text: bytes | str) -> Shape:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Unreadable("an Avro schema that cannot be read") from error
     if record.kind != "record":
-        raise Unreadable("its records are not of a record type")
+        raise Unreadable("the schema must be that of a record")
     return Shape(record)
 
 
@@ -151,7 +151,7 @@ class _Reader:
         name = _full(schema, space)
         out = self.named[name] = Type("record")
         self.open.append(out)
-        out.inner = [self.read(f["type"], name.rpartition(".")[0], depth + 1) for f in schema["fields"]]
+        out.inner = [self.read(f["type"], name.rpartition(".")[0], depth + 1) for f in schema.get("fields", [])]
         self.open.pop()
         seen: set[int] = set()
         if out.cyclic and any(_is(out, f, seen) for f in out.inner):
