@@ -172,14 +172,16 @@ def _compressed(codec: bytes, data: bytes) -> bytes:
         return bytes(pa.compress(data, "snappy", asbytes=True)) + zlib.crc32(data).to_bytes(4, "big")
     if codec == b"zstandard":
         return bytes(pa.compress(data, "zstd", asbytes=True))
-    return {b"bzip2": bz2.compress, b"xz": lzma.compress}.get(codec, bytes)(data)
+    if codec == b"bzip2":
+        return bz2.compress(data)
+    return lzma.compress(data) if codec == b"xz" else data
 
 
 def avro_container(r: random.Random, good: bool) -> tuple[bytes, bool]:
     """A container of a good block, where one can be, and an odd one; and whether the good one can be read."""
     plain = r.random() < 0.3  # a schema that is good, with data that are not
     extra = "null" if plain else avro_type(r)
-    schema = {**writers.SCHEMA, "fields": [*writers.SCHEMA["fields"], {"name": "x", "type": extra}]}  # type: ignore[misc]
+    schema = {**writers.SCHEMA, "fields": [*writers.SCHEMA["fields"], {"name": "x", "type": extra}]}
     rows = [(_event(row), row) for row in GOOD]
     odd = r.choice([
         _event(GOOD[0]) + avro_data(r, extra),
@@ -265,7 +267,7 @@ def _spec(r: random.Random) -> Any:
 
 
 def _survive(result: writers.Result, rows: int = len(GOOD)) -> None:
-    want = Counter({(row["user"], int(str(row["ts"])) * 1_000_000): 1 for row in GOOD})
+    want: Counter[tuple[object, object]] = Counter((row["user"], int(str(row["ts"])) * 1_000_000) for row in GOOD)
     lost = want - Counter((e[0], e[1]) for e in result.events)
     assert not lost, f"lost {len(lost)} of {rows}, such as {next(iter(lost))}"
 
