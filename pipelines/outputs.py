@@ -60,6 +60,10 @@ class Live(Protocol):
         """The file that ends its source."""
 
     @property
+    def journal(self) -> str:
+        """The folder where decoders note what they decode; ~ is the home of a worker."""
+
+    @property
     def write(self) -> beam.PTransform:
         """Takes `tabular.Inputs`, and gives all dead letters, with those of rows that could not be written."""
 
@@ -140,6 +144,10 @@ class FolderLive:
         return stop_file(self.place, self.run.run_id)
 
     @property
+    def journal(self) -> str:
+        return str(self.stop.parent / "decoding")
+
+    @property
     def write(self) -> AppendRun:
         return AppendRun(self.run, Path(self.place), self.letters)
 
@@ -203,6 +211,10 @@ class TableLive:
     def write(self) -> AppendTable:
         by = WriteByBeam(self.table, self.run) if self.method == "beam" else None
         return AppendTable(self.run, self.table, self.letters, by=by)
+
+    @property
+    def journal(self) -> str:
+        return f"~/.local/state/foretide/{self.run.run_id}"
 
     def ledger(self) -> Ledger:
         return staging.read_live_ledger(self.table, self.run.run_id)

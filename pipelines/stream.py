@@ -93,7 +93,7 @@ def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -
     task, since = config.task, Since(config.first)
     ticks = not portable.runner_name(config.execution).endswith("DataflowRunner")  # whose own read gives none
     judge = Judge(config.subscription, config.early / 1e6, ticks, shards=config.shards)
-    read, write = ReadLive(config, ready, live.stop), WriteLive(config, live.write)
+    read, write = ReadLive(config, ready, live.stop, live.journal), WriteLive(config, live.write)
     # Dataflow asks for the names of a job's steps before it lets another one take its place, Flink does not tell why.
     kept = "" if ticks else Terms.of(task, since, config.shards).digest.hex()
     graph.build(p, read, Sequences(task, since, live=judge), ready.infer, write, kept)
@@ -114,6 +114,7 @@ class ReadLive(beam.PTransform):
     config: StreamConfig
     ready: Prepared
     stop: Path
+    journal: str
 
     def expand(self, p: beam.pvalue.PBegin) -> Events:
         config, task, since = self.config, self.config.task, Since(self.config.first)
@@ -121,9 +122,8 @@ class ReadLive(beam.PTransform):
         pulled = p | "Pull" >> pubsub.ReadMessages(self._source(), runner, config.pullers)
         if config.archive is not None:
             pulled.messages | "Archive" >> Archive(config.archive, self.ready.payload)
-        decoded = pulled.messages | DecodeMessages(
-            task, since, config.shards, config.subscription, self.ready.payload, config.max_bad_share
-        )
+        how = config.subscription, self.ready.payload, config.max_bad_share, self.journal
+        decoded = pulled.messages | DecodeMessages(task, since, config.shards, *how)
         parts = [Events(decoded.blocks, decoded.dead, decoded.ledger)]
         history = self.ready.history
         if history is not None:

@@ -18,7 +18,7 @@ from pipelines.local.query import select
 from pipelines.rehearse import compare
 from tests.services import Emulator
 from tests.test_end_to_end import foretide
-from tests.world import AS_OFS, DAY, END, SEAM, World, common, drained, live, make_world, publish, split
+from tests.world import AS_OFS, DAY, END, SEAM, START, World, common, drained, live, make_world, publish, split
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,45 @@ def test_bad_messages_are_kept_and_come_again(world: World, pubsub: Emulator, tm
         assert pubsub.counts(retry).messages == 1
     finally:
         del os.environ["PUBSUB_EMULATOR_HOST"]
+
+
+FATAL = """
+import os
+from pipelines.transforms.formats import payloads
+parse = payloads.parse
+def dies(task, messages, payload):
+    if any(b"poison" in data for data in messages.data):
+        os._exit(7)
+    return parse(task, messages, payload)
+payloads.parse = dies
+"""
+
+
+def test_a_message_that_ends_the_job_does_so_once(
+    world: World, pubsub: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder is made to die of it, as it would of a fault of a library in C."""
+    (tmp_path / "sitecustomize.py").write_text(FATAL)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    topic = pubsub.topic("poison")
+    out, log = tmp_path / "out", tmp_path / "log"
+    history, rows, _ = split(world, SEAM, END)
+    base = [*common(world, pubsub.subscription(topic), out), "--from", "2024-01-21"]
+    pubsub.publish(topic, [b"poison"], [{"arrival": str(START * 1_000_000)}])
+    publish(pubsub, topic, history + rows)
+    publish(pubsub, topic, [], END + 4 * DAY)
+    with live(pubsub, *base, log=log) as job:
+        assert job.wait(120) == 7, log.read_text()
+    with live(pubsub, *base, log=log) as job:
+        pubsub.wait_until_acked(topic, 120)
+        told = drained(job, log)
+    assert re.search(r"rejected +1 ", told), told
+    [(payload, reason)] = select(out, "SELECT payload, reason FROM dead_letters WHERE stage = 'read'").rows
+    assert (payload, reason) == (b"poison", "a message that ends the process that decodes it: exit code 7")
+    accounted = "accepted + duplicates + rejected + outside + pending"
+    ledger = next(iter(select(out, f"SELECT read, {accounted} FROM ledger").rows))
+    assert ledger[0] == ledger[1] == len(history) + len(rows) + 1
+    assert not list(out.glob("live/*/decoding/*"))
 
 
 def test_too_many_bad_messages_pause_the_job(world: World, pubsub: Emulator, tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from threading import Lock
 from typing import Any, Literal
 
 import fastavro
+import numpy as np
 
 from pipelines.errors import UserError
 from pipelines.transforms.block import Ints
+from pipelines.transforms.formats import avroschema
 from pipelines.versions import versioned
 
 ID = "foretide_id"  # attribute of a message that is sent again: what names its event
@@ -34,6 +36,7 @@ class Messages:
     arrival: Ints  # (n) us
     attributes: tuple[Mapping[str, str], ...]
     tick: int | None = None  # us: the clock of arrivals has reached this time; such Messages may be empty (n = 0)
+    redelivered: frozenset[str] = frozenset()  # ids of those that came so often that they may end who decodes them
 
     def __len__(self) -> int:
         return len(self.data)
@@ -41,6 +44,11 @@ class Messages:
     def take(self, rows: slice) -> Messages:
         """Some of the messages."""
         return Messages(self.data[rows], self.id[rows], self.arrival[rows], self.attributes[rows], self.tick)
+
+    def pick(self, rows: Sequence[int]) -> Messages:
+        """Some of the messages, by number."""
+        data, ids, attributes = (tuple(column[i] for i in rows) for column in (self.data, self.id, self.attributes))
+        return Messages(data, ids, self.arrival[np.array(rows, np.int64)], attributes, self.tick)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class Payload:
             raise UserError("a schema goes with the payload format avro")
         if self.schema:
             try:
+                avroschema.shape(self.schema)
                 schema = self.parsed
             except Exception as error:  # fastavro raises what it likes
                 raise UserError(f"the Avro schema cannot be read: {error}") from error

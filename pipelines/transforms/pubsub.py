@@ -362,7 +362,8 @@ class _Pull(beam.DoFn):
         for received in got:
             message = received.message
             published = message.publish_time.seconds * 1_000_000 + message.publish_time.nanos // 1_000
-            batch.add(message.data, message.message_id, published, dict(message.attributes), by, start)
+            attributes, deliveries = dict(message.attributes), received.delivery_attempt
+            batch.add(message.data, message.message_id, published, attributes, by, start, deliveries)
         bundle.ids.extend([received.ack_id for received in got])
         arrivals = batch.arrivals[first:]
         puller.watermark.answered(start, min(arrivals, default=None), max(arrivals, default=None))

@@ -15,6 +15,7 @@ from pipelines.transforms.times import FARTHEST
 from pipelines.versions import versioned
 
 MOST, MOST_BYTES = 5_000, 16 << 20  # of a batch: it is full beyond them
+OFTEN = 3  # deliveries after which a message may have ended those who decoded it
 AHEAD = 86_400_000_000  # us that an arrival may lie after the present: beyond it, its unit is wrong
 
 
@@ -37,6 +38,7 @@ class Batch:
     arrivals: list[int] = field(default_factory=list)
     attributes: list[Mapping[str, str]] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
+    redelivered: set[str] = field(default_factory=set)
     size: int = 0  # bytes
     oldest: int | None = None  # publish time, us, also of the dead
     backlog: bool = False  # more is to be had at once
@@ -49,9 +51,20 @@ class Batch:
         return len(self) >= MOST or self.size >= MOST_BYTES
 
     def add(
-        self, data: bytes, id: str, published: int, attributes: Mapping[str, str], by: str | None, now: int
+        self,
+        data: bytes,
+        id: str,
+        published: int,
+        attributes: Mapping[str, str],
+        by: str | None,
+        now: int,
+        deliveries: int = 0,
     ) -> None:
-        """Takes a message in. By an attribute, one that does not say when it arrived is a dead letter."""
+        """Takes a message in. By an attribute, one that does not say when it arrived is a dead letter.
+
+        Args:
+          deliveries: which one this is, from 1; 0 where the subscription does not count them.
+        """
         arrival = published if by is None else arrival_of(attributes, by, now)
         self.size += len(data)
         self.oldest = published if self.oldest is None else min(self.oldest, published)
@@ -62,14 +75,15 @@ class Batch:
             return
         self.data.append(data)
         self.ids.append(attributes.get(ID, id))
+        if deliveries >= OFTEN:
+            self.redelivered.add(self.ids[-1])
         self.arrivals.append(arrival)
         self.attributes.append(attributes)
 
     def pulled(self, tick: int | None = None) -> Pulled:
         arrival = np.array(self.arrivals, np.int64)
-        return Pulled(
-            Messages(tuple(self.data), tuple(self.ids), arrival, tuple(self.attributes), tick), tuple(self.dead)
-        )
+        columns = tuple(self.data), tuple(self.ids), arrival, tuple(self.attributes)
+        return Pulled(Messages(*columns, tick, frozenset(self.redelivered)), tuple(self.dead))
 
 
 def arrival_of(attributes: Mapping[str, str], by: str, now: int) -> int | str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import apache_beam as beam
@@ -14,13 +15,17 @@ from apache_beam.utils.timestamp import Timestamp
 from pipelines.ledger import DeadLetter, Ledger
 from pipelines.metrics import counter, distribution
 from pipelines.task import Task
+from pipelines.transforms import trial
 from pipelines.transforms.block import EventBlock, Ints, split
 from pipelines.transforms.decode import Since, without_arrival
+from pipelines.transforms.formats.base import Refusal, Rows, Sent, readable
 from pipelines.transforms.formats.payloads import parse
 from pipelines.transforms.intake import take_in
+from pipelines.transforms.journal import Journal
 from pipelines.transforms.live import TICK
-from pipelines.transforms.messages import Messages, Payload, quality
+from pipelines.transforms.messages import ID, Messages, Payload, quality
 
+_LOGGER = logging.getLogger(__name__)
 COUNTED = {"events": "read", "rejected": "rejected", "outside": "outside", "filtered": "filtered"}  # metric: count
 
 
@@ -39,6 +44,7 @@ class DecodeMessages(beam.PTransform):
     subscription: str
     payload: Payload = field(default_factory=Payload)
     max_bad_share: float = 0.05
+    journal: str | None = None  # a folder, see `journal`; without one, a message that ends the process does so for ever
 
     def expand(self, messages: beam.PCollection[Messages]) -> beam.pvalue.DoOutputsTuple:
         decode = beam.ParDo(_Decode(self)).with_output_types(tuple[int, bytes], dead=DeadLetter, ledger=Ledger)
@@ -49,17 +55,21 @@ class _Decode(beam.DoFn):
     def __init__(self, settings: DecodeMessages) -> None:
         self.task, self.span, self.shards = without_arrival(settings.task), settings.span, settings.shards
         self.subscription, self.payload = settings.subscription, settings.payload
-        self.max_bad_share = settings.max_bad_share
+        self.max_bad_share, self.folder = settings.max_bad_share, settings.journal
 
     def setup(self) -> None:
+        self.journal = Journal(self.folder) if self.folder else None
         self.quality = quality(self.subscription)
         self.counters = {name: counter(metric) for metric, name in COUNTED.items()}
         self.lag = distribution("event_lag_ms")
 
+    def teardown(self) -> None:
+        if self.journal is not None:
+            self.journal.close()
+
     def process(self, messages: Messages) -> Iterator[TimestampedValue | TaggedOutput]:
         example = ""
-        rows = parse(self.task, messages, self.payload)
-        for part in take_in(self.task, self.span, rows, self.subscription):
+        for part in self._decoded(messages):
             if isinstance(part, EventBlock):
                 yield from self._blocks(part)
             elif isinstance(part, DeadLetter):
@@ -70,6 +80,34 @@ class _Decode(beam.DoFn):
                 yield TaggedOutput("ledger", part)
         if messages.tick is not None:
             yield from ticks(self.shards, messages.tick)
+
+    def _decoded(self, messages: Messages) -> Iterator[EventBlock | DeadLetter | Ledger]:
+        """What messages hold; with a journal, all of it before the first is given out."""
+        if self.journal is None or not len(messages):
+            yield from self._taken(parse(self.task, messages, self.payload))
+            return
+        suspects = self.journal.suspects() | messages.redelivered
+        rows = [i for i, name in enumerate(messages.id) if name in suspects]
+        if rows:
+            yield from self._suspects(messages.pick(rows), self.journal)
+            messages = messages.pick([i for i in range(len(messages)) if i not in set(rows)])
+        with self.journal.noted(messages.id):
+            parts = list(self._taken(parse(self.task, messages, self.payload)))
+        yield from parts
+
+    def _suspects(self, messages: Messages, journal: Journal) -> Iterator[EventBlock | DeadLetter | Ledger]:
+        """Messages that may have ended a process before: those that do end one are refused, the others decoded."""
+        fatal = trial.fatal(trial.Trial(self.task, self.span, self.payload, self.subscription, messages))
+        letters = [ended(messages, row, how) for row, how in fatal.items()]
+        _LOGGER.warning("of %d messages that may have ended a process, %d do", len(messages), len(letters))
+        good = messages.pick([i for i in range(len(messages)) if i not in fatal])
+        with journal.noted(good.id):
+            parts = list(self._taken([*letters, *parse(self.task, good, self.payload)]))
+        journal.settle(messages.id)
+        yield from parts
+
+    def _taken(self, rows: Iterable[Rows | Refusal]) -> Iterator[EventBlock | DeadLetter | Ledger]:
+        return take_in(self.task, self.span, rows, self.subscription)
 
     def _blocks(self, block: EventBlock) -> Iterator[TimestampedValue]:
         for value in lags(block):
@@ -84,6 +122,13 @@ class _Decode(beam.DoFn):
             count = getattr(ledger, name)
             if count:
                 each.inc(count)
+
+
+def ended(messages: Messages, row: int, how: str) -> Refusal:
+    """The refusal of a message that no process survives."""
+    data, name = messages.data[row], messages.id[row]
+    sent = Sent(f"message {name}", data, tuple({**messages.attributes[row], ID: name}.items()))
+    return Refusal(sent.position, "a message that ends the process that decodes it", how, readable(data), sent=sent)
 
 
 def lags(block: EventBlock) -> list[int]:

@@ -10,13 +10,13 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, BinaryIO, NamedTuple
 
-import fastavro
+import fastavro.read
 
 from pipelines.task import Task
-from pipelines.transforms.formats import records
+from pipelines.transforms.formats import avroschema, codecs, records
 from pipelines.transforms.formats.base import (
     Ints,
     Piece,
@@ -32,12 +32,24 @@ from pipelines.transforms.formats.base import (
 )
 
 PIECE = 16 << 20  # bytes
-LARGEST = 256 << 20  # bytes of a block
 HEADER = 4 << 20  # bytes of a file's header, at most
 MAGIC = b"Obj\x01"
 SYNC = 16
 ROWS = 1 << 15  # in memory at once
+DENSEST = 1 << 10  # bytes that a byte of compressed data may stand for, about
 DAMAGED = "an Avro block that cannot be read"
+DECIMAL = "bytes-decimal"
+
+
+def _decimal(data: bytes, *more: Any) -> Any:
+    """A decimal number; one of a million digits takes a minute."""
+    if len(data) > avroschema.DIGITS:
+        raise ValueError(f"a decimal number of {len(data)} bytes")
+    return _DECIMAL(data, *more)
+
+
+_DECIMAL = fastavro.read.LOGICAL_READERS[DECIMAL]
+fastavro.read.LOGICAL_READERS[DECIMAL] = _decimal
 
 
 @dataclass(frozen=True)
@@ -45,17 +57,28 @@ class Header:
     """What the blocks of a file are read with."""
 
     raw: bytes
-    fields: dict[str, str]  # and their types
+    schema: bytes
+    codec: str
 
     @property
     def sync(self) -> bytes:
         return self.raw[-SYNC:]
 
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """Fields and their types."""
+        return named(self.schema)
+
+    def records(self, data: bytes, count: int) -> Iterator[tuple[records.Record, int]]:
+        """The records of decompressed data, each with where it ends. Their memory has been looked at."""
+        for block in fastavro.block_reader(io.BytesIO(_container(self.schema, data, count))):
+            for record in block:
+                yield record, block.bytes_.tell()
+
 
 class Block(NamedTuple):
     """Where a block is in a buffer, and how many records its head promises."""
 
-    start: int
     data: int  # where its data begin
     end: int  # where the marker behind it begins
     records: int
@@ -73,7 +96,7 @@ def fields(path: str) -> dict[str, str]:
       Unreadable, OSError: the file cannot be read.
     """
     with opened(path) as file:
-        return header(file).fields
+        return dict(header(file).fields)
 
 
 def header(file: BinaryIO) -> Header:
@@ -84,52 +107,73 @@ def header(file: BinaryIO) -> Header:
         if not raw.startswith(MAGIC):
             raise Unreadable("it does not begin as Avro does")
         metadata, at = _metadata(raw, len(MAGIC))
-        schema = json.loads(metadata["avro.schema"])
-        if not isinstance(schema, dict) or schema.get("type") != "record" or len(raw) < at + SYNC:
-            raise Unreadable("its records are not of a record type")
-        return Header(raw[: at + SYNC], named(schema))
-    except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
+        avroschema.shape(metadata["avro.schema"])
+        if len(raw) < at + SYNC:
+            raise Unreadable("it breaks off")
+        return Header(raw[: at + SYNC], metadata["avro.schema"], metadata.get("avro.codec", b"null").decode())
+    except (IndexError, KeyError, ValueError) as error:
         raise Unreadable("a damaged Avro header") from error
 
 
-def named(schema: Mapping[str, Any]) -> dict[str, str]:
-    """Fields of the schema of a record, and their types in a word or two."""
-    return {str(f["name"]): _named(f["type"]) for f in schema["fields"]}
+@lru_cache(maxsize=16)
+def named(schema: bytes | str) -> Mapping[str, str]:
+    """Fields of the schema of a record, which is within bounds, and their types in a word or two."""
+    return {str(f["name"]): _named(f["type"]) for f in json.loads(schema)["fields"]}
 
 
-def decoded(data: bytes) -> list[records.Record]:
-    """The records of a whole container.
+@dataclass(frozen=True)
+class Container:
+    """The records of a whole container that is in memory."""
+
+    head: Header
+    data: bytes  # decompressed
+    records: list[records.Record]
+    ends: list[int]  # in the data
+    memory: int  # bytes that the records take, at most
+
+    def single(self, record: int) -> bytes:
+        """A container with one of the records, byte for byte."""
+        start = self.ends[record - 1] if record else 0
+        return _container(self.head.schema, self.data[start : self.ends[record]], 1)
+
+
+def container(data: bytes) -> Container:
+    """Decodes a container, of which together there may be as much as of one block.
 
     Raises:
       Exception: of any kind; damaged data can fail in any way.
     """
-    return [record for block in _checked(data) for record in block]
+    file = io.BytesIO(data)
+    head = header(file)
+    parts, count, at, whole = list[bytes](), 0, len(head.raw), bytearray(data)
+    while at < len(data):
+        block = _block(file, whole, at)
+        if block is None or data[block.end : block.end + SYNC] != head.sync:
+            raise Unreadable("a block that is damaged, or too small for its records")
+        parts.append(codecs.decompress(data[block.data : block.end], head.codec))
+        if sum(map(len, parts)) > codecs.LARGEST:
+            raise Unreadable(f"more than {codecs.LARGEST >> 20} MiB in a container")
+        count, at = count + block.records, block.end + SYNC
+    plain = b"".join(parts)
+    memory = avroschema.shape(head.schema).memory(plain, count)
+    found = list(head.records(plain, count)) if count else []
+    if len(found) != count:
+        raise Unreadable(f"{len(found)} records instead of {count}")
+    return Container(head, plain, [record for record, _ in found], [end for _, end in found], memory)
 
 
-def single(data: bytes, record: int) -> bytes:
-    """A container with one record (from 0) of a container that can be read, byte for byte."""
-    for block in _checked(data):
-        if record < block.num_records:
-            for _ in range(record + 1):
-                start = block.bytes_.tell()
-                fastavro.schemaless_reader(block.bytes_, block.writer_schema, None)
-            return _container(block.writer_schema, block.bytes_.getvalue()[start : block.bytes_.tell()])
-        record -= block.num_records
-    raise IndexError("fewer records")
-
-
-def _checked(data: bytes) -> Iterator[Any]:
-    """The blocks of a container, none of which promises more records than it can hold."""
-    for block in fastavro.block_reader(io.BytesIO(data)):
-        if block.num_records > max(len(block.bytes_.getvalue()), 1) * 8:
-            raise Unreadable("a block that is too small for its records")
-        yield block
-
-
-def _container(schema: Mapping[str, Any], record: bytes) -> bytes:
-    out = io.BytesIO()
-    fastavro.writer(out, schema, [], codec="null", sync_marker=bytes(SYNC))
-    return b"".join([out.getvalue(), b"\x02", _zigzag(len(record)), record, bytes(SYNC)])
+def _container(schema: bytes, data: bytes, count: int) -> bytes:
+    """A container of one block that is not compressed."""
+    return b"".join(
+        [
+            MAGIC + _zigzag(2),
+            *(_zigzag(len(text)) + text for text in (b"avro.schema", schema, b"avro.codec", b"null")),
+            _zigzag(0) + bytes(SYNC),
+            _zigzag(count) + _zigzag(len(data)),
+            data,
+            bytes(SYNC),
+        ]
+    )
 
 
 def _zigzag(size: int) -> bytes:
@@ -152,30 +196,46 @@ def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
                 yield from _tables(task, parts)
                 yield from ended(piece, file.seek(0, io.SEEK_END))
                 return
-            rows = sum(part.rows if isinstance(part, Refusal) else len(part[1]) for part in parts)
+            rows = sum(part.rows if isinstance(part, Refusal) else len(part.records) for part in parts)
             if rows:
                 yield without(lacking, list(head.fields), rows)
     except (Unreadable, OSError) as error:
         yield Refusal("file", "not a readable Avro file", explain(error), "", 1, True)
 
 
-def _records(file: BinaryIO, head: Header, piece: Piece) -> Iterator[tuple[int, list[records.Record]] | Refusal]:
-    """(byte, records) of each block, or why it cannot be read."""
+class Part(NamedTuple):
+    """A block that was read."""
+
+    at: int
+    records: list[records.Record]
+    memory: int  # bytes that they take, at most
+
+
+def _records(file: BinaryIO, head: Header, piece: Piece) -> Iterator[Part | Refusal]:
+    """The blocks of a piece, or why one cannot be read."""
+    shape = avroschema.shape(head.schema)
     for at, block, raw in _blocks(file, head, piece):
-        if not raw:
-            yield Refusal(f"byte {at}", DAMAGED, "", "", max(block.records, 1), True)
+        if raw is None:
+            yield Refusal(f"byte {at}", DAMAGED, "", "", _promised(block), True)
             continue
         try:
-            found = [r for part in fastavro.block_reader(io.BytesIO(raw)) for r in part]
+            data = codecs.decompress(raw, head.codec)
+            memory = shape.memory(data, block.records)
+            found = [record for record, _ in head.records(data, block.records)]
             if len(found) != block.records:
                 raise ValueError(f"{len(found)} records instead of {block.records}")
-            yield at, found
+            yield Part(at, found, memory)
         except Exception as error:  # damaged data can fail in any way
-            yield Refusal(f"byte {at}", DAMAGED, explain(error), "", max(block.records, 1), True)
+            yield Refusal(f"byte {at}", DAMAGED, explain(error), "", _promised(block), True)
 
 
-def _blocks(file: BinaryIO, head: Header, piece: Piece) -> Iterator[tuple[int, Block, bytes]]:
-    """(byte, block, a file of its own that holds only this block) of a piece; no bytes for a damaged block."""
+def _promised(block: Block) -> int:
+    """How many records are lost with a block: what its head says, as far as that can be."""
+    return min(max(block.records, 1), 8 * max(block.end - block.data, 1))
+
+
+def _blocks(file: BinaryIO, head: Header, piece: Piece) -> Iterator[tuple[int, Block, bytes | None]]:
+    """(byte, block, its data) of a piece; no data of a damaged block."""
     start = max(piece.start, len(head.raw) - SYNC)
     file.seek(start)
     data = bytearray(file.read(max(piece.end - start, 0) + SYNC))
@@ -190,10 +250,10 @@ def _blocks(file: BinaryIO, head: Header, piece: Piece) -> Iterator[tuple[int, B
             after = _block(file, data, block.end + SYNC)
             good = after is not None and data[after.end : after.end + SYNC] == head.sync
         if block is not None and good:
-            yield start + at, block, head.raw + data[block.start : block.end] + head.sync
+            yield start + at, block, bytes(data[block.data : block.end])
             marker = block.end
         else:
-            yield start + at, block or Block(at, at, at, 1), b""
+            yield start + at, block or Block(at, at, 1), None
             marker = data.find(head.sync, at)
 
 
@@ -206,26 +266,27 @@ def _block(file: BinaryIO, data: bytearray, at: int) -> Block | None:
         size, body = _long(data, body)
     except IndexError:
         return None
-    if not (count > 0 and 0 <= size <= LARGEST and count <= max(size, 1) * 8):
+    if not (0 < count <= 8 * max(size, 1) * DENSEST and 0 <= size <= codecs.LARGEST):
         return None
     missing = body + size + SYNC - len(data)
     if missing > 0:
         data += file.read(missing)
-    return Block(at, body, body + size, count)
+    return Block(body, body + size, count)
 
 
-def _tables(task: Task, parts: Iterator[tuple[int, list[records.Record]] | Refusal]) -> Iterator[Rows | Refusal]:
-    first, held = 0, list[records.Record]()
+def _tables(task: Task, parts: Iterator[Part | Refusal]) -> Iterator[Rows | Refusal]:
+    first, held, memory = 0, list[records.Record](), 0
     for part in parts:
         if isinstance(part, Refusal):
             yield part
             continue
-        if len(held) >= ROWS:
+        if len(held) >= ROWS or memory + part.memory > avroschema.DECODED:
             yield from _rows(task, first, held)
-            held = []
+            held, memory = [], 0
         if not held:
-            first = part[0]
-        held += part[1]
+            first = part.at
+        held += part.records
+        memory += part.memory
     if held:
         yield from _rows(task, first, held)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -11,11 +12,16 @@ import pyarrow.json as pj
 
 from pipelines.task import Kind, Task
 from pipelines.transforms.formats import lines, records, regular
-from pipelines.transforms.formats.base import Piece, Refusal, Rows, Unreadable, shorten
+from pipelines.transforms.formats.base import Ints, Piece, Refusal, Rows, Unreadable, shorten
 from pipelines.transforms.formats.lines import Lines
 
 SAMPLE = 64  # lines of a chunk that decide on the types it is parsed with
 SINGLE = 256  # lines that are not halved any more
+DEPTH = 256  # objects and lists within each other: Python's own limit depends on who calls
+VALUES = 4_000_000  # of a line, which take about 100 bytes of memory each
+WORD = 64  # bytes of text that are looked at together
+BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))  # all other characters
+ESCAPED = re.compile(rb"\\.", re.DOTALL)
 EXACT = float(1 << 53)  # whole numbers above are not exact as 64-bit floats
 
 
@@ -58,7 +64,59 @@ def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
 
 
 def parse(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
-    """Rows of a chunk of UTF-8 lines; halved while it does not parse."""
+    """Rows of a chunk of UTF-8 lines."""
+    wrong = _excesses(chunk)
+    for row, reason in wrong.items():
+        yield chunk.refusal(row, reason)
+    good = np.setdiff1d(np.arange(len(chunk)), list(wrong)) if wrong else None
+    if good is None or len(good):
+        yield from _parse(task, chunk if good is None else chunk.take(good))
+
+
+def excess(text: bytes) -> str:
+    """Why JSON cannot be parsed in bounded stack and memory; empty if it can."""
+    if len(text) > 2 * DEPTH and _openings(text) > DEPTH and _depth(text) > DEPTH:
+        return f"JSON nested more than {DEPTH} deep"
+    if len(text) > VALUES and _openings(text) + text.count(b",") + text.count(b":") > VALUES:
+        return f"JSON of more than {VALUES:,} values"
+    return ""
+
+
+def _excesses(chunk: Lines) -> dict[int, str]:
+    """The lines that cannot be parsed, and why. Costs little: lines are looked at whose bytes could hold so much."""
+    length = chunk.end - chunk.start
+    long = np.flatnonzero(length > 2 * DEPTH)
+    if not len(long):
+        return {}
+    upto = _openings_by_word(chunk.data)
+    openings = upto[(chunk.end[long] + WORD - 1) // WORD] - upto[chunk.start[long] // WORD]
+    found = ((row, excess(chunk.line(row))) for row in long[(openings > DEPTH) | (length[long] > VALUES)].tolist())
+    return {row: reason for row, reason in found if reason}
+
+
+def _openings_by_word(data: bytes) -> Ints:
+    """How many [ and { there are before each word of 64 bytes."""
+    bits = np.packbits((np.frombuffer(data, np.uint8) & 0xDF) == ord("["))  # { is [ with one bit more
+    words = np.append(bits, np.zeros(-len(bits) % 8, np.uint8)).view(np.uint64)
+    return np.concatenate(([0], np.cumsum(np.bitwise_count(words), dtype=np.int64)))
+
+
+def _openings(text: bytes) -> int:
+    return text.count(b"[") + text.count(b"{")
+
+
+def _depth(text: bytes) -> int:
+    """Objects and lists within each other, at most; of no JSON, a number."""
+    if b"\\" in text:
+        text = ESCAPED.sub(b"", text)
+    marks = np.frombuffer(text.translate(None, BRACKETS), np.uint8)
+    outside = np.cumsum(marks == ord('"')) % 2 == 0
+    opening, closing = np.isin(marks, (91, 123)) & outside, np.isin(marks, (93, 125)) & outside
+    return int(np.cumsum(opening.astype(np.int64) - closing).max(initial=0))
+
+
+def _parse(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
+    """Rows of a chunk; halved while it does not parse."""
     table = None
     if len(chunk) > 16:
         table = regular.columns(task, chunk)
@@ -69,8 +127,8 @@ def parse(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
         yield from _slow(task, chunk)
     else:
         half = len(chunk) // 2
-        yield from parse(task, chunk.take(slice(0, half)))
-        yield from parse(task, chunk.take(slice(half, None)))
+        yield from _parse(task, chunk.take(slice(0, half)))
+        yield from _parse(task, chunk.take(slice(half, None)))
 
 
 def _fast(task: Task, chunk: Lines) -> pa.Table | None:
@@ -135,7 +193,7 @@ def _slow(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
             reason = "not a JSON object" if isinstance(record, str) else f"{_named(record)} instead of a JSON object"
             value = record if isinstance(record, str) else ""
             yield chunk.refusal(i, reason, value)
-    good, bad = records.tables(task, found)
+    good, bad = records.tables(task, found, compared=False)
     for row, (reason, value) in bad.items():
         yield chunk.refusal(rows[row], reason, value)
     for table, some in good:

@@ -100,24 +100,36 @@ def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
     try:
         with parquet.reader(piece.path) as file:
             _check(file)
-            payload = payload_of(file.schema_arrow.metadata)
-            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    except (*parquet.BROKEN, Unreadable) as error:
+            payload, meta = payload_of(file.schema_arrow.metadata), file.metadata
+    except parquet.BROKEN as error:
         yield Refusal("file", "not a readable archive of messages", explain(error), "", 1, True)
         return
-    if len(groups) < piece.end:
-        yield from ended(piece, len(groups), "row groups")
+    if meta.num_row_groups < piece.end:
+        yield from ended(piece, meta.num_row_groups, "row groups")
         return
-    with parquet.reader(piece.path) as file:
-        for group in range(piece.start, piece.end):
-            done = sum(groups[:group])
-            try:
-                for batch in file.iter_batches(BATCH, [group], columns=SCHEMA.names, use_threads=False):
-                    yield from payloads.parse(task, from_table(batch), payload)
-                    done += len(batch)
-            except (*parquet.BROKEN, Unreadable) as error:
-                lost = sum(groups[: group + 1]) - done
-                yield Refusal(f"row {done}", "a row group that cannot be read", explain(error), "", lost, True)
+    done = sum(meta.row_group(i).num_rows for i in range(piece.start))
+    for part in parquet.tables(piece, meta, SCHEMA.names, []):
+        if isinstance(part, Refusal):
+            yield part._replace(position=f"row {done}")
+            done += part.rows
+            continue
+        for start in range(0, len(part), BATCH):
+            for found in _messages(part.slice(start, BATCH), done + start):
+                yield from (found,) if isinstance(found, Refusal) else payloads.parse(task, found, payload)
+        done += len(part)
+
+
+def _messages(rows: pa.Table, first: int) -> Iterator[Messages | Refusal]:
+    """Rows as messages; in halves while they cannot be, until the row that cannot stands alone."""
+    try:
+        yield from_table(rows)
+    except parquet.BROKEN as error:
+        if len(rows) == 1:
+            yield Refusal(f"row {first}", "no message", explain(error), "")
+            return
+        half = len(rows) // 2
+        yield from _messages(rows.slice(0, half), first)
+        yield from _messages(rows.slice(half), first + half)
 
 
 def _check(file: pq.ParquetFile) -> None:

@@ -1,4 +1,4 @@
-"""Parquet: row groups, read in batches, only the columns that are needed."""
+"""Parquet: row groups, only the columns that are needed. How they are read in bounded memory is in `rowgroups`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.task import Task
+from pipelines.transforms.formats import rowgroups
 from pipelines.transforms.formats.base import (
     Piece,
     Refusal,
@@ -25,19 +26,18 @@ from pipelines.transforms.formats.base import (
     without,
 )
 
-BATCH = 1 << 18  # rows in memory
 PIECE = 32 << 20  # bytes of whole row groups, at least one
-BROKEN = (pa.ArrowException, OSError, ValueError)
+BROKEN = (pa.ArrowException, OSError, ValueError, Unreadable)
+LOST = "a row group that cannot be read"
 
 
 @contextmanager
-def reader(path: str, dictionary: list[str] | None = None) -> Iterator[pq.ParquetFile]:
+def reader(path: str) -> Iterator[pq.ParquetFile]:
     """An open file. Raises one of BROKEN."""
-    with (
-        opened(path) as raw,
-        pq.ParquetFile(raw, read_dictionary=dictionary, pre_buffer=True, coerce_int96_timestamp_unit="us") as file,
-    ):
-        yield file
+    with opened(path) as raw:
+        rowgroups.check_footer(raw)
+        with pq.ParquetFile(raw, pre_buffer=True, coerce_int96_timestamp_unit="us") as file:
+            yield file
 
 
 def pieces(path: str, size: int) -> list[Piece]:
@@ -74,8 +74,8 @@ def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
     """Row groups [start, end). A row group that breaks off is refused from where it breaks."""
     try:
         with reader(piece.path) as file:
-            schema = file.schema_arrow
-            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            schema, meta = file.schema_arrow, file.metadata
+            groups = [meta.row_group(i).num_rows for i in range(file.num_row_groups)]
     except BROKEN as error:
         yield Refusal("file", "not a readable Parquet file", explain(error), "", 1, True)
         return
@@ -89,36 +89,58 @@ def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
         yield without(lacking, schema.names, rows)
     if lacking is not None:
         return
-    with reader(piece.path, _dictionaries(task, schema)) as file:
-        for group in range(piece.start, piece.end):
-            yield from _group(file, group, columns, first, groups[group])
-            first += groups[group]
+    for part in tables(piece, meta, columns, _dictionaries(task, schema)):
+        if isinstance(part, Refusal):
+            yield part._replace(position=f"row {first}")
+            first += part.rows
+        else:
+            yield Rows(part, np.arange(first, first + len(part)), "row {}", partial(json_row, part))
+            first += len(part)
 
 
-def _group(file: pq.ParquetFile, group: int, columns: list[str], first: int, rows: int) -> Iterator[Rows | Refusal]:
-    done = 0
+def tables(
+    piece: Piece, meta: pq.FileMetaData, columns: list[str], dictionary: list[str]
+) -> Iterator[pa.Table | Refusal]:
+    """The rows of row groups [start, end), in order, as tables, and what is lost of those that cannot be read."""
     try:
-        for batch in file.iter_batches(BATCH, [group], columns=columns, use_threads=False):
-            table = pa.table(_sound(batch))
-            yield Rows(table, np.arange(first + done, first + done + len(table)), "row {}", partial(json_row, table))
+        groups = rowgroups.groups(meta, columns, piece.start, piece.end)
+    except Unreadable as error:
+        lost = sum(meta.row_group(i).num_rows for i in range(piece.start, piece.end))
+        yield Refusal("", LOST, explain(error), "", lost, True)
+        return
+    with opened(piece.path) as file:
+        for run in rowgroups.runs(groups):
+            found = _together(file, meta, run, columns, dictionary) if len(run) > 1 else None
+            if found is not None:
+                yield from found
+                continue
+            for group in run:
+                yield from _alone(file, meta, group, columns, dictionary)
+
+
+def _together(
+    file: BinaryIO, meta: pq.FileMetaData, run: list[rowgroups.Group], columns: list[str], dictionary: list[str]
+) -> list[pa.Table] | None:
+    """The rows of some small row groups; None where one of them is damaged."""
+    try:
+        found = list(rowgroups.tables(file, meta, run, columns, dictionary))
+    except BROKEN:
+        return None
+    return found if sum(map(len, found)) == sum(group.rows for group in run) else None
+
+
+def _alone(
+    file: BinaryIO, meta: pq.FileMetaData, group: rowgroups.Group, columns: list[str], dictionary: list[str]
+) -> Iterator[pa.Table | Refusal]:
+    done, problem = 0, "it has fewer rows than the file says"
+    try:
+        for table in rowgroups.tables(file, meta, [group], columns, dictionary):
+            yield table
             done += len(table)
     except BROKEN as error:
-        reason = "a row group that cannot be read"
-        yield Refusal(f"row {first + done}", reason, explain(error), "", rows - done, True)
-
-
-def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch itself.
-
-    Raises:
-      pa.ArrowInvalid: damaged data give an index that is not in its dictionary, which Arrow itself never checks.
-    """
-    for column in batch.columns:
-        if pa.types.is_dictionary(column.type):
-            most = pc.max(column.indices).as_py()
-            if most is not None and most >= len(column.dictionary):
-                raise pa.ArrowInvalid("an index outside its dictionary")
-    return batch
+        problem = explain(error)
+    if done < group.rows:
+        yield Refusal("", LOST, problem, "", group.rows - done, True)
 
 
 def _dictionaries(task: Task, schema: pa.Schema) -> list[str]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Generic, Self, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, NamedTuple, Self, TypeVar
 
 import fastavro
 import numpy as np
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipelines.task import Task
 from pipelines.transforms.block import hash64
-from pipelines.transforms.formats import avro, jsonl, lines, records
+from pipelines.transforms.formats import avro, avroschema, jsonl, lines, records
 from pipelines.transforms.formats.base import (
     Hashes,
     Ints,
@@ -96,10 +96,11 @@ class Found:
 
     records: Sequence[records.Record]
     origin: Origin
+    containers: Mapping[int, avro.Container]  # by message
 
     def rows(self, task: Task, table: pa.Table, rows: Ints) -> Rows:
         """Some of them, in columns."""
-        part, texts = Found([self.records[r] for r in rows], self.origin.take(rows)), None
+        part, texts = Found([self.records[r] for r in rows], self.origin.take(rows), self.containers), None
         if task.events.identity == "all":
             texts = pa.array([json.dumps(r, default=repr, sort_keys=True) for r in part.records], pa.string())
         origin = part.origin
@@ -114,8 +115,9 @@ class Found:
 
     def sent(self, row: int) -> Sent:
         """The record alone, in a container if it came in one."""
-        data, event = self.origin.messages.data[self.origin.message[row]], int(self.origin.event[row])
-        return self.origin.sent(row, data if event < 0 else avro.single(data, event))
+        message, event = int(self.origin.message[row]), int(self.origin.event[row])
+        alone = self.origin.messages.data[message] if event < 0 else self.containers[message].single(event)
+        return self.origin.sent(row, alone)
 
 
 def parse(task: Task, messages: Messages, payload: Payload) -> Iterator[Rows | Refusal]:
@@ -145,6 +147,8 @@ def split(data: bytes) -> list[bytes]:
       Unreadable: there is no telling where events begin. Its arguments are the reason and what stood there.
     """
     text = data.removeprefix(lines.BOM).strip()
+    if excess := jsonl.excess(text):
+        raise Unreadable(excess, "")
     if text.startswith(b"["):
         return _elements(text)
     parts = [line for line in map(bytes.strip, text.split(b"\n")) if line]
@@ -169,7 +173,7 @@ def fields(messages: Messages, payload: Payload) -> dict[str, str]:
     for data in messages.data:
         try:
             if payload.format == "avro" or data.startswith(avro.MAGIC):
-                out |= _known(data, payload)
+                out |= dict(_known(data, payload))
             else:
                 texts += split(data)
         except Unreadable as error:
@@ -185,22 +189,27 @@ def _parse(task: Task, messages: Messages, payload: Payload) -> Iterator[Rows | 
     is_json = payload.format == "json"
     plain = _objects(messages.data) if is_json else []
     texts = Collected([messages.data[i] for i in plain], plain, [-1] * len(plain))
-    found = Collected[records.Record]([], [], [])
+    held = _Held([], [], [])
     for i in sorted(set(range(len(messages))).difference(plain)):
         data = messages.data[i]
         try:
             if is_json and not data.startswith(avro.MAGIC):
                 texts.add(i, split(data))
-            else:
-                found.add(i, _records(task, data, payload))
+                continue
+            found = _records(task, data, payload)
         except Unreadable as error:
             reason, value = error.args
             sent = Origin(messages, np.array([i]), np.array([-1]), None).sent(0, data)
             yield Refusal(sent.position, reason, value, readable(data), sent=sent)
+            continue
+        if held.memory + found.memory > avroschema.DECODED:
+            yield from _avro(task, held.found(task, messages))
+            held = _Held([], [], [])
+        held.take(i, found)
     if texts.events:
         yield from _json(task, texts.events, texts.origin(task, messages))
-    if found.events:
-        yield from _avro(task, Found(found.events, found.origin(task, messages)))
+    if held.events:
+        yield from _avro(task, held.found(task, messages))
 
 
 def _objects(data: Sequence[bytes]) -> list[int]:
@@ -230,6 +239,31 @@ class Collected(Generic[E]):
         return Origin(messages, message, event, ids)
 
 
+class Decoded(NamedTuple):
+    """What an Avro message holds."""
+
+    records: Sequence[records.Record]
+    memory: int  # bytes that they take, at most
+    container: avro.Container | None
+
+
+@dataclass
+class _Held(Collected[records.Record]):
+    """Avro records of messages."""
+
+    containers: dict[int, avro.Container] = field(default_factory=dict)
+    memory: int = 0
+
+    def take(self, message: int, found: Decoded) -> None:
+        self.add(message, found.records)
+        self.memory += found.memory
+        if found.container is not None:
+            self.containers[message] = found.container
+
+    def found(self, task: Task, messages: Messages) -> Found:
+        return Found(self.events, self.origin(task, messages), self.containers)
+
+
 def _json(task: Task, texts: Sequence[bytes], origin: Origin) -> Iterator[Rows | Refusal]:
     end = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1) - 1
     start = np.concatenate(([0], end[:-1] + 1))
@@ -240,7 +274,7 @@ def _json(task: Task, texts: Sequence[bytes], origin: Origin) -> Iterator[Rows |
 
 
 def _avro(task: Task, found: Found) -> Iterator[Rows | Refusal]:
-    good, bad = records.tables(task, found.records)
+    good, bad = records.tables(task, found.records, compared=False)
     for row, (reason, value) in bad.items():
         yield found.refusal(row, reason, value)
     for table, rows in good:
@@ -286,34 +320,37 @@ def _is_object(text: bytes) -> bool:
         return False
 
 
-def _records(task: Task, data: bytes, payload: Payload) -> list[records.Record]:
+def _records(task: Task, data: bytes, payload: Payload) -> Decoded:
     """The records of an Avro payload; none for a heartbeat. Raises Unreadable, as `split` does."""
     try:
-        known, found = _known(data, payload), _decoded(data, payload)
+        found = _decoded(data, payload)
     except Exception as error:  # damaged data can fail in any way
         raise Unreadable("an Avro message that cannot be read", explain(error)) from error
+    known = _known(data, payload) if found.container is None else found.container.head.fields
     lacking = next((c for c in task.columns if c not in known), None)
-    if lacking is not None and found:
+    if lacking is not None and found.records:
         raise Unreadable(f"column {lacking} is missing", "columns: " + shorten(", ".join(known), 400))
     return found
 
 
-def _known(data: bytes, payload: Payload) -> dict[str, str]:
+def _known(data: bytes, payload: Payload) -> Mapping[str, str]:
     """Fields of the records, and their types."""
     if data.startswith(avro.MAGIC):
         return avro.header(io.BytesIO(data)).fields
-    return avro.named(payload.parsed) if payload.schema else {}
+    return avro.named(payload.schema) if payload.schema else {}
 
 
-def _decoded(data: bytes, payload: Payload) -> list[records.Record]:
+def _decoded(data: bytes, payload: Payload) -> Decoded:
     if data.startswith(avro.MAGIC):
-        return avro.decoded(data)
+        container = avro.container(data)
+        return Decoded(container.records, container.memory, container)
     if not data:
-        return []
+        return Decoded([], 0, None)
     if not payload.schema:
         raise Unreadable("it is no container, and no schema is given for bare records")
+    memory = avroschema.shape(payload.schema).memory(data, 1)
     source = io.BytesIO(data)
     found = fastavro.schemaless_reader(source, payload.parsed, None)
     if source.tell() != len(data):
         raise Unreadable(f"{len(data) - source.tell()} bytes too many")
-    return [found]
+    return Decoded([found], memory, None)

@@ -40,11 +40,18 @@ class Bad(NamedTuple):
     value: str
 
 
-def tables(task: Task, records: Sequence[Record]) -> tuple[list[tuple[pa.Table, Ints]], dict[int, Bad]]:
-    """(table, its rows) for each combination of types, and the rows that fit none."""
+def tables(
+    task: Task, records: Sequence[Record], compared: bool = True
+) -> tuple[list[tuple[pa.Table, Ints]], dict[int, Bad]]:
+    """(table, its rows) for each combination of types, and the rows that fit none.
+
+    Args:
+      compared: with identity `all` by their fields; not where their text is compared.
+    """
+    whole = compared and task.events.identity == "all"
     uniform = _uniform(task, records)
     if uniform is not None:
-        return [(_with_others(task, uniform, records), np.arange(len(records)))], {}
+        return [(_with_others(whole, uniform, records), np.arange(len(records)))], {}
     groups: dict[tuple[type, ...], list[int]] = {}
     cells: list[list[object]] = []
     bad: dict[int, Bad] = {}
@@ -57,7 +64,7 @@ def tables(task: Task, records: Sequence[Record]) -> tuple[list[tuple[pa.Table, 
             bad[row] = problem
     groups = _merged(groups)
     return [
-        (_table(task, kinds, [records[r] for r in rows], [cells[r] for r in rows]), np.array(rows))
+        (_table(task, kinds, [records[r] for r in rows], [cells[r] for r in rows], whole), np.array(rows))
         for kinds, rows in groups.items()
     ], bad
 
@@ -90,18 +97,20 @@ def _merged(groups: dict[tuple[type, ...], list[int]]) -> dict[tuple[type, ...],
     return {key: sorted(row for rows in groups.values() for row in rows)}
 
 
-def _table(task: Task, kinds: tuple[type, ...], records: Sequence[Record], cells: list[list[object]]) -> pa.Table:
+def _table(
+    task: Task, kinds: tuple[type, ...], records: Sequence[Record], cells: list[list[object]], whole: bool
+) -> pa.Table:
     """Rows of one combination of types."""
     columns = {
         name: pa.array([row[i] for row in cells], TYPES.get(kind, pa.null()))
         for i, (name, kind) in enumerate(zip(task.columns, kinds, strict=True))
     }
-    return _with_others(task, columns, records)
+    return _with_others(whole, columns, records)
 
 
-def _with_others(task: Task, columns: dict[str, pa.Array], records: Sequence[Record]) -> pa.Table:
-    """With identity `all` the other fields are there as text, to be compared."""
-    if task.events.identity == "all":
+def _with_others(whole: bool, columns: dict[str, pa.Array], records: Sequence[Record]) -> pa.Table:
+    """If whole, the other fields are there as text, to be compared."""
+    if whole:
         others = sorted({name for record in records for name in record} - set(columns))
         columns |= {name: pa.array([_comparable(r.get(name)) for r in records], pa.string()) for name in others}
     return pa.table(columns)

@@ -98,11 +98,10 @@ def test_a_message_without_data_is_no_message(tmp_path: Path) -> None:
     rows = table(messages(text(ROWS[:3])), JSON)
     rows = rows.set_column(2, "data", pa.array([b"{}", None, b"{}"]))
     pq.write_table(rows, tmp_path / f"data{EXTENSION}")
-    (letter,) = load(tmp_path / f"data{EXTENSION}").dead
-    assert (letter.reason, letter.rows) == (
-        "a row group that cannot be read: a message without message_id, arrival or data",
-        3,
-    )
+    before, letter, after = load(tmp_path / f"data{EXTENSION}").dead
+    assert (letter.position, letter.rows) == ("row 1", 1)
+    assert letter.reason == "no message: a message without message_id, arrival or data"
+    assert (before.position, after.position) == ("message 1000", "message 1002")
 
 
 def test_a_damaged_row_group_costs_itself(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""Drawn by structure, see `structured`: none ends its process, none is lost, each is accounted for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import structured
+
+SOAK = "FORETIDE_SOAK" in os.environ
+DRAWN = 20_000 if SOAK else 100  # of each format
+SEED = 10**6 if SOAK else 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", sorted(structured.CHECKS))
+def test_structures(tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-m", "tests.structured", name, str(SEED), str(DRAWN), str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    told = ended.stdout.split("\n")
+    assert ended.returncode == 0, f"{name} {told[-2]}: {ended.returncode}: {ended.stderr[-3_000:]}"
+    assert int(told[-2].removeprefix("peak ")) < structured.LIMIT
