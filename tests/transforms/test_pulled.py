@@ -87,3 +87,10 @@ def test_a_batch_is_full_of_messages_or_of_bytes() -> None:
     batch = Batch(SUB)
     batch.add(bytes(MOST_BYTES), "1", 1, {}, None, 100)
     assert batch.full
+
+
+def test_a_message_that_comes_often_is_suspect() -> None:
+    batch = Batch("s")
+    for deliveries in range(5):
+        batch.add(b"", f"m{deliveries}", 1, {}, None, 0, deliveries)
+    assert batch.pulled().messages.redelivered == {"m3", "m4"}
