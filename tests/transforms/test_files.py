@@ -26,7 +26,7 @@ from pipelines.transforms.archive import write_messages
 from pipelines.transforms.block import EventBlock, concat, hash64, unpack
 from pipelines.transforms.decode import Since
 from pipelines.transforms.files import File, ReadEvents, find, plan, preflight, read_piece
-from pipelines.transforms.formats import avro, lines, parquet
+from pipelines.transforms.formats import avro, lines, parquet, rowgroups
 from pipelines.transforms.formats.base import Piece
 from tests.transforms.formats import writers
 from tests.transforms.formats.sent import messages, text
@@ -288,6 +288,7 @@ def test_blocks_are_big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     blocks = [p for p in read_piece(task(), SPAN, piece) if isinstance(p, EventBlock)]
     assert [len(b) for b in blocks] == [500]
     monkeypatch.setattr(intake, "BLOCK", 100)
+    monkeypatch.setattr(rowgroups, "BATCH", 100)
     blocks = [p for p in read_piece(task(), SPAN, piece) if isinstance(p, EventBlock)]
     assert [len(b) for b in blocks] == [100] * 5
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.transforms.files import FORMATS, File, plan
-from pipelines.transforms.formats import avro, lines, parquet
+from pipelines.transforms.formats import avro, lines, parquet, rowgroups
 from tests.transforms.formats import writers
 from tests.transforms.formats.writers import WRITERS, Result, read, task, written
 
@@ -37,7 +37,7 @@ def test_order_and_size_of_pieces_do_not_matter(
     for module in (lines, avro, parquet):
         monkeypatch.setattr(module, "PIECE", 4_099)
     monkeypatch.setattr(lines, "CHUNK", 977)
-    monkeypatch.setattr(parquet, "BATCH", 33)
+    monkeypatch.setattr(rowgroups, "BATCH", 33)
     monkeypatch.setattr(avro, "ROWS", 50)
     shuffled = random.Random(1).sample(ROWS, len(ROWS))
     path = written(tmp_path / name, WRITERS[name](shuffled))
