@@ -15,6 +15,7 @@ from pipelines.config import StreamConfig
 from pipelines.errors import Exit, UserError
 from pipelines.figures import summary
 from pipelines.ledger import DeadLetter
+from pipelines.models.loading import import_framework
 from pipelines.models.manifest import Manifest, check, load_manifest
 from pipelines.outputs import Live, output
 from pipelines.progress import Progress
@@ -62,6 +63,8 @@ def stream(config: StreamConfig) -> int:
     for warning in ready.facts.warnings:
         print(f"warning     {warning}")
     print(_beginning(config, ready), flush=True)
+    if portable.is_local(config.execution):
+        import_framework(config.engine)  # here, and not in a thread of the job
     archive = compacting_archive(config.archive) if config.archive else nullcontext()
     letters = config.dead_letters is None  # otherwise they go to their topic
     with output(config.output, config.method).live(_run(config), letters) as live, archive:
