@@ -79,7 +79,7 @@ BEAM = $(shell sed -n 's/^apache-beam==//p' requirements.lock)
 
 services: $(BIN)/prism $(BIN)/pubsub-emulator $(BIN)/bigquery-emulator
 
-$(BIN)/prism: $(VENV)/.go requirements.lock emulators/prism/build.py
+$(BIN)/prism: $(VENV)/.go requirements.lock $(wildcard emulators/prism/*)
 	$(BIN)/python emulators/prism/build.py $(GO) $(BEAM) $@
 
 $(BIN)/pubsub-emulator: $(VENV)/.go $(wildcard emulators/pubsub/*)
