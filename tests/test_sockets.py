@@ -120,7 +120,7 @@ def test_the_emulators(pubsub: Emulator, warehouse: Warehouse) -> None:
 
 def test_a_stranger_is_refused() -> None:
     """On a network of its own, where the machine has another address."""
-    done = subprocess.run([sys.executable, "-m", "tests.listening", *TOIL, "3"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "tests.listening", *TOIL, "0.3"], capture_output=True, text=True)
     if done.returncode == NO_NETWORK:
         pytest.skip("the system gives a test no network of its own")
     assert done.returncode == 0, done.stderr

@@ -174,7 +174,7 @@ class _Worker(GrpcWorkerHandler):
     def __init__(self, run: bytes, state: Any, provision_info: Any, grpc_server: Any) -> None:
         super().__init__(state, provision_info, grpc_server)
         self._workers = RUNS[run.decode()]
-        connection: Any = self.control_conn
+        connection = grpc_server.control_handler.get_conn_by_worker_id(self.worker_id)
         self.control = self.control_conn = _Control(connection, self.data_conn)
         self.number = self._workers.add(self)
         self._process: subprocess.Popen[bytes] | None = None

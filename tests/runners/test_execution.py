@@ -16,6 +16,8 @@ def test_options_of_beam_pass_and_others_do_not() -> None:
         check_beam_args(["--runner=DirectRunner", "--bach-size=3"])
     with pytest.raises(UserError, match="loses data"):
         check_beam_args(["--direct_running_mode=multi_threading"])
+    with pytest.raises(UserError, match="nobody watches: use --workers N"):
+        check_beam_args(["--direct_running_mode=multi_processing"])
 
 
 def test_options_of_streams_pass_where_they_are_known() -> None:

@@ -155,7 +155,8 @@ def test_a_signal_in_the_first_second_of_a_command_is_not_lost(tmp_path: Path) -
         with started(command(*words), log) as process:
             time.sleep(wait)
             process.send_signal(signal.SIGINT)
-            assert ended(process, [], log) in (130, -signal.SIGINT, 2)  # 2: it had found that there is no task
+            # 1 is Python's own while it starts; 2: it had found that there is no task.
+            assert ended(process, [], log) in (130, -signal.SIGINT, 1, 2)
 
 
 @pytest.fixture(scope="module")
