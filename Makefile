@@ -87,9 +87,8 @@ BEAM = $(shell sed -n 's/^apache-beam==\([^ ]*\).*/\1/p' requirements.lock)
 
 services: $(BIN)/prism $(BIN)/pubsub-emulator $(BIN)/bigquery-emulator
 
-$(BIN)/prism: $(VENV)/.go requirements.lock
-	GOBIN=$(abspath $(BIN)) $(GO) install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM)
-	@touch $@
+$(BIN)/prism: $(VENV)/.go requirements.lock $(wildcard emulators/prism/*)
+	$(BIN)/python emulators/prism/build.py $(GO) $(BEAM) $@
 
 $(BIN)/pubsub-emulator: $(VENV)/.go $(wildcard emulators/pubsub/*)
 	$(GO) build -C emulators/pubsub -mod=readonly -o $(abspath $@) .

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
-from pipelines import optionfiles
+from pipelines import interrupts, optionfiles
 from pipelines.bigquery.tables import is_bigquery, parse_table
 from pipelines.config import (
     ExamplesConfig,
@@ -37,7 +40,7 @@ T = TypeVar("T")
 
 EXIT_CODES = """exit codes: 0 done; 1 the program or the machine failed; 2 a wrong flag, task file or input;
 3 too many bad rows, no score published; 4 the ledger does not add up, no score published;
-5 the model does not fit the task; 6 the doctor found errors; 130 interrupted"""
+5 the model does not fit the task; 6 the doctor found errors; 130 interrupted (SIGINT), 143 (SIGTERM)"""
 
 PLACES = ("task", "input", "output", "model", "models", "examples", "bootstrap", "archive", "avro_schema", "target")
 
@@ -58,14 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"foretide: {error}", file=sys.stderr)
             return int(error.code)
         args, rest = _parser().parse_known_args(given)
-        return _run(args, tuple(rest))
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if args.debug else "3")
+        logging.basicConfig(
+            level=logging.INFO if args.debug else logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s"
+        )
+        code = _run(args, tuple(rest))
+    number = interrupts.received()
+    return code if number is None else 128 + number
 
 
 def _run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if args.debug else "3")
-    logging.basicConfig(
-        level=logging.INFO if args.debug else logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s"
-    )
     try:
         _check_places(args)
         code = int(args.run(args, rest))
@@ -74,7 +79,7 @@ def _run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     except UserError as error:
         print(f"foretide {args.command}: {error}", file=sys.stderr)
         return int(error.code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # also of SIGTERM
         print(f"foretide {args.command}: interrupted; the same command starts it anew", file=sys.stderr)
         return int(Exit.INTERRUPTED)
     except BrokenPipeError:  # as `| head` does: an answer cut short is fine, a run cut short is not
@@ -96,8 +101,17 @@ def _check_places(args: argparse.Namespace) -> None:
 
 
 def entry() -> None:
-    """The console script."""
-    sys.exit(main())
+    """The console script. Whatever ends the process by a signal is told where standard error goes now."""
+    interrupts.install()
+    with suppress(OSError):  # there is none
+        faulthandler.enable(os.dup(2))
+    try:
+        code = main()
+    except KeyboardInterrupt:  # once more, or before there was a command
+        code = 128 + (interrupts.received() or signal.SIGINT)
+    if interrupts.received() is not None:
+        interrupts.leave(code)
+    sys.exit(code)
 
 
 def _score(args: argparse.Namespace, rest: tuple[str, ...]) -> int:

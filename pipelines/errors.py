@@ -17,7 +17,7 @@ class Exit(IntEnum):
     UNBALANCED = 4  # the ledger does not add up
     MODEL = 5  # the model does not fit the task
     UNFIT = 6  # foretide doctor found errors
-    INTERRUPTED = 130
+    INTERRUPTED = 130  # by SIGINT; 143 by SIGTERM
 
 
 class UserError(Exception):

@@ -98,6 +98,9 @@ def line(now: Figures, before: Figures, seconds: float) -> str:
     kinds = ("early", "on_time", "corrected")
     scores = [f"{quantity(now.count(f'scores_{kind}'))} {kind.replace('_', ' ')}" for kind in kinds]
     alarms = [f"{quantity(n)} {words}" for name, words in ALARMS.items() if (n := now.count(name))]
+    back = now.recent("clock_back_ms", before)
+    if back is not None:
+        alarms.insert(0, f"CLOCK WENT BACK {back / 1000:.1f} s: without messages the watermark waits for it")
     if now.count("paused") > before.count("paused"):
         alarms.insert(0, "PAUSED: too many of the last events are bad")
     return "; ".join(filter(None, (", ".join(rates), "scores " + ", ".join(scores), ", ".join(alarms))))

@@ -169,6 +169,13 @@ METRICS: tuple[Metric, ...] = (
         "Rises: old messages come again (ack deadline), or pulls fail (pull_errors). A restart holds it for a while.",
     ),
     _distribution(
+        "clock_back_ms",
+        "ms",
+        "The clock of the machine that pulls, behind where it has been: somebody set it back.",
+        "Until it is where it was the watermark goes on with the publish times of messages, and stands without any. "
+        "Let the clock follow a time server that does not step (chrony, systemd-timesyncd).",
+    ),
+    _distribution(
         "boundary_lag_ms",
         "ms",
         "The clock when a boundary is processed, after the boundary: the delay of scores on time.",

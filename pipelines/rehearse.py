@@ -29,6 +29,7 @@ from pipelines.ledger import NEVER
 from pipelines.local.livestore import live_runs, stop_file
 from pipelines.local.query import select
 from pipelines.models.manifest import check, load_manifest
+from pipelines.runners.processes import bound, end
 from pipelines.spec import format_time
 from pipelines.task import Task
 from pipelines.transforms.archive import write_messages
@@ -45,6 +46,7 @@ ATTRIBUTE = "arrival"
 MARK = "rehearsal.json"
 PULSE = 0.05  # seconds between two publications
 SEED = 7
+ENDING = 3.0  # s that a command has to end by itself; it leaves nothing half done however it ends
 COMPARED = "score_id, task, entity_id, as_of, revision, {outputs}, model_version, n_events, last_event_time"
 
 
@@ -226,7 +228,7 @@ def _stream(config: RehearseConfig, folder: Path, pubsub: Emulator, live: Messag
         *("--bootstrap", str(folder / "history"), "--from", format_time(config.start)),
         *("--model", config.model, "--output", str(folder / "live"), *config.stream_args),
     ]
-    job = subprocess.Popen(command, env={**os.environ, **pubsub.environment})
+    job = bound(command, env={**os.environ, **pubsub.environment})
     try:
         _publish(config, pubsub, topic, live, job)
         _close(config, pubsub, topic, job)
@@ -235,10 +237,9 @@ def _stream(config: RehearseConfig, folder: Path, pubsub: Emulator, live: Messag
         code = job.wait()
     finally:
         if job.poll() is None:
-            job.terminate()
-            job.wait()
+            end(job, ENDING)
     if code:
-        raise UserError(f"the live job ended with exit code {code}", Exit(code))
+        raise UserError(f"the live job ended with exit code {code}", _exit(code))
 
 
 def _publish(
@@ -270,6 +271,16 @@ def _backfill(config: RehearseConfig, folder: Path) -> None:
         *("--input", str(folder / "history"), str(folder / "published")),
         *("--model", config.model, "--output", str(folder / "backfill")),
     ]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL)
-    if done.returncode:
-        raise UserError(f"the backfill ended with exit code {done.returncode}", Exit(done.returncode))
+    job = bound(command, stdout=subprocess.DEVNULL)
+    try:
+        code = job.wait()
+    finally:
+        if job.poll() is None:
+            end(job, ENDING)
+    if code:
+        raise UserError(f"the backfill ended with exit code {code}", _exit(code))
+
+
+def _exit(code: int) -> Exit:
+    """Of this command, by that of one that it ran."""
+    return Exit(code) if code in list(Exit) else Exit.FAILED

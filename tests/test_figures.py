@@ -50,6 +50,10 @@ def test_a_line() -> None:
         "scores 120 early, 4.8 k on time, 0 corrected; 1 behind the watermark, 3 late"
     )
     assert line(Figures(), Figures(), 0.0) == "0 messages/s, 0 events/s; scores 0 early, 0 on time, 0 corrected"
+    back = Figures(distributions={"clock_back_ms": Spread(2, 7_199_000, 3_599_000, 3_600_000)})
+    told = "CLOCK WENT BACK 3599.5 s: without messages the watermark waits for it"
+    assert line(back, Figures(), 1.0).endswith(f"0 corrected; {told}")
+    assert "CLOCK" not in line(back, back, 1.0)
     assert line(Figures({"paused": 2}), Figures(), 1.0).endswith("; PAUSED: too many of the last events are bad")
 
 

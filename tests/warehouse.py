@@ -99,6 +99,11 @@ class Warehouse:
                     raise TimeoutError(f"the BigQuery emulator does not answer: {error}\n{log}") from error
             time.sleep(0.05)
 
+    @property
+    def pid(self) -> int | None:
+        """None where it does not run."""
+        return None if self._process is None else self._process.pid
+
     def kill(self) -> None:
         """kill -9, of all its processes. Nothing where it does not run."""
         if self._process is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +31,8 @@ def load_engine(model_dir: Path | str, engine: EngineName, device: DeviceName) -
         raise UserError(f"{model_dir} holds no saved_model: give the folder that foretide train wrote", Exit.MODEL)
     check_operations(path, Path(model_dir))  # before anything of it can run
     if engine == "tensorflow":
-        with silent_stderr():
-            from pipelines.models.tensorflow_engine import TensorFlowEngine
+        import_framework(engine)
+        from pipelines.models.tensorflow_engine import TensorFlowEngine
 
         return TensorFlowEngine(path, device)
     from pipelines.models.openvino_engine import OpenVINOEngine
@@ -38,9 +40,23 @@ def load_engine(model_dir: Path | str, engine: EngineName, device: DeviceName) -
     return OpenVINOEngine(path, device, "bf16" if engine == "openvino-bf16" else "f32")
 
 
+def import_framework(engine: EngineName) -> None:
+    """What takes seconds of `load_engine`, and is quiet in the main thread only."""
+    if engine == "tensorflow":
+        with silent_stderr():
+            import pipelines.models.tensorflow_engine  # noqa: F401
+
+
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """For importing TensorFlow, whose C++ part writes to standard error before any setting can stop it."""
+    """For importing TensorFlow, whose C++ part writes to standard error, and no setting stops it.
+
+    Only in the main thread: elsewhere it would silence all that runs beside it. Not with `--debug`. A crash in this
+    time is told by faulthandler, which the command has given a descriptor of its own.
+    """
+    if threading.current_thread() is not threading.main_thread() or logging.root.isEnabledFor(logging.INFO):
+        yield
+        return
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,17 +12,24 @@ from contextlib import contextmanager
 import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipelines.config import Execution
 from pipelines.errors import Exit, UserError, unknown_option
-from pipelines.runners import dataflow, flink
+from pipelines.runners import dataflow, flink, workers
+from pipelines.runners.loopback import keep_beam_on_loopback
+from pipelines.runners.workers import Workers
 
 NAMED = re.compile(r"[\w.]*(Error|Exception): ")  # a line that says what kind of error it is
 LOCAL = ("DirectRunner", "FnApiRunner")
 ENDING = 1.0  # s that threads have to end; some of them never do
-READERS = ("run_worker_", "read_state", "read_grpc_client_inputs", "wait_until_finish_read")  # names of Beam's threads
+LOST = 2.0  # s from a broken connection of a worker to the end of its process
+READERS = (
+    "run_worker_",
+    "read_state",
+    "read_grpc_client_inputs",
+    "wait_until_finish_read",
+    "beam_control_read",
+)  # names of Beam's threads
 # Options that Flink's job server knows and Beam's Python does not. Some take no value.
 FLINK = (
     "allow_non_restored_state",
@@ -82,9 +87,15 @@ def check_beam_args(args: Sequence[str]) -> None:
         )
     if unknown:
         raise unknown_option(unknown, ": neither foretide nor Beam has it; see foretide --help")
-    if getattr(parsed, "direct_running_mode", None) == "multi_threading":
+    mode = getattr(parsed, "direct_running_mode", None)
+    if mode == "multi_threading":
         raise UserError(
             "--direct_running_mode=multi_threading loses data in Beam: use --workers N, which takes processes"
+        )
+    if mode == "multi_processing":
+        raise UserError(
+            "--direct_running_mode=multi_processing takes processes that nobody watches: use --workers N, whose end "
+            "with the run"
         )
 
 
@@ -105,18 +116,27 @@ def run(execution: Execution, build: Callable[[beam.Pipeline], None]) -> None:
     Raises:
       UserError: it failed; the message is that of the error that caused it.
     """
-    if is_local(execution):
-        n = execution.workers
-        options = PipelineOptions([*execution.beam_args, *([f"--direct_num_workers={n}"] if n > 1 else [])])
-        _finish(beam.Pipeline(_processes(execution) if n > 1 else runner(execution), options), execution, build)
+    args, n = execution.beam_args, execution.workers
+    keep_beam_on_loopback()
+    if is_local(execution) and n > 1:
+        with connections_end(), workers.watched(execution.debug) as (watched, processes):
+            options = PipelineOptions([*args, f"--direct_num_workers={n}"])
+            _finish(beam.Pipeline(watched, options), execution, build, processes)
         return
-    args = execution.beam_args
+    if is_local(execution):
+        _finish(beam.Pipeline(runner(execution), PipelineOptions([*args])), execution, build)
+        return
     options = PipelineOptions([*args, *flink.added(args), *dataflow.added(args, execution.accelerator)])
     with connections_end(), flink.job_server(options):
         _finish(beam.Pipeline(runner(execution), options), execution, build)
 
 
-def _finish(pipeline: beam.Pipeline, execution: Execution, build: Callable[[beam.Pipeline], None]) -> None:
+def _finish(
+    pipeline: beam.Pipeline,
+    execution: Execution,
+    build: Callable[[beam.Pipeline], None],
+    processes: Workers | None = None,
+) -> None:
     """Builds it and runs it to its end. What interrupts this process cancels a job that runs elsewhere."""
     build(pipeline)
     try:
@@ -129,8 +149,9 @@ def _finish(pipeline: beam.Pipeline, execution: Execution, build: Callable[[beam
     except Exception as error:
         if execution.debug:
             raise
+        lost = processes.failed(LOST if isinstance(error, grpc.RpcError) else 0.0) if processes else None
         raise UserError(
-            f"the pipeline failed: {cause(error)}. Run again with --debug for the whole trace", Exit.FAILED
+            f"the pipeline failed: {lost or cause(error)}. Run again with --debug for the whole trace", Exit.FAILED
         ) from error
 
 
@@ -161,13 +182,6 @@ def cause(error: BaseException) -> str:
         (line for line in reversed(lines) if "Error" in line or "Exception" in line), lines[-1] if lines else ""
     )
     return (picked if NAMED.match(picked) else f"{type(error).__name__}: {picked}")[:500].rstrip(".")
-
-
-def _processes(execution: Execution) -> FnApiRunner:
-    """The local runner with worker processes, which log to nowhere: what fails in them is raised here too."""
-    command = f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
-    silence = "" if execution.debug else " 2>/dev/null"
-    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command + silence))
 
 
 def _add(options: type[PipelineOptions], parser: argparse.ArgumentParser) -> None:

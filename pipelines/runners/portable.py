@@ -7,7 +7,6 @@ not end with this process.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -25,17 +24,20 @@ from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
+    PrismRunnerOptions,
     StandardOptions,
 )
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
+from pipelines import interrupts
 from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
 from pipelines.figures import Figures, Lines, collect
 from pipelines.runners import dataflow, flink
 from pipelines.runners.execution import LOCAL, cause, connections_end
 from pipelines.runners.flinkjob import FlinkJob
+from pipelines.runners.loopback import keep_beam_on_loopback
 from pipelines.runners.prism import Prism, locate
 from pipelines.transforms.subscription import CHECKPOINTED
 from pipelines.versions import StateError
@@ -44,7 +46,7 @@ State = Literal["drained", "cancelled", "detached"]
 
 POLL = 0.1  # s between two looks at whether the job has ended
 LOOK = 1.0  # s between two looks at its metrics
-CANCELLING = 20.0  # s that a cancelled job has to end
+CANCELLING = 5.0  # s that a cancelled job has to end
 CANCELLED = "JobCancellationException"  # in what Beam says of a job of Flink that somebody cancelled
 FOREVER = 10 * 365 * 86400  # s
 PRISM = (
@@ -98,6 +100,7 @@ def run_stream(
       UserError: there is no Prism, or the job failed.
     """
     options, status, begun = stream_options(execution, name), to or sys.stderr, time.monotonic()
+    keep_beam_on_loopback()
     stop.unlink(missing_ok=True)
     with ExitStack() as stack:
         if not execution.debug:  # workers print what they raise, and threads of Beam how their connections end
@@ -105,13 +108,15 @@ def run_stream(
         stack.enter_context(connections_end())
         here = works_here(options)
         stops = stack.enter_context(_stops(stop if here else None))
-        prism = stack.enter_context(Prism(locate(options))) if is_local(execution) else None
+        prism = stack.enter_context(_prism(options, status)) if is_local(execution) else None
         stack.enter_context(flink.job_server(options))
         if prism:
             options.view_as(PortableOptions).job_endpoint = prism.endpoint
         try:
             pipeline = beam.Pipeline(options=options)
             build(pipeline)
+            if stops.count and here:
+                return StreamResult("drained", Figures(), time.monotonic() - begun)
             job = _Job(pipeline.run(), here, stops, drain, status, flink_job(options))
             leave = not wait or dataflow.is_template(execution.beam_args)
             state = job.follow() if here or not leave else "detached"
@@ -173,6 +178,16 @@ def works_here(options: PipelineOptions) -> bool:
     return kind == "LOOPBACK" or (kind is None and _runner(options) == "FlinkRunner" and flink)
 
 
+@contextmanager
+def _prism(options: PipelineOptions, status: TextIO) -> Iterator[Prism]:
+    """A Prism of this process. Says where strangers can reach it, which only one named by an option may allow."""
+    named = options.view_as(PrismRunnerOptions).prism_location is not None
+    with Prism(locate(options), exposed=named) as prism:
+        if prism.warning:
+            print(f"warning     {prism.warning}", file=status, flush=True)
+        yield prism
+
+
 def _runner(options: PipelineOptions) -> str:
     return str(options.view_as(StandardOptions).runner or LOCAL[0])
 
@@ -197,12 +212,8 @@ def _stops(path: Path | None) -> Iterator[_Stops]:
     if threading.current_thread() is not threading.main_thread():
         yield stops
         return
-    before = {number: signal.signal(number, stops) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with interrupts.taken(stops):
         yield stops
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass

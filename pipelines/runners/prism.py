@@ -1,6 +1,8 @@
 """Prism, Beam's own portable runner, as a process of this one: where its program is, how it starts and ends.
 
-Nothing here knows a pipeline. Prism serves one job endpoint on this machine, for as long as the block lasts.
+Nothing here knows a pipeline. Prism serves one job endpoint on this machine, for as long as the block lasts. Beam's own
+listens on every interface, and who reaches it can have any command run; `make services` builds one that does not
+(emulators/prism).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PrismRunnerOpt
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 
 from pipelines.errors import Exit, UserError
+from pipelines.runners.listening import listeners
 from pipelines.runners.processes import bound, end
 
 PACKAGE = "github.com/apache/beam/sdks/v2/go/cmd/prism"
@@ -47,7 +50,7 @@ def locate(options: PipelineOptions) -> Path:
         version = apache_beam.__version__
         raise UserError(
             f"no Prism, Beam's runner for streams on this machine: {_reason(error)}. Build it with `make services`, or "
-            f"with `go install {PACKAGE}@v{version}` and --prism_location=PATH",
+            f"with `go install {PACKAGE}@v{version}`, which other machines can reach, and --prism_location=PATH",
             Exit.FAILED,
         ) from error
     return Path(command[0])
@@ -65,12 +68,17 @@ class Prism:
     Args:
         program: the path of the program.
         log: where it writes what it does; a temporary file, which goes with it, where None.
+        exposed: whether it may listen where other machines reach it.
+
+    Raises:
+        UserError: it does not come up, or other machines reach it.
     """
 
     endpoint: str  # host:port of the job service
+    warning: str | None = None  # where other machines reach it
 
-    def __init__(self, program: Path, log: Path | None = None) -> None:
-        self._program, self._log = program, log
+    def __init__(self, program: Path, log: Path | None = None, exposed: bool = False) -> None:
+        self._program, self._log, self._exposed = program, log, exposed
         self._file: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -80,6 +88,13 @@ class Prism:
         try:
             self._process = bound(command, stdout=self._file, stderr=self._file)
             self.endpoint = self._announced()
+            self.warning = self._reachable(self._process.pid)
+            if self.warning and not self._exposed:
+                raise UserError(
+                    f"{self.warning}. Build one that listens on this machine alone with `make services`, or name this "
+                    f"one with --prism_location={self._program} where nobody else reaches the machine",
+                    Exit.FAILED,
+                )
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -116,6 +131,13 @@ class Prism:
                 raise UserError(f"{self._program}: {reason}", Exit.FAILED)
             time.sleep(0.02)
         raise UserError(f"{self._program} did not come up within {READY:.0f} s", Exit.FAILED)
+
+    def _reachable(self, pid: int) -> str | None:
+        """Where other machines reach it, and what that means; None where they do not."""
+        open_to_all = [each for each in listeners(pid) if not each.loopback]
+        if not open_to_all:
+            return None
+        return f"{self._program} listens on {open_to_all[0].host}: other machines can have this one run any command"
 
     def _lines(self) -> list[str]:
         """The start and the end of its log."""

@@ -212,7 +212,7 @@ class Live:
       early: seconds from an event to the early scores of its entity, 0 for none.
       ticks: the source says how far its clock has come before its watermark passes a boundary, and nothing beyond is
         scored: so a job that is drained leaves out what it has not read of.
-      clock: seconds since 1970.
+      clock: seconds since 1970, as the runner's timers know them.
       shards: into which the entities are divided.
     """
 

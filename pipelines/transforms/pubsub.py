@@ -30,6 +30,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.ledger import DeadLetter, Ledger
 from pipelines.metrics import counter, distribution
+from pipelines.transforms.clock import Clock
 from pipelines.transforms.leases import Bundle, Leases, Refused
 from pipelines.transforms.messages import Messages, quality
 from pipelines.transforms.pulled import MOST, Batch, Pulled, micros_of
@@ -43,6 +44,7 @@ WAIT, PAUSE = 0.2, 1.0  # s to the next bundle: without a backlog; paused
 SLOWEST = 30.0  # s to the next pull after many that failed
 LOOK = 1.0  # s between looks for the stop file
 AT_END = 1_000_000  # us after the present, which may be over before the end of all watermarks has got through
+STEP = 1_000_000  # us by which a clock goes back before anybody is told
 GONE = 300.0  # s without a bundle: the runner has moved the puller to another process
 END = 1 << 60
 
@@ -195,14 +197,15 @@ class Puller:
     stopping: float | None = None  # s, monotonic: since when it is to end
     looked: float = 0.0  # s, monotonic: for the stop file
     paused: bool = False
+    back: bool = False  # the clock of this machine was set back
 
 
 class Pullers:
     """All pullers of this process, and what they hold. A puller that begins where it did not end in this process comes
     from a bundle that was lost or from another worker, which may be dead: what that one had leased is out of sight."""
 
-    def __init__(self) -> None:
-        self.leases = Leases()
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.leases, self.clock = Leases(), clock or Clock()
         self._pullers: dict[tuple[str, int], Puller] = {}
         self._together: dict[str, tuple[str, Together]] = {}  # by subscription, with the job
         self._lock = threading.Lock()
@@ -222,7 +225,7 @@ class Pullers:
             goes_on = known is not None and same and known.position == position
             if known is None or not goes_on:
                 known = Puller(job, Watermark(source.slack, source.arrival_attribute is not None))
-                known.watermark.hold(_now() + source.hidden)
+                known.watermark.hold(self.clock.steady() + source.hidden)
                 self._pullers[source.subscription, n] = known
             known.position, known.seen, known.begun = None, now, known.begun + 1
             together.begin(n, goes_on)
@@ -281,10 +284,6 @@ class Pullers:
 HERE = Pullers()
 
 
-def _now() -> int:
-    return time.time_ns() // 1_000
-
-
 class _Pull(beam.DoFn):
     """Number of a puller -> one Pulled a bundle, at its earliest arrival."""
 
@@ -294,6 +293,7 @@ class _Pull(beam.DoFn):
         self.pull_errors, self.ack_errors = counter("pull_errors"), counter("ack_errors")
         self.paused = counter("paused")
         self.publish_lag, self.watermark_lag = distribution("publish_lag_ms"), distribution("watermark_lag_ms")
+        self.clock_back = distribution("clock_back_ms")
 
     @beam.DoFn.unbounded_per_element()
     def process(
@@ -342,7 +342,7 @@ class _Pull(beam.DoFn):
         service, batch = client(), Batch(self.source.subscription)
         end = time.monotonic() + ROUND
         while not batch.full:
-            start = _now()
+            start, wall = HERE.clock.steady(), HERE.clock.wall()
             try:
                 got = service.pull(self.source.subscription, min(AT_ONCE, MOST - len(batch)))
             except Refused as error:
@@ -351,26 +351,27 @@ class _Pull(beam.DoFn):
             puller.failures = 0
             if got and not bundle.ids:
                 HERE.leases.open(bundle)
-            self._take(puller, bundle, batch, start, got)
+            self._take(puller, bundle, batch, (start, wall), got)
             batch.backlog = len(got) >= FEW
             if not batch.backlog or time.monotonic() > end:
                 break
         return batch
 
-    def _take(self, puller: Puller, bundle: Bundle, batch: Batch, start: int, got: Sequence[Any]) -> None:
+    def _take(self, puller: Puller, bundle: Bundle, batch: Batch, start: tuple[int, int], got: Sequence[Any]) -> None:
+        (steady, wall), latest = start, start[1] + HERE.clock.back()
         by, first = self.source.arrival_attribute, len(batch.arrivals)
         for received in got:
             message = received.message
             published = message.publish_time.seconds * 1_000_000 + message.publish_time.nanos // 1_000
             attributes, deliveries = dict(message.attributes), received.delivery_attempt
-            batch.add(message.data, message.message_id, published, attributes, by, start, deliveries)
+            batch.add(message.data, message.message_id, published, attributes, by, latest, deliveries)
         bundle.ids.extend([received.ack_id for received in got])
         arrivals = batch.arrivals[first:]
-        puller.watermark.answered(start, min(arrivals, default=None), max(arrivals, default=None))
+        puller.watermark.answered(steady, min(arrivals, default=None), max(arrivals, default=None), wall)
 
     def _failed(self, puller: Puller, error: Refused) -> None:
         """A pull that broke off may have leased messages to nobody."""
-        puller.watermark.hold(_now() + self.source.hidden)
+        puller.watermark.hold(HERE.clock.steady() + self.source.hidden)
         puller.failures += 1
         self.pull_errors.inc()
         if puller.failures & (puller.failures - 1) == 0:
@@ -397,21 +398,36 @@ class _Pull(beam.DoFn):
             if not FileSystems.exists(self.source.stop):
                 return False
             puller.stopping = now
-        ahead = puller.watermark.newest if self.source.arrival_attribute else _now() + AT_END
+        ahead = puller.watermark.newest if self.source.arrival_attribute else HERE.clock.wall() + AT_END
         if paused or ahead is None or not self.source.due(reached, ahead):
             return True
         return now > puller.stopping + (self.source.hidden + 4 * self.source.slack) / 1e6
 
     def _measure(self, puller: Puller, batch: Batch, watermark: int | None) -> None:
-        now = _now()
+        wall, back = HERE.clock.wall(), HERE.clock.back()
+        newest = puller.watermark.newest
+        now = wall if newest is None or self.source.arrival_attribute else max(wall, newest)
         self.ack_errors.inc(HERE.failed_acks(puller))
+        self._tell(puller, back)
         if batch.oldest is not None:
             self.messages.inc(len(batch))
             self.bundles.update(len(batch))
             self.publish_lag.update(max(0, now - batch.oldest) // 1_000)
-        clock = puller.watermark.newest if self.source.arrival_attribute else now
+        clock = newest if self.source.arrival_attribute else now
         if watermark is not None and clock is not None:
             self.watermark_lag.update(max(0, clock - watermark) // 1_000)
+
+    def _tell(self, puller: Puller, back: int) -> None:
+        """That the clock of this machine was set back, by how much, and when it is where it was."""
+        if back > STEP:
+            self.clock_back.update(back // 1_000)
+        if back > STEP and not puller.back:
+            _LOGGER.warning(
+                "the clock of this machine went back by %.1f s: until it has come to where it was, the watermark goes "
+                "on with the publish times of messages, and stands without any",
+                back / 1e6,
+            )
+        puller.back = back > STEP
 
 
 def _micros(stamp: Timestamp | None) -> int | None:

@@ -29,15 +29,16 @@ class Watermark:
     though a newer one had been delivered by then (by an attribute). Us of pulling are those between two answered
     pulls, of which at most slack / 4 count: a stall proves nothing. Slack has to take in the time in which a message
     becomes available, disorder among the answers, disorder of the publisher (by an attribute), and a local clock
-    ahead of the service's (by publish time).
+    ahead of the service's (by publish time). A local clock behind it does no harm: where a message was published
+    later than the clock says, its publish time counts.
 
     Messages that are leased to nobody (of a worker that died, of a pull that broke off) do not wait: they cannot be
     had before their lease ends. `hold` is for that.
 
     The value is the least of
-      - what stood when the first of the last `slack` us of pulls began: its own start by publish time, the newest
-        arrival delivered so far by an attribute. An idle subscription so moves on by publish time, and stands at
-        the newest arrival by an attribute,
+      - what stood when the first of the last `slack` us of pulls began: the newest arrival delivered so far, and by
+        publish time the time of day if that is later. An idle subscription so moves on by publish time, and stands
+        at the newest arrival by an attribute; as it does by publish time while a clock that was set back comes on,
       - the earliest arrival among the messages since.
     """
 
@@ -51,20 +52,27 @@ class Watermark:
         self._until: int | None = None
 
     def hold(self, until: int) -> None:
-        """Pulls that begin before `until` prove nothing, and those so far do not either."""
+        """Pulls that begin before `until` (of the time that only passes) prove nothing, nor do those so far."""
         self._until = until if self._until is None else max(self._until, until)
         self._answers.clear()
         self._covered, self._last = 0, None
 
-    def answered(self, start: int, oldest: int | None = None, newest: int | None = None) -> None:
-        """A pull that began at `start` was answered, with messages that arrived from `oldest` to `newest`, or none."""
+    def answered(
+        self, start: int, oldest: int | None = None, newest: int | None = None, wall: int | None = None
+    ) -> None:
+        """A pull was answered, with messages that arrived from `oldest` to `newest`, or none.
+
+        Args:
+          start: when it began, of a time that only passes.
+          wall: the time of day then; the same as `start` where None.
+        """
         if newest is not None:
             self.newest = newest if self.newest is None else max(self.newest, newest)
         if self._until is not None and start < self._until:
             return
         covers = 0 if self._last is None else max(0, min(start - self._last, self.slack // STRIDE))
         self._last = start
-        self._answers.append(Answer(covers, self.newest if self.by_attribute else start, oldest))
+        self._answers.append(Answer(covers, self._bound(start if wall is None else wall), oldest))
         self._covered += covers if len(self._answers) > 1 else 0
         while len(self._answers) > 1 and self._covered - self._answers[1].covers >= self.slack:
             self._answers.popleft()
@@ -73,6 +81,12 @@ class Watermark:
         if self._covered >= self.slack and bound is not None:
             value = min([bound, *(a.oldest for a in self._answers if a.oldest is not None)])
             self.value = value if self.value is None else max(self.value, value)
+
+    def _bound(self, wall: int) -> int | None:
+        """What the clock of arrivals may have come to in a pull that began at a time of day."""
+        if self.by_attribute or self.newest is None:
+            return self.newest if self.by_attribute else wall
+        return max(wall, self.newest)
 
 
 @dataclass

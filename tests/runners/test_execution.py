@@ -20,6 +20,8 @@ def test_options_of_beam_pass_and_others_do_not() -> None:
         check_beam_args(["--runner=DirectRunner", "--bach-size=3"])
     with pytest.raises(UserError, match="loses data"):
         check_beam_args(["--direct_running_mode=multi_threading"])
+    with pytest.raises(UserError, match="nobody watches: use --workers N"):
+        check_beam_args(["--direct_running_mode=multi_processing"])
 
 
 def test_what_nobody_knows_is_told_without_its_value() -> None:

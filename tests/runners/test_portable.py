@@ -143,6 +143,19 @@ def test_a_second_signal_or_the_limit_cancels(tmp_path: Path, signals: int) -> N
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_signal_before_the_job_has_begun_ends_it_at_once(tmp_path: Path) -> None:
+    begun = time.monotonic()
+
+    def interrupted(p: beam.Pipeline) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        build(p, tmp_path / "never", tmp_path / "out")
+
+    result = run_stream(HERE, interrupted, tmp_path / "stop", to=io.StringIO())
+    assert result.state == "drained"
+    assert time.monotonic() < begun + 10
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_source_may_end_by_itself_and_an_old_stop_file_does_not_count(tmp_path: Path) -> None:
     text = io.StringIO()
     (tmp_path / "stop").touch()

@@ -74,6 +74,38 @@ def test_a_hold_forgets_what_was_proved_and_never_goes_back() -> None:
     assert w.value == 10 * S + DEADLINE
 
 
+def test_with_messages_it_goes_on_though_the_clock_was_set_back() -> None:
+    """Their publish times say how late it is. Without any it stands, and never goes back."""
+    w, step = Watermark(SLACK), 100 * MS
+    for t in range(0, 100 * S, step):
+        w.answered(t, wall=t)
+    before = w.value
+    assert before == 100 * S - step - SLACK
+    for t in range(100 * S, 110 * S, step):
+        w.answered(t, wall=t - 3600 * S)
+        assert w.value is not None
+        assert w.value <= 100 * S
+    before = w.value
+    for t in range(110 * S, 120 * S, step):
+        w.answered(t, t - step, t - step, wall=t - 3600 * S)
+    assert w.value == 120 * S - 2 * step - SLACK
+    for t in range(120 * S, 3720 * S, step):
+        w.answered(t, wall=t - 3600 * S)
+        assert w.value <= 120 * S
+    for t in range(3720 * S, 3730 * S, step):
+        w.answered(t, wall=t - 3600 * S)
+    assert w.value == 130 * S - step - SLACK
+
+
+def test_a_hold_ends_though_the_clock_was_set_back() -> None:
+    w = Watermark(SLACK)
+    w.hold(10 * S)
+    for t in range(0, 20 * S, 100 * MS):
+        w.answered(t, t, t, wall=t - 3600 * S)
+    assert w.value is not None
+    assert w.value >= 17 * S
+
+
 def test_by_attribute_an_idle_subscription_stands_at_its_newest_arrival() -> None:
     w = Watermark(SLACK, by_attribute=True)
     for t in range(0, 5 * S, 100 * MS):

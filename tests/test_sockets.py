@@ -1,0 +1,141 @@
+"""Whatever a command or a service listens on is reached from this machine alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import apache_beam
+import pytest
+
+from pipelines.runners import loopback
+from pipelines.runners.listening import Listener, listeners
+from pipelines.runners.loopback import address
+from tests import small
+from tests.listening import ELSEWHERE, NO_NETWORK, strangers, watch
+from tests.services import Emulator
+from tests.warehouse import Warehouse
+from tests.world import AS_OFS, World, make_world
+
+TOIL = [sys.executable, "-m", "tests.toiling"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+
+
+def of(world: World, folder: Path) -> list[object]:
+    return [*("--task", world.task, "--input", world.events), *("--model", world.model, "--output", folder / "out")]
+
+
+def test_what_listens_is_seen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as near, socket.create_server(("0.0.0.0", 0)) as far:
+        found = {each.port: each for each in listeners()}
+        assert found[near.getsockname()[1]].loopback
+        assert not found[far.getsockname()[1]].loopback
+        assert strangers(set(found.values())) == [str(found[far.getsockname()[1]])]
+
+
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("::2", False),
+    ],
+)
+def test_what_is_loopback(host: str, near: bool) -> None:
+    assert Listener(1, "x", host, 2).loopback == near
+
+
+def test_addresses_that_beam_asks_for() -> None:
+    assert address("[::]:0") == "127.0.0.1:0"
+    assert address("0.0.0.0:17") == "127.0.0.1:17"
+    assert address("localhost:5") == "localhost:5"
+
+
+def test_each_place_where_beam_listens_is_known() -> None:
+    """Of the Beam that is installed: a new one may listen elsewhere."""
+    root, known = Path(apache_beam.__file__).parent, {Path(str(m.__file__)) for m in loopback.MODULES}
+    services = {root / "runners/portability/expansion_service_main.py"}  # a program of its own, which nobody starts
+    everywhere = re.compile(r"add_insecure_port|\[::\]|0\.0\.0\.0")
+    sources = [path for path in root.rglob("*.py") if not path.name.endswith("_test.py")]
+    found = {path for path in sources if "testing" not in path.parts and everywhere.search(path.read_text())}
+    assert found - services == known
+
+
+def test_scores_by_two_processes(world: World, tmp_path: Path) -> None:
+    arguments = [*of(world, tmp_path), "--as-of", "2024-01-21", "--workers", 2]
+    process = subprocess.Popen(command("score", *arguments), stdout=subprocess.DEVNULL)
+    seen = watch(process)
+    assert process.returncode == 0
+    assert strangers(seen) == []
+    assert len(seen) >= 4  # control, data, state, logging
+
+
+def test_a_rehearsal_with_its_live_job_and_services(world: World, tmp_path: Path) -> None:
+    arguments = [*of(world, tmp_path), "--as-of", AS_OFS, "--speed", "2d"]
+    process = subprocess.Popen(command("rehearse", *arguments), stdout=subprocess.DEVNULL)
+    seen = watch(process)
+    assert process.returncode == 0
+    assert strangers(seen) == []
+    programs = [each.program for each in seen]
+    assert programs.count("pubsub-emulator") >= 2  # the service and its counts
+    assert "prism" in programs
+    assert any(name.startswith("python") for name in programs)  # the worker
+
+
+@pytest.mark.soak(only=True)
+def test_a_training_by_two_processes(tmp_path: Path) -> None:
+    task, events = small.write(tmp_path / "shop")
+    arguments = ["--task", task, "--input", events, "--test-as-of", "2024-05-06", "--train-every", "7d"]
+    arguments += ["--train-as-ofs", "4", "--models", tmp_path / "models", "--examples", tmp_path / "examples"]
+    process = subprocess.Popen(command("train", *arguments, "--workers", 2), stdout=subprocess.DEVNULL)
+    seen = watch(process)
+    assert process.returncode == 0
+    assert strangers(seen) == []
+    assert len(seen) >= 4
+
+
+def test_the_emulators(pubsub: Emulator, warehouse: Warehouse) -> None:
+    assert pubsub.process is not None
+    assert warehouse.pid is not None
+    for pid, ports in ((pubsub.process.pid, 2), (warehouse.pid, 2)):
+        seen = set(listeners(pid))
+        assert strangers(seen) == []
+        assert len(seen) >= ports
+
+
+def test_a_stranger_is_refused() -> None:
+    """On a network of its own, where the machine has another address."""
+    done = subprocess.run([sys.executable, "-m", "tests.listening", *TOIL, "0.3"], capture_output=True, text=True)
+    if done.returncode == NO_NETWORK:
+        pytest.skip("the system gives a test no network of its own")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) >= 4
+    for name, answers in found.items():
+        assert answers == {"127.0.0.1": True, ELSEWHERE: False}, name
+
+
+def test_a_stranger_would_get_in_elsewhere() -> None:
+    """What the test above would find of a server on every interface."""
+    server = "import socket, time; s = socket.create_server(('0.0.0.0', 0)); time.sleep(2)"
+    run = [sys.executable, "-m", "tests.listening", sys.executable, "-c", server]
+    done = subprocess.run(run, capture_output=True, text=True)
+    if done.returncode == NO_NETWORK:
+        pytest.skip("the system gives a test no network of its own")
+    (answers,) = json.loads(done.stdout).values()
+    assert answers == {"127.0.0.1": True, ELSEWHERE: True}
