@@ -17,6 +17,7 @@ from pipelines.transforms.formats.lines import Lines
 
 SAMPLE = 64  # lines of a chunk that decide on the types it is parsed with
 SINGLE = 256  # lines that are not halved any more
+MANY = 1 << 13  # lines that are parsed one by one before they are put into columns
 DEPTH = 256  # objects and lists within each other: Python's own limit depends on who calls
 VALUES = 4_000_000  # of a line, which take about 100 bytes of memory each
 WORD = 64  # bytes of text that are looked at together
@@ -116,28 +117,34 @@ def _depth(text: bytes) -> int:
 
 
 def _parse(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
-    """Rows of a chunk; halved while it does not parse."""
-    table = None
-    if len(chunk) > 16:
-        table = regular.columns(task, chunk)
-        table = _fast(task, chunk) if table is None else table
-    if table is not None:
-        yield chunk.rows(table, task.events.identity == "all")
-    elif len(chunk) <= SINGLE:
+    """Rows of a chunk: of the lines that share a form, then of the others; halved while these do not parse, unless so
+    many do not that the halves would not either."""
+    whole = task.events.identity == "all"
+    found = regular.columns(task, chunk) if len(chunk) > 16 else None
+    if found is not None:
+        table, rows = found
+        yield (chunk.take(rows) if len(rows) < len(chunk) else chunk).rows(table, whole)
+        chunk = chunk.take(np.delete(np.arange(len(chunk)), rows))
+    if len(chunk) <= 16:
         yield from _slow(task, chunk)
+        return
+    schema = _schema(task, chunk)
+    parsed = None if schema is None else _fast(task, chunk, schema)
+    if parsed is not None:
+        yield chunk.rows(parsed, whole)
+    elif schema is None or len(chunk) <= SINGLE:
+        for start in range(0, len(chunk), MANY):
+            yield from _slow(task, chunk.take(slice(start, start + MANY)))
     else:
         half = len(chunk) // 2
         yield from _parse(task, chunk.take(slice(0, half)))
         yield from _parse(task, chunk.take(slice(half, None)))
 
 
-def _fast(task: Task, chunk: Lines) -> pa.Table | None:
+def _fast(task: Task, chunk: Lines, schema: pa.Schema) -> pa.Table | None:
     """Every line of a chunk in columns, or None if Arrow cannot do it, or might see other lines than there are."""
     content = np.frombuffer(chunk.data, np.uint8)
     if not ((content[chunk.start] == ord("{")) & (content[chunk.end - 1] == ord("}"))).all():
-        return None
-    schema = _schema(task, chunk)
-    if schema is None:
         return None
     raw = chunk.text()
     options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
