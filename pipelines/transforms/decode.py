@@ -185,10 +185,19 @@ def identity(
         return hash64(lines), np.ones(n, bool)
     out, known = np.zeros(n, np.uint64), np.zeros(n, bool)
     for name in sorted(column) if fields == "all" else fields:
-        strings = _any_text(column[name]) if fields == "all" else plain(_text(column[name], name, bad))
-        out = mix64((out ^ hash64(strings)) + GOLDEN)
-        known |= strings.is_valid().to_numpy(zero_copy_only=False)
+        hashes, there = _hashed(_any_text(column[name]) if fields == "all" else _text(column[name], name, bad))
+        out = mix64((out ^ hashes) + GOLDEN)
+        known |= there
     return out, known
+
+
+def _hashed(strings: pa.Array) -> tuple[Hashes, Mask]:
+    """(n) hashes, 0 for null, and which are not null. Values of a dictionary are hashed once, however long they are."""
+    if not pa.types.is_dictionary(strings.type):
+        return hash64(strings), strings.is_valid().to_numpy(zero_copy_only=False)
+    hashes, known = _hashed(strings.dictionary)
+    at = filled(strings.indices, len(hashes))  # where null: behind the last
+    return np.append(hashes, np.uint64(0))[at], np.append(known, False)[at]
 
 
 def _times(column: pa.Array, spec: TimeField, bad: dict[int, Refused]) -> tuple[Ints, Mask]:
@@ -280,7 +289,7 @@ def _any_text(column: pa.Array) -> pa.Array:
     if pa.types.is_nested(kind):
         return pa.array([None if v is None else repr(v) for v in column.to_pylist()], pa.string())
     if pa.types.is_dictionary(kind):
-        return _any_text(column.dictionary).take(column.indices)
+        return pa.DictionaryArray.from_arrays(column.indices, _any_text(column.dictionary))
     if is_text(kind) or pa.types.is_large_binary(kind):
         return column.cast(pa.binary())
     try:
