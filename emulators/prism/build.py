@@ -6,8 +6,8 @@
   any command run.
 - It goes on when somebody sets the clock of the machine back, where Beam's own would wait until it is where it was.
 
-The sources of that version come as a Go module, whose checksums Go verifies. In a copy of them a few lines are changed,
-and nothing is built unless each of them stands there once, as it is known.
+The sources of that version come as a Go module, whose checksum is known here. In a copy of them a few lines are
+changed, and nothing is built unless each of them stands there once, as it is known.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 MODULE = "github.com/apache/beam/sdks/v2"
+SUMS = {"2.77.0": "h1:RsC61pHEvtySEHAURQyP/+CVOJm/hy5hewuG9JF0+Ow="}  # of its versions, as go.sum has them
 ENGINE = "go/pkg/beam/runners/prism/internal/engine/elementmanager.go"
 SERVER = "go/pkg/beam/runners/prism/internal/jobservices/server.go"
 TIME = "go/pkg/beam/core/graph/mtime"
@@ -42,9 +43,11 @@ def changed(source: str, old: str, new: str) -> str:
 
 def main(go: str, version: str, program: Path) -> None:
     found = subprocess.run([go, "mod", "download", "-json", f"{MODULE}@v{version}"], check=True, capture_output=True)
+    module = json.loads(found.stdout)
+    if module["Sum"] != SUMS.get(version):
+        sys.exit(f"{MODULE} {version} has the checksum {module['Sum']}, and {__file__} knows {SUMS.get(version)}")
     with tempfile.TemporaryDirectory(prefix="prism-") as folder:
-        copy = Path(folder)
-        sources = Path(json.loads(found.stdout)["Dir"])
+        copy, sources = Path(folder), Path(module["Dir"])
         for name in ("go.mod", "go.sum"):
             shutil.copyfile(sources / name, copy / name)
         shutil.copytree(sources / "go", copy / "go", copy_function=shutil.copyfile)
