@@ -46,7 +46,7 @@ def test_arrays_come_back_with_their_type_and_shape() -> None:
     )
     one = np.arange(1)
     scores = ScoreBlock(["a"], one, one.astype(np.int32), np.zeros((1, 2), np.float32), one, one, "v")
-    messages = Messages((b"{}", b""), ("1", "2"), np.arange(2), ({"a": "b"}, {}), None)
+    messages = Messages((b"{}", b""), ("1", "2"), np.arange(2), ({"a": "b"}, {}), None, ("2",))
     for value in (batch, scores, messages):
         back = CODER.decode(CODER.encode(value))
         for a, b in zip(astuple(value), astuple(back), strict=True):

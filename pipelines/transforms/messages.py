@@ -36,7 +36,7 @@ class Messages:
     arrival: Ints  # (n) us
     attributes: tuple[Mapping[str, str], ...]
     tick: int | None = None  # us: the clock of arrivals has reached this time; such Messages may be empty (n = 0)
-    redelivered: frozenset[str] = frozenset()  # ids of those that came so often that they may end who decodes them
+    redelivered: tuple[str, ...] = ()  # ids of those that came so often that they may end who decodes them
 
     def __len__(self) -> int:
         return len(self.data)

@@ -83,7 +83,7 @@ class Batch:
     def pulled(self, tick: int | None = None) -> Pulled:
         arrival = np.array(self.arrivals, np.int64)
         columns = tuple(self.data), tuple(self.ids), arrival, tuple(self.attributes)
-        return Pulled(Messages(*columns, tick, frozenset(self.redelivered)), tuple(self.dead))
+        return Pulled(Messages(*columns, tick, tuple(sorted(self.redelivered))), tuple(self.dead))
 
 
 def arrival_of(attributes: Mapping[str, str], by: str, now: int) -> int | str:

@@ -86,7 +86,7 @@ class _Decode(beam.DoFn):
         if self.journal is None or not len(messages):
             yield from self._taken(parse(self.task, messages, self.payload))
             return
-        suspects = self.journal.suspects() | messages.redelivered
+        suspects = self.journal.suspects().union(messages.redelivered)
         rows = [i for i, name in enumerate(messages.id) if name in suspects]
         if rows:
             yield from self._suspects(messages.pick(rows), self.journal)

@@ -93,4 +93,4 @@ def test_a_message_that_comes_often_is_suspect() -> None:
     batch = Batch("s")
     for deliveries in range(5):
         batch.add(b"", f"m{deliveries}", 1, {}, None, 0, deliveries)
-    assert batch.pulled().messages.redelivered == {"m3", "m4"}
+    assert batch.pulled().messages.redelivered == ("m3", "m4")
