@@ -116,7 +116,7 @@ def test_a_changed_wheel_is_refused(tmp_path: Path) -> None:
     def install() -> str:
         variables = {**os.environ, "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(packages), "UV_NO_CACHE": "1"}
         done = subprocess.run(shlex.split(command), cwd=tmp_path, env=variables, capture_output=True, text=True)
-        return "" if done.returncode == 0 else done.stderr
+        return "" if done.returncode == 0 else " ".join(done.stderr.split())  # which is wrapped
 
     lock = tmp_path / "requirements.lock"
     lock.write_text("thing==1\n")
