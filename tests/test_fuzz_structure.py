@@ -24,3 +24,11 @@ def test_structures(tmp_path: Path, name: str) -> None:
     told = ended.stdout.split("\n")
     assert ended.returncode == 0, f"{name} {told[-2]}: {ended.returncode}: {ended.stderr[-3_000:]}"
     assert int(told[-2].removeprefix("peak ")) < structured.LIMIT
+
+
+@pytest.mark.parametrize(("name", "number"), [("parquet", 1_002_220)])
+def test_a_structure_that_ended_its_process(tmp_path: Path, name: str, number: int) -> None:
+    """Draws of the soak that found something: here levels of a column whose statistics are those of another."""
+    command = [sys.executable, "-m", "tests.structured", name, str(number), "1", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 0, ended.stderr[-3_000:]

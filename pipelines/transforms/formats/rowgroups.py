@@ -8,6 +8,7 @@ looked at; only then they are decoded, in steps. Small row groups are read toget
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
@@ -27,6 +28,8 @@ VALUES = 64 << 20  # of lists and maps in a row group
 FEW = 1 << 20  # bytes of a column chunk, decompressed, whose pages need no look
 GAP = 1 << 20  # bytes between column chunks that are read rather than skipped
 TAIL = 1 << 16  # bytes at the end of a file, where its footer is
+ENDLESS = 1 << 62  # bytes that a file may seem to have
+NO_CONTENT = re.compile("File too short|[Uu]nexpected end of stream")  # what is told of a file without content
 DELTA = 7  # encoding of text by what differs from the text before it
 # What a byte can decompress to, at most; others have no bound.
 RATIO = {"UNCOMPRESSED": 1, "SNAPPY": 64, "LZ4": 256, "LZ4_RAW": 256, "GZIP": 1_100, "ZSTD": 50_000}
@@ -82,26 +85,32 @@ def groups(meta: pq.FileMetaData, columns: Sequence[str], start: int, end: int) 
     Raises:
       Unreadable: they are encrypted, or have other columns than the file.
     """
-    _check_encryption(meta, columns, start, end)
-    wanted = [i for i in range(meta.num_columns) if _wanted(meta.schema.column(i).path, columns)]
-    return [_group(meta, wanted, number) for number in range(start, end)]
-
-
-def _check_encryption(meta: pq.FileMetaData, columns: Sequence[str], start: int, end: int) -> None:
-    """Raises Unreadable where columns are encrypted. To ask pyarrow for the metadata of such a column ends the process;
-    a reader raises, before it reads, and so what it has to read is nothing."""
     if any(meta.row_group(i).num_columns != meta.num_columns for i in range(start, end)):
         raise Unreadable("a row group with other columns than the file")
-    with pq.ParquetFile(Held([]), metadata=meta, pre_buffer=True) as source:
+    wrong = _unsound(meta, columns, range(start, end))
+    if "ecrypt" in wrong:
+        raise Unreadable(wrong)
+    wanted = [i for i in range(meta.num_columns) if _wanted(meta.schema.column(i).path, columns)]
+    return [_group(meta, wanted, number, wrong and _unsound(meta, columns, [number])) for number in range(start, end)]
+
+
+def _unsound(meta: pq.FileMetaData, columns: Sequence[str], numbers: Sequence[int]) -> str:
+    """What is wrong with the metadata of columns in row groups; empty if nothing. To ask pyarrow for those of one that
+    is encrypted or damaged ends the process. A reader raises, and of a file without content it reads nothing else."""
+    nothing = Held([])
+    nothing.size = ENDLESS
+    with pq.ParquetFile(nothing, metadata=meta, pre_buffer=True) as source:
         try:
-            next(source.iter_batches(1, range(start, end), columns=list(columns), use_threads=False), None)
+            next(source.iter_batches(1, numbers, columns=list(columns), use_threads=False), None)
         except (pa.ArrowException, OSError, ValueError) as error:
-            if "ecrypt" in str(error):
-                raise Unreadable(explain(error)) from error
+            return "" if NO_CONTENT.search(str(error)) else explain(error)
+    return ""
 
 
-def _group(meta: pq.FileMetaData, wanted: Sequence[int], number: int) -> Group:
+def _group(meta: pq.FileMetaData, wanted: Sequence[int], number: int, wrong: str) -> Group:
     group, schema = meta.row_group(number), meta.schema
+    if wrong:
+        return Group(number, group.num_rows, (), wrong)
     try:
         chunks = tuple(_chunk(group.column(i), schema.column(i)) for i in wanted)
     except (Unreadable, pa.ArrowException, OSError, ValueError) as error:
