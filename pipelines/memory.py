@@ -52,6 +52,7 @@ JUDGED = 1024  # rows of a call when a network is judged
 TREES = 350 * MB  # the table of LightGBM, its bins and histograms, at most, see `evaluation.baselines`
 LIVE = 3.0  # times that an event of the history is there, in Prism and on the way to it; an assumption
 
+KILLED = re.compile(r"SIGKILL|signal 9\b")
 OUT = re.compile(
     r"MemoryError|ResourceExhausted|OutOfMemory|\bOOM\b|bad_alloc|[Uu]nable to allocate|[Cc]annot allocate memory|"
     r"malloc of size|SIGKILL|signal 9\b"
@@ -249,9 +250,9 @@ def explained(need: Need) -> Iterator[None]:
             if not (isinstance(error, MemoryError) or OUT.search(str(error))):
                 raise
             had, wanted = quantity(before.size, "B"), quantity(need.likely, "B")
-            said = (
-                f"{str(error).rstrip('.') or 'MemoryError'}. It looks like a lack of memory{need.to}: there were {had} "
-            )
+            killed = KILLED.search(str(error))
+            looks = "Unless somebody did that, memory ran out" if killed else "It looks like a lack of memory"
+            said = f"{str(error).rstrip('.') or 'MemoryError'}. {looks}{need.to}: there were {had} "
             said += f"{before.what}, and about {wanted} were expected to do"
             raise UserError(f"{said}; {need.remedy}", getattr(error, "code", Exit.FAILED)) from error
 
