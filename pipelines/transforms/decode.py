@@ -23,6 +23,7 @@ from pipelines.transforms.columns import DecodeError, WrongType, codes, filled, 
 from pipelines.transforms.times import micros
 
 SKEW = "events.max_skew"
+BYTES = (pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)  # types of any bytes
 
 
 @dataclass(frozen=True)
@@ -287,15 +288,23 @@ def _any_text(column: pa.Array) -> pa.Array:
     """Text of a column of any type, only for comparing rows."""
     kind = column.type
     if pa.types.is_nested(kind):
-        return pa.array([None if v is None else repr(v) for v in column.to_pylist()], pa.string())
+        return _represented(column)
     if pa.types.is_dictionary(kind):
         return pa.DictionaryArray.from_arrays(column.indices, _any_text(column.dictionary))
-    if is_text(kind) or pa.types.is_large_binary(kind):
+    if is_text(kind) or any(is_a(kind) for is_a in BYTES):
         return column.cast(pa.binary())
     try:
         return text(column, "")
     except DecodeError:
+        pass
+    try:
         return column.cast(pa.string())
+    except pa.ArrowException:  # of a type that has no text
+        return _represented(column)
+
+
+def _represented(column: pa.Array) -> pa.Array:
+    return pa.array([None if v is None else repr(v) for v in column.to_pylist()], pa.string())
 
 
 def _shown(cells: pa.Array) -> list[str]:
