@@ -90,7 +90,7 @@ class _Decode(beam.DoFn):
         rows = [i for i, name in enumerate(messages.id) if name in suspects]
         if rows:
             yield from self._suspects(messages.pick(rows), self.journal)
-            messages = messages.pick([i for i in range(len(messages)) if i not in set(rows)])
+            messages = messages.pick([i for i, name in enumerate(messages.id) if name not in suspects])
         with self.journal.noted(messages.id):
             parts = list(self._taken(parse(self.task, messages, self.payload)))
         yield from parts
