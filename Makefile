@@ -32,7 +32,7 @@ stream-demo: $(VENV)/.demo $(BIN)/prism $(BIN)/pubsub-emulator $(DEMO_MODEL)
 	   FROM scores_history GROUP BY as_of ORDER BY as_of"
 
 $(DEMO_MODEL): | $(VENV)/.demo
-	$(BIN)/python -m pipelines.demo demo/events
+	$(BIN)/python -m pipelines.sandbox.demo demo/events
 	$(BIN)/foretide train --task templates/tasks/churn_grocery.yaml --input demo/events \
 	  --test-as-of 2017-12-04 --train-every 1w --models demo/models --examples demo/examples --promote
 
@@ -122,10 +122,10 @@ $(BIN)/bigquery-emulator: $(VENV)/.uv $(wildcard emulators/bigquery/*)
 # A Flink cluster on this machine: its own jars from a Python package, and Beam's job server by Maven, or where that is
 # not installed by a Python package that reads a POM. It takes Java 17, and runs until make flink-stop.
 flink: $(VENV)/.flink $(FLINK)/.fetched
-	$(BIN)/python -m pipelines.runners.flinkcluster start
+	$(BIN)/python -m pipelines.sandbox.flink_cluster start
 
 flink-stop:
-	$(BIN)/python -m pipelines.runners.flinkcluster stop
+	$(BIN)/python -m pipelines.sandbox.flink_cluster stop
 
 $(FLINK)/.fetched: $(VENV)/.uv $(wildcard emulators/flink/*) tools/jgo.txt
 	@command -v javac > /dev/null || { echo "Flink needs a JDK of Java 17 (java and javac): install one"; exit 1; }

@@ -15,15 +15,15 @@ import pyarrow as pa
 
 from benchmarks import workload as w
 from benchmarks.measure import Tensor
-from pipelines.config import Execution, Input, TrainConfig
-from pipelines.examples import record_batch
-from pipelines.examplestore import PREFIX, Layer, Stored, feature_id, read_layer, uses, write_layer
-from pipelines.folders import replacing
-from pipelines.ledger import Ledger
-from pipelines.models.examples import Examples, load_examples
-from pipelines.task import Task
-from pipelines.taskfile import load_task
-from pipelines.transforms.sequences import SequenceBatch
+from pipelines.events.sequences import SequenceBatch
+from pipelines.jobs.config import Execution, Input, TrainConfig
+from pipelines.jobs.examples import record_batch
+from pipelines.ledger.counts import Ledger
+from pipelines.models.example_files import Examples, load_examples
+from pipelines.models.example_store import PREFIX, Layer, Stored, feature_id, read_layer, uses, write_layer
+from pipelines.system.files import replacing
+from pipelines.task.file import load_task
+from pipelines.task.spec import Task
 
 FILES = 8
 MONTH = 30  # days: the horizon of the label, and of its scope

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import workload as w
-from pipelines.emulator import Emulator
-from pipelines.transforms.messages import Messages
+from pipelines.events.messages import Messages
+from pipelines.sandbox.pubsub_emulator import Emulator
 
 TASK = w.HERE / "live.yaml"
 ENTITIES = 5_000

@@ -19,10 +19,10 @@ from tempfile import TemporaryDirectory
 from benchmarks import workload as w
 from benchmarks.measure import Meter
 from benchmarks.model import Counts, export
-from pipelines.local.query import connect
-from pipelines.runners.flinkcluster import FlinkCluster
-from pipelines.spec import format_time
-from pipelines.taskfile import load_task
+from pipelines.sandbox.flink_cluster import FlinkCluster
+from pipelines.storage.folder.query import connect
+from pipelines.task.fields import format_time
+from pipelines.task.file import load_task
 
 UNITS = "units: [8]"
 

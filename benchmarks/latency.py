@@ -21,9 +21,9 @@ from benchmarks import feed
 from benchmarks import workload as w
 from benchmarks.live_model import put_models
 from benchmarks.measure import Meter
-from pipelines import registry
-from pipelines.emulator import emulator
-from pipelines.local.livestore import level, read_rows
+from pipelines.models import registry
+from pipelines.sandbox.pubsub_emulator import emulator
+from pipelines.storage.folder.live import level, read_rows
 
 SECONDS = 60.0  # that are measured
 WARM = 20.0  # s before that, from the first score on, in which it takes what waited for its start

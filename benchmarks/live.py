@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from benchmarks import feed
 from benchmarks.live_naive import Sums
 from benchmarks.measure import Meter
-from pipelines.config import LIVE_SHARDS
-from pipelines.taskfile import load_task
-from pipelines.transforms.block import EventBlock, split
-from pipelines.transforms.decode import Since, without_arrival
-from pipelines.transforms.formats.payloads import parse
-from pipelines.transforms.intake import take_in
-from pipelines.transforms.live import Clock, Core, Shard
-from pipelines.transforms.messages import Messages, Payload
+from pipelines.events.block import EventBlock, split
+from pipelines.events.decode import Since, without_arrival
+from pipelines.events.formats.payloads import parse
+from pipelines.events.intake import take_in
+from pipelines.events.messages import Messages, Payload
+from pipelines.jobs.config import LIVE_SHARDS
+from pipelines.task.file import load_task
+from pipelines.transforms.live_sequences import Clock, Core, Shard
 
 
 @dataclass

@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks import feed
 from benchmarks import workload as w
 from benchmarks.model import Rows, export
-from pipelines.task import Task
-from pipelines.taskfile import load_task
+from pipelines.task.file import load_task
+from pipelines.task.spec import Task
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 from benchmarks import feed
 from benchmarks import workload as w
 from benchmarks.measure import Meter
-from pipelines.taskfile import load_task
-from pipelines.transforms.messages import Messages
+from pipelines.events.messages import Messages
+from pipelines.task.file import load_task
 
 BATCH = 256
 

@@ -8,14 +8,14 @@ from typing import Protocol
 import numpy as np
 
 from benchmarks import workload as w
-from pipelines.folders import replacing
 from pipelines.models.calibration import Calibration
 from pipelines.models.export import Origin, manifest_of, save
 from pipelines.models.network import build
 from pipelines.models.predictor import Predictor
 from pipelines.models.preprocessing import analyze, load_transform
-from pipelines.task import Task
-from pipelines.taskfile import load_task
+from pipelines.system.files import replacing
+from pipelines.task.file import load_task
+from pipelines.task.spec import Task
 
 ROWS = 512  # that preprocessing is analysed on
 

@@ -14,14 +14,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from benchmarks import workload as w
 from benchmarks.measure import Check, Meter
-from pipelines.models.engine import EngineName
-from pipelines.progress import Progress
-from pipelines.taskfile import load_task
-from pipelines.transforms.decode import Span
-from pipelines.transforms.files import ReadEvents, find, plan
-from pipelines.transforms.inference import Infer, ScoreBlock
-from pipelines.transforms.sequences import SequenceBatch
-from pipelines.transforms.shards import Sequences
+from pipelines.events.decode import Span
+from pipelines.events.sequences import SequenceBatch
+from pipelines.models.engines.base import EngineName
+from pipelines.system.progress import Progress
+from pipelines.task.file import load_task
+from pipelines.transforms.build_sequences import Sequences
+from pipelines.transforms.infer import Infer, ScoreBlock
+from pipelines.transforms.read_files import ReadEvents, find, plan
 
 SHARDS = 16
 MAX_BAD_SHARE = 0.05

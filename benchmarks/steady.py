@@ -28,13 +28,13 @@ import numpy as np
 from benchmarks import feed
 from benchmarks.live_model import put_models
 from benchmarks.measure import memory
-from pipelines import registry
-from pipelines.config import LIVE_SHARDS, floor
-from pipelines.emulator import Emulator, emulator
-from pipelines.local.query import connect
-from pipelines.spec import format_time
-from pipelines.taskfile import load_task
-from pipelines.transforms.block import HEADER
+from pipelines.events.block import HEADER
+from pipelines.jobs.config import LIVE_SHARDS, floor
+from pipelines.models import registry
+from pipelines.sandbox.pubsub_emulator import Emulator, emulator
+from pipelines.storage.folder.query import connect
+from pipelines.task.fields import format_time
+from pipelines.task.file import load_task
 
 SAMPLE = 5.0  # s
 EARLY = "2s"

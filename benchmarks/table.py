@@ -19,15 +19,15 @@ import pyarrow as pa
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from benchmarks.measure import Meter
-from pipelines.bigquery import schema, staging
-from pipelines.bigquery.append import append_pending, commit
-from pipelines.bigquery.client import execute, writer
-from pipelines.bigquery.tables import Table
-from pipelines.ledger import DeadLetter, Ledger
-from pipelines.rows import Run
-from pipelines.transforms.inference import ScoreBlock
-from pipelines.transforms.table import WriteTable
-from pipelines.transforms.tabular import block_table, score_rows, stamped
+from pipelines.google.bigquery import execute, writer
+from pipelines.google.tables import Table
+from pipelines.ledger.counts import DeadLetter, Ledger
+from pipelines.storage.bigquery import schema, staging
+from pipelines.storage.bigquery.append import append_pending, commit
+from pipelines.storage.rows import Run
+from pipelines.transforms.infer import ScoreBlock
+from pipelines.transforms.output_rows import block_table, score_rows, stamped
+from pipelines.transforms.write_table import WriteTable
 from tests.warehouse import Warehouse
 
 AS_OFS, DAY, FIRST = 10, 86_400_000_000, 1_704_067_200_000_000  # 2024-01-01

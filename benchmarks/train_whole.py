@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.examples import load, training
 from benchmarks.measure import Meter
-from pipelines.train import _fit
+from pipelines.jobs.train import _fit
 
 
 def main() -> None:

@@ -15,9 +15,10 @@ from contextlib import suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
-from pipelines import interrupts, optionfiles
-from pipelines.bigquery.tables import is_bigquery, parse_table
-from pipelines.config import (
+from pipelines.commands import option_files as optionfiles
+from pipelines.errors import Exit, UserError, unknown_option
+from pipelines.google.tables import is_bigquery, parse_table
+from pipelines.jobs.config import (
     ExamplesConfig,
     Execution,
     Input,
@@ -27,11 +28,11 @@ from pipelines.config import (
     first_as_of,
     parse_as_ofs,
 )
-from pipelines.errors import Exit, UserError, unknown_option
-from pipelines.folders import private_umask
-from pipelines.spec import format_duration, parse_duration
-from pipelines.task import Task
-from pipelines.terminal import shown_streams
+from pipelines.system import interrupts
+from pipelines.system.files import private_umask
+from pipelines.system.terminal import shown_streams
+from pipelines.task.fields import format_duration, parse_duration
+from pipelines.task.spec import Task
 
 if TYPE_CHECKING:
     from pipelines.doctor.launch import Launch
@@ -116,7 +117,7 @@ def entry() -> None:
 
 def _score(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     config = _score_config(args, _task(args), _execution(args, rest))
-    from pipelines.score import plan, score  # after what may be wrong in the arguments: Beam takes seconds to load
+    from pipelines.jobs.score import plan, score  # after what may be wrong in the arguments: Beam takes seconds to load
 
     return plan(config) if args.dry_run else score(config)
 
@@ -139,7 +140,7 @@ def _score_config(args: argparse.Namespace, task: Task, execution: Execution) ->
 
 def _stream(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     config = _stream_config(args, _task(args), _execution(args, rest))
-    from pipelines.stream import plan, stream
+    from pipelines.jobs.stream import plan, stream
 
     logging.getLogger("pipelines").setLevel(logging.INFO)  # a job that nobody watches says what happened to it
     return plan(config) if args.dry_run else stream(config)
@@ -190,7 +191,7 @@ def _launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
     """All that can be read of a launch: what is wrong in one argument does not hide what is wrong elsewhere."""
     from pipelines.doctor.findings import Finding, told
     from pipelines.doctor.launch import Launch
-    from pipelines.transforms.decode import Since, Span
+    from pipelines.events.decode import Since, Span
 
     problems: list[Finding] = []
 
@@ -238,7 +239,7 @@ def _launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
 
 
 def _rehearse(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.rehearse import RehearseConfig, rehearse
+    from pipelines.jobs.rehearse import RehearseConfig, rehearse
 
     task = _task(args)
     as_ofs = parse_as_ofs(task, args.as_of)
@@ -262,7 +263,7 @@ def _rehearse(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _replay(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.replay import ReplayConfig, replay
+    from pipelines.jobs.replay import ReplayConfig, replay
 
     if rest:
         raise unknown_option(rest, "; see foretide replay --help")
@@ -275,21 +276,21 @@ def _examples(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     config = ExamplesConfig(
         task, _input(args, args.input, args.max_bad_share), as_ofs, args.output, _execution(args, rest)
     )
-    from pipelines.examples import plan, write_examples
+    from pipelines.jobs.examples import plan, write_examples
 
     return plan(config) if args.dry_run else write_examples(config)
 
 
 def _train(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     config = _training(args, rest)
-    from pipelines.train import plan, train
+    from pipelines.jobs.train import plan, train
 
     return plan(config) if args.dry_run else train(config)
 
 
 def _tune(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     config = _training(args, rest)
-    from pipelines.tune import plan, tune
+    from pipelines.jobs.tune import plan, tune
 
     return plan(config) if args.dry_run else tune(config)
 
@@ -315,7 +316,8 @@ def _training(args: argparse.Namespace, rest: tuple[str, ...]) -> TrainConfig:
 
 
 def _models(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines import modeltable, registry
+    from pipelines.jobs import models as modeltable
+    from pipelines.models import registry
 
     names = [
         *args.names,
@@ -343,7 +345,7 @@ def _models(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.local.query import query
+    from pipelines.storage.folder.query import query
 
     if rest:
         raise unknown_option(rest, "; see foretide query --help")
@@ -353,13 +355,13 @@ def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _savepoint(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.runners.flinkjob import savepoint
+    from pipelines.runners.flink_job import savepoint
 
     return savepoint(args.job, args.target, rest)
 
 
 def _schema(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.bigquery.schema import schema_apply
+    from pipelines.storage.bigquery.schema import schema_apply
 
     if rest:
         raise unknown_option(rest, "; see foretide schema --help")
@@ -367,7 +369,7 @@ def _schema(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _task(args: argparse.Namespace) -> Task:
-    from pipelines.taskfile import load_task
+    from pipelines.task.file import load_task
 
     return load_task(args.task)
 

@@ -24,14 +24,14 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines import cli
-from pipelines.bigquery.tables import NAME as TABLE
-from pipelines.bigquery.tables import parse_table
-from pipelines.config import LATEST
 from pipelines.errors import UserError
+from pipelines.google.subscription import NAME as SUBSCRIPTION
+from pipelines.google.subscription import check_name
+from pipelines.google.tables import NAME as TABLE
+from pipelines.google.tables import parse_table
+from pipelines.jobs.config import LATEST
 from pipelines.runners import dataflow
 from pipelines.runners.execution import check_beam_args
-from pipelines.transforms.subscription import NAME as SUBSCRIPTION
-from pipelines.transforms.subscription import check_name
 
 Template = Literal["batch", "stream"]
 COMMANDS: Mapping[Template, str] = {"batch": "score", "stream": "stream"}

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.ledger import Ledger
-from pipelines.local.compaction import compact
-from pipelines.local.livestore import append
-from pipelines.rows import DEAD_LETTERS, Run, live_ledger_table, live_schema, score_schema
+from pipelines.ledger.counts import Ledger
+from pipelines.storage.folder.compaction import compact
+from pipelines.storage.folder.live import append
+from pipelines.storage.rows import DEAD_LETTERS, Run, live_ledger_table, live_schema, score_schema
 from tests.publisher import die_before
 
 RUN = "churn-live"

@@ -12,15 +12,15 @@ from typing import Any
 import apache_beam as beam
 import pyarrow.parquet as pq
 
-from pipelines.config import parse_as_ofs
-from pipelines.progress import Progress
-from pipelines.task import Task, TimeField
-from pipelines.taskfile import load_task
-from pipelines.transforms.decode import Span
-from pipelines.transforms.files import ReadEvents, find, plan
-from pipelines.transforms.sequences import SequenceBatch
-from pipelines.transforms.shards import Sequences
-from pipelines.transforms.times import micros
+from pipelines.events.decode import Span
+from pipelines.events.sequences import SequenceBatch
+from pipelines.events.times import micros
+from pipelines.jobs.config import parse_as_ofs
+from pipelines.system.progress import Progress
+from pipelines.task.file import load_task
+from pipelines.task.spec import Task, TimeField
+from pipelines.transforms.build_sequences import Sequences
+from pipelines.transforms.read_files import ReadEvents, find, plan
 from tests.oracle import Event, oracle
 
 OUT: list[SequenceBatch] = []

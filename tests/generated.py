@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from pipelines.task import Task
+from pipelines.task.spec import Task
 from tests.oracle import Event
 
 STEP = 10_000_000

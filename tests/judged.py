@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.models.examples import Examples
-from pipelines.task import Task
+from pipelines.models.example_files import Examples
+from pipelines.task.spec import Task
 from tests.toy import CHURN, DAY, PATH
 
 Floats = npt.NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""The meaning of a score's input in dictionaries and loops: slow, and obviously what `pipelines/task.py` says.
+"""The meaning of a score's input in dictionaries and loops: slow, and obviously what `pipelines/task/spec.py` says.
 
 Events are dicts of the task's fields: text, numbers or None; times are integers of microseconds.
 """
@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.labels.churn import ChurnLabel
-from pipelines.task import Aggregation, Feature, Task
-from pipelines.transforms.block import hash64
+from pipelines.events.block import hash64
+from pipelines.task.labels.churn import ChurnLabel
+from pipelines.task.spec import Aggregation, Feature, Task
 
 Event = Mapping[str, Any]
 Copies = Sequence[Event]  # of one event, with one time and arrival; they may contradict one another

@@ -17,9 +17,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.ledger import Ledger
-from pipelines.local.store import LEDGER, Status, begin, publish
-from pipelines.rows import DEAD_LETTERS, Run, ledger_table, score_schema
+from pipelines.ledger.counts import Ledger
+from pipelines.storage.folder.runs import LEDGER, Status, begin, publish
+from pipelines.storage.rows import DEAD_LETTERS, Run, ledger_table, score_schema
 
 RUN = "churn-1"
 SCORES, LETTERS = "scores/part-00000.parquet", "dead_letters/part-00000.parquet"

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 
-from pipelines.models.manifest import Manifest
-from pipelines.registry import promote, rollback
-from pipelines.task import ModelSpec
+from pipelines.models.registry import promote, rollback
+from pipelines.models.saved.manifest import Manifest
+from pipelines.task.spec import ModelSpec
 from tests.publisher import die_before
 
 DAY = 86_400_000_000

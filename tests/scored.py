@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.ledger import DeadLetter
-from pipelines.transforms.inference import ScoreBlock
-from pipelines.transforms.sink import part_of
+from pipelines.ledger.counts import DeadLetter
+from pipelines.transforms.infer import ScoreBlock
+from pipelines.transforms.write_folder import part_of
 
 DAY = 86_400_000_000
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.models.loading import load_engine
-from pipelines.models.manifest import load_manifest
-from pipelines.transforms.serving import FOLLOWER
+from pipelines.models.engines.loading import load_engine
+from pipelines.models.saved.manifest import load_manifest
+from pipelines.models.serving import FOLLOWER
 from tests.toy import DAY, PATH, export_toy, task, tensor
 
 Floats = npt.NDArray[np.float32]

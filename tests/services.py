@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipelines.emulator import Counts, Emulator, binary, emulator
 from pipelines.runners.prism import Prism
-from pipelines.runners.processes import free_port
+from pipelines.sandbox.pubsub_emulator import Counts, Emulator, binary, emulator
+from pipelines.system.processes import free_port
 
 __all__ = ["Counts", "Emulator", "binary", "emulator", "free_port", "prism"]
 

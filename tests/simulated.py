@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from pipelines.task import Task
-from pipelines.transforms.block import Hashes, Ints, hash64, split, unpack
-from pipelines.transforms.decode import Since, decode, without_arrival
-from pipelines.transforms.due import EARLY
-from pipelines.transforms.live import TICK, Clock, Core, Passed, Shard
-from pipelines.transforms.sequences import SequenceBatch
+from pipelines.events.block import Hashes, Ints, hash64, split, unpack
+from pipelines.events.decode import Since, decode, without_arrival
+from pipelines.events.due import EARLY
+from pipelines.events.sequences import SequenceBatch
+from pipelines.task.spec import Task
+from pipelines.transforms.live_sequences import TICK, Clock, Core, Passed, Shard
 from tests.generated import STEP, event_lists, table_of, tasks
 from tests.oracle import Event, Expected, is_event, once, oracle
 

@@ -24,13 +24,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.ledger import DeadLetter, Ledger, total
-from pipelines.transforms.block import EventBlock
-from pipelines.transforms.decode import Since, without_arrival
-from pipelines.transforms.formats.payloads import parse
-from pipelines.transforms.intake import take_in
-from pipelines.transforms.messages import Messages, Payload
-from tests.transforms.formats import writers
+from pipelines.events.block import EventBlock
+from pipelines.events.decode import Since, without_arrival
+from pipelines.events.formats.payloads import parse
+from pipelines.events.intake import take_in
+from pipelines.events.messages import Messages, Payload
+from pipelines.ledger.counts import DeadLetter, Ledger, total
+from tests.events.formats import writers
 
 LIMIT = 2 << 30  # bytes of memory
 SYNC = b"0123456789abcdef"

@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.bigquery.client import client
-from pipelines.local.query import query, select
+from pipelines.google.bigquery import client
+from pipelines.storage.folder.query import query, select
 from templates.airflow import foretide_gate as gate
 from templates.airflow.foretide_gate import Folder, Limits, Settings, Spread, Tables
 from tests.test_end_to_end import foretide

@@ -16,9 +16,9 @@ from benchmarks import workload as w
 from benchmarks.generate import generate
 from benchmarks.measure import Check, Measured
 from benchmarks.report import Results, markdown
-from pipelines.figures import Figures, Spread, summary
-from pipelines.taskfile import load_task
-from pipelines.transforms.block import unpack
+from pipelines.events.block import unpack
+from pipelines.ledger.figures import Figures, Spread, summary
+from pipelines.task.file import load_task
 
 pytest.importorskip("polars")
 from benchmarks import features_polars

@@ -13,10 +13,10 @@ from typing import TypeVar
 import pytest
 
 from pipelines.cli import main
-from pipelines.config import ExamplesConfig, Execution, Input, ScoreConfig, TrainConfig
 from pipelines.errors import Exit, UserError
-from pipelines.spec import UNITS, parse_time
-from pipelines.taskfile import load_task
+from pipelines.jobs.config import ExamplesConfig, Execution, Input, ScoreConfig, TrainConfig
+from pipelines.task.fields import UNITS, parse_time
+from pipelines.task.file import load_task
 from tests.small import TASK
 
 Config = TypeVar("Config")
@@ -56,7 +56,7 @@ def caught(monkeypatch: pytest.MonkeyPatch, where: str, kind: type[Config]) -> l
 
 
 def test_score_without_options(monkeypatch: pytest.MonkeyPatch, task: Path) -> None:
-    configs = caught(monkeypatch, "pipelines.score.score", ScoreConfig)
+    configs = caught(monkeypatch, "pipelines.jobs.score.score", ScoreConfig)
     assert main(arguments("score", task)) == 0
     as_ofs = (parse_time("2024-03-01"),)
     files, here = Input(("/data/a",), None, 0.05), Execution(1, None, (), False)
@@ -66,7 +66,7 @@ def test_score_without_options(monkeypatch: pytest.MonkeyPatch, task: Path) -> N
 
 
 def test_every_flag_of_score_reaches_its_field(monkeypatch: pytest.MonkeyPatch, task: Path) -> None:
-    configs = caught(monkeypatch, "pipelines.score.score", ScoreConfig)
+    configs = caught(monkeypatch, "pipelines.jobs.score.score", ScoreConfig)
     monkeypatch.chdir(task.parent)
     command = arguments("score", task, input=None, as_of="2024-03-01..2024-03-10", engine="openvino", device="cpu")
     command += ["--input", "a", "gs://bucket/b*", "--batch-size", "32", "--workers", "2", "--shards", "5"]
@@ -80,7 +80,7 @@ def test_every_flag_of_score_reaches_its_field(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_examples(monkeypatch: pytest.MonkeyPatch, task: Path) -> None:
-    configs = caught(monkeypatch, "pipelines.examples.write_examples", ExamplesConfig)
+    configs = caught(monkeypatch, "pipelines.jobs.examples.write_examples", ExamplesConfig)
     assert main(arguments("examples", task, workers="3", max_bad_share="0")) == 0
     files, where = Input(("/data/a",), None, 0.0), Execution(3, None, (), False)
     assert configs == [ExamplesConfig(load_task(str(task)), files, (parse_time("2024-03-01"),), "out", where)]
@@ -88,7 +88,7 @@ def test_examples(monkeypatch: pytest.MonkeyPatch, task: Path) -> None:
 
 @pytest.mark.parametrize(("asked", "every"), [(None, 14 * DAY), ("7d", 7 * DAY), ("1w", 7 * DAY), ("30d", 30 * DAY)])
 def test_train(monkeypatch: pytest.MonkeyPatch, task: Path, asked: str | None, every: int) -> None:
-    configs = caught(monkeypatch, "pipelines.train.train", TrainConfig)
+    configs = caught(monkeypatch, "pipelines.jobs.train.train", TrainConfig)
     command = arguments("train", task, train_every=asked, epochs="9", seed="0", train_as_ofs="4")
     assert main(command) == 0
     [config] = configs
@@ -99,7 +99,7 @@ def test_train(monkeypatch: pytest.MonkeyPatch, task: Path, asked: str | None, e
 
 
 def test_train_keeps_what_the_task_says(monkeypatch: pytest.MonkeyPatch, task: Path) -> None:
-    configs = caught(monkeypatch, "pipelines.train.train", TrainConfig)
+    configs = caught(monkeypatch, "pipelines.jobs.train.train", TrainConfig)
     assert main(arguments("train", task)) == 0
     assert configs[0].task == load_task(str(task))
     assert (configs[0].train_as_ofs, configs[0].validation_as_ofs) == (24, 1)
@@ -108,7 +108,7 @@ def test_train_keeps_what_the_task_says(monkeypatch: pytest.MonkeyPatch, task: P
 
 
 def test_every_flag_of_train_reaches_its_field(monkeypatch: pytest.MonkeyPatch, task: Path) -> None:
-    configs = caught(monkeypatch, "pipelines.train.train", TrainConfig)
+    configs = caught(monkeypatch, "pipelines.jobs.train.train", TrainConfig)
     command = arguments("train", task, test_as_of="2024-04-01..2024-05-01", test_every="10d", validation_as_ofs="2")
     command += ["--models", "m", "--examples", "e", "--batch-size", "32", "--resume", "--promote"]
     assert main(command) == 0
@@ -119,7 +119,7 @@ def test_every_flag_of_train_reaches_its_field(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_tune_takes_what_train_takes(monkeypatch: pytest.MonkeyPatch, task: Path) -> None:
-    configs = caught(monkeypatch, "pipelines.tune.tune", TrainConfig)
+    configs = caught(monkeypatch, "pipelines.jobs.tune.tune", TrainConfig)
     assert main(["tune", *arguments("train", task)[1:]]) == 0
     assert configs[0].task == load_task(str(task))
 
@@ -127,14 +127,14 @@ def test_tune_takes_what_train_takes(monkeypatch: pytest.MonkeyPatch, task: Path
 @pytest.mark.parametrize("command", ["score", "examples", "train"])
 def test_a_dry_run_plans_and_does_not_run(monkeypatch: pytest.MonkeyPatch, task: Path, command: str) -> None:
     kind = {"score": ScoreConfig, "examples": ExamplesConfig, "train": TrainConfig}[command]
-    plans: list[object] = caught(monkeypatch, f"pipelines.{command}.plan", kind)
+    plans: list[object] = caught(monkeypatch, f"pipelines.jobs.{command}.plan", kind)
     assert main([*arguments(command, task), "--dry-run"]) == 0
     assert len(plans) == 1
 
 
 def test_query(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
-    monkeypatch.setattr("pipelines.local.query.query", lambda *given: calls.append(given))
+    monkeypatch.setattr("pipelines.storage.folder.query.query", lambda *given: calls.append(given))
     assert main(["query", "--output", "out", "SELECT 1"]) == 0
     assert main(["query", "SELECT 2", "--output=o", "--format", "json", "--limit", "0"]) == 0
     assert calls == [("out", "SELECT 1", "table", 100), ("o", "SELECT 2", "json", 0)]
@@ -292,13 +292,13 @@ def test_an_error_is_one_line_and_an_exit_code(
     code: int,
     told: str,
 ) -> None:
-    monkeypatch.setattr("pipelines.score.score", raising(error))
+    monkeypatch.setattr("pipelines.jobs.score.score", raising(error))
     assert main(arguments("score", task)) == code
     assert capsys.readouterr() == ("", told)
 
 
 def test_debug_shows_the_trace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], task: Path) -> None:
-    monkeypatch.setattr("pipelines.score.score", raising(ZeroDivisionError("by 0")))
+    monkeypatch.setattr("pipelines.jobs.score.score", raising(ZeroDivisionError("by 0")))
     assert main([*arguments("score", task), "--debug"]) == Exit.FAILED
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.taskfile import load_task
+from pipelines.task.file import load_task
 from tests import images, small
 from tests.images import FILES, ROOT
+from tests.jobs.test_score import untrained
 from tests.test_flex import compare
-from tests.test_score import untrained
 
 KINDS = tuple(FILES)
 FLEX = ROOT / "templates" / "flex"

@@ -21,16 +21,17 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.bigquery import client, schema
 from pipelines.cli import main
 from pipelines.doctor import findings, versions
 from pipelines.doctor import memory as looks
 from pipelines.doctor.google import metric_of
 from pipelines.doctor.launch import Launch
 from pipelines.errors import Exit
-from pipelines.machine import Room
-from pipelines.taskfile import load_task
-from pipelines.transforms.subscription import Client
+from pipelines.google import bigquery as client
+from pipelines.google.subscription import Client
+from pipelines.storage.bigquery import schema
+from pipelines.system.machine import Room
+from pipelines.task.file import load_task
 from tests.googled import ACCOUNT, Google, denying, google
 from tests.services import Emulator, emulator, free_port
 from tests.warehouse import PROJECT, Warehouse

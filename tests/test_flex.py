@@ -11,17 +11,18 @@ from typing import Any, get_args
 import pytest
 from google.cloud.dataflow_v1beta3.types import ParameterType, TemplateMetadata
 
-from pipelines import cli, registry
-from pipelines.config import Execution, Input, ScoreConfig, StreamConfig
+from pipelines import cli
 from pipelines.errors import Exit
 from pipelines.flex import COMMANDS, FIELDS, OMITTED, Template, actions, main, metadata, metadata_text
-from pipelines.score import score
-from pipelines.spec import parse_time
-from pipelines.stream import stream
-from pipelines.taskfile import load_task
+from pipelines.jobs.config import Execution, Input, ScoreConfig, StreamConfig
+from pipelines.jobs.score import score
+from pipelines.jobs.stream import stream
+from pipelines.models import registry
+from pipelines.task.fields import parse_time
+from pipelines.task.file import load_task
 from tests import images, small
-from tests.test_score import untrained
-from tests.transforms.test_files import memory as memory  # a fixture
+from tests.jobs.test_score import untrained
+from tests.transforms.test_read_files import memory as memory  # a fixture
 
 IMAGE = "europe-west1-docker.pkg.dev/my-project/foretide/cpu:1"
 DATAFLOW = (
@@ -63,8 +64,8 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> Configs:
         raise Reached
 
     monkeypatch.setattr(registry, "resolve", resolve)
-    monkeypatch.setattr("pipelines.score.score", until_model(score))
-    monkeypatch.setattr("pipelines.stream.stream", until_model(stream))
+    monkeypatch.setattr("pipelines.jobs.score.score", until_model(score))
+    monkeypatch.setattr("pipelines.jobs.stream.stream", until_model(stream))
     return found
 
 
@@ -367,7 +368,7 @@ def test_files_are_read_where_beam_reads(
     schemas: list[bytes] = []
     given = parameters("stream", task, task="mem://b/shop.yaml", payload="avro", avro_schema="mem://b/e.avsc")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.stream.stream", reading(schemas))
+        patch.setattr("pipelines.jobs.stream.stream", reading(schemas))
         assert run(given, here) == Exit.OK
     assert schemas == [b"{}"]
     assert run({**given, "avro_schema": ""}, here) == Exit.OK

@@ -28,13 +28,13 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from pipelines.errors import Exit
-from pipelines.local.livestore import live_runs, read_live_ledger, stop_file
-from pipelines.local.query import select
 from pipelines.runners import flink
-from pipelines.runners.flinkcluster import FlinkCluster
-from pipelines.spec import format_time
-from pipelines.taskfile import load_task
-from pipelines.transforms.pulled import micros_of
+from pipelines.sandbox.flink_cluster import FlinkCluster
+from pipelines.storage.folder.live import live_runs, read_live_ledger, stop_file
+from pipelines.storage.folder.query import select
+from pipelines.task.fields import format_time
+from pipelines.task.file import load_task
+from pipelines.transforms.pulled_messages import micros_of
 from tests.services import Emulator, emulator
 from tests.test_end_to_end import foretide
 from tests.toy import DAY, plain

@@ -20,11 +20,11 @@ import yaml
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
 from pipelines import cli
-from pipelines.optionfiles import expanded
+from pipelines.commands.option_files import expanded
+from pipelines.google.subscription import check_runner
 from pipelines.runners import flink
 from pipelines.runners.execution import check_beam_args
-from pipelines.runners.flinkcluster import FlinkCluster, Ports, java
-from pipelines.transforms.subscription import check_runner
+from pipelines.sandbox.flink_cluster import FlinkCluster, Ports, java
 from tests.services import Emulator
 from tests.test_end_to_end import foretide
 from tests.world import AS_OFS, World, make_world
@@ -243,7 +243,7 @@ def test_a_host_of_containers_holds_together(tmp_path: Path) -> None:
 
 def test_workers_are_where_the_options_look_for_them() -> None:
     (pool,) = [rest for word, rest in instructions("Dockerfile") if word == "CMD"]
-    assert yaml.safe_load(pool) == ["python", "-m", "pipelines.runners.workerpool", str(Ports.pool)]
+    assert yaml.safe_load(pool) == ["python", "-m", "pipelines.runners.worker_pool", str(Ports.pool)]
     for profile in PROFILES:
         assert option(options(profile), "environment_type") == "EXTERNAL"
         assert option(options(profile), "environment_config") == f"localhost:{Ports.pool}"

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.transforms.formats import lines
-from tests.transforms.formats import writers
-from tests.transforms.formats.writers import Result, read, task, written
+from pipelines.events.formats import lines
+from tests.events.formats import writers
+from tests.events.formats.writers import Result, read, task, written
 
 JUNK: tuple[object, ...] = (
     *(None, True, False, 0, -1, 5, 1.5, -0.0, 2**53 + 1, 2**63, 2**64, -(2**63), 10**30, 10**400),

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.internal import pickler
 
-from pipelines.bigquery.tables import Table
 from pipelines.cli import main
 from pipelines.errors import Exit
-from pipelines.models.manifest import signature
-from tests import jobs, registered, small
+from pipelines.google.tables import Table
+from pipelines.models.saved.manifest import signature
+from tests import golden_jobs as jobs
+from tests import registered, small
 from tests.cloud import BUCKET, PROJECT, Cloud, cloud
-from tests.jobs import FLAGS, Proto
+from tests.golden_jobs import FLAGS, Proto
 from tests.services import Emulator
 from tests.warehouse import Warehouse
 

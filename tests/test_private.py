@@ -13,18 +13,18 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.errors import Exit, UserError
-from pipelines.folders import create_private, make_private, private_umask, replacing
-from pipelines.local import views
-from pipelines.local.compaction import compact
-from pipelines.local.livestore import KINDS, prepare
-from pipelines.local.store import begin, publish
-from pipelines.progress import Progress
-from pipelines.rows import DEAD_LETTERS, LEDGER, write_table
-from pipelines.train import alone
+from pipelines.jobs.train import alone
+from pipelines.storage.folder import views
+from pipelines.storage.folder.compaction import compact
+from pipelines.storage.folder.live import KINDS, prepare
+from pipelines.storage.folder.runs import begin, publish
+from pipelines.storage.rows import DEAD_LETTERS, LEDGER, write_table
+from pipelines.system.files import create_private, make_private, private_umask, replacing
+from pipelines.system.progress import Progress
 from pipelines.transforms.archive import compact_archive, write_messages
 from tests import small
 from tests.appended import RUN, append_letters, append_scores
-from tests.transforms.formats.sent import messages
+from tests.events.formats.sent import messages
 
 MASKS = (0o022, 0o077, 0o002)
 

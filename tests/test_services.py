@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.bigquery import client
 from pipelines.errors import UserError
+from pipelines.google import bigquery as client
 from tests.services import Counts, Emulator, binary, emulator
 from tests.warehouse import PROJECT, Warehouse
 

@@ -13,8 +13,8 @@ import apache_beam
 import pytest
 
 from pipelines.runners import loopback
-from pipelines.runners.listening import Listener, listeners
 from pipelines.runners.loopback import address
+from pipelines.system.listening import Listener, listeners
 from tests import small
 from tests.listening import ELSEWHERE, NO_NETWORK, strangers, watch
 from tests.services import Emulator

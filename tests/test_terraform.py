@@ -17,11 +17,11 @@ from google.cloud.dataflow_v1beta3.types import FlexTemplateRuntimeEnvironment, 
 from google.pubsub_v1.types import Subscription
 
 from pipelines import cli
-from pipelines.bigquery.schema import LAYOUTS
-from pipelines.bigquery.tables import Table
-from pipelines.emulator import binary
-from pipelines.metrics import BY_NAME
-from pipelines.transforms.subscription import check_pullable, facts
+from pipelines.google.subscription import check_pullable, facts
+from pipelines.google.tables import Table
+from pipelines.ledger.metrics import BY_NAME
+from pipelines.sandbox.pubsub_emulator import binary
+from pipelines.storage.bigquery.schema import LAYOUTS
 from tests.hcl import PLAIN, Body, Module, literal, module, strings
 
 ROOT = Path(__file__).parents[1]

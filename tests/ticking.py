@@ -21,10 +21,10 @@ from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from pipelines.config import Execution
 from pipelines.errors import UserError
-from pipelines.figures import summary
-from pipelines.metrics import counter, distribution
+from pipelines.jobs.config import Execution
+from pipelines.ledger.figures import summary
+from pipelines.ledger.metrics import counter, distribution
 from pipelines.runners.portable import run_stream
 
 END = 1 << 60

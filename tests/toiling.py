@@ -12,10 +12,10 @@ from pathlib import Path
 
 import apache_beam as beam
 
-from pipelines import interrupts
-from pipelines.config import Execution
 from pipelines.errors import UserError
+from pipelines.jobs.config import Execution
 from pipelines.runners.execution import run
+from pipelines.system import interrupts
 
 
 def toil(element: int, seconds: float, mark: str) -> int:

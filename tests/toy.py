@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.models.examples import Examples
-from pipelines.task import Task
+from pipelines.models.example_files import Examples
+from pipelines.task.spec import Task
 
 if TYPE_CHECKING:
     import tensorflow as tf

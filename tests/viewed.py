@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.ledger import Ledger
-from pipelines.local.livestore import append, prepare
-from pipelines.local.store import LEDGER, begin, publish
-from pipelines.rows import Run, ledger_table, live_ledger_table, live_schema, score_schema
+from pipelines.ledger.counts import Ledger
+from pipelines.storage.folder.live import append, prepare
+from pipelines.storage.folder.runs import LEDGER, begin, publish
+from pipelines.storage.rows import Run, ledger_table, live_ledger_table, live_schema, score_schema
 from tests.publisher import SCORES
 
 Row = tuple[str, int, int, str, int, Sequence[float | None]]  # entity, as-of, revision, model, last event, scores

@@ -1,7 +1,7 @@
 """A BigQuery for tests: an emulator as a process of its own, which can be killed and comes back with its data.
 
 The program lies next to the interpreter, where `make services` puts it. While a `Warehouse` is open, the clients of
-`pipelines.bigquery.client` talk to it, in this process and in those that it starts.
+`pipelines.google.bigquery` talk to it, in this process and in those that it starts.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipelines.bigquery import client
-from pipelines.bigquery.tables import Table
-from pipelines.emulator import binary
-from pipelines.runners.processes import bound, free_port
+from pipelines.google import bigquery as client
+from pipelines.google.tables import Table
+from pipelines.sandbox.pubsub_emulator import binary
+from pipelines.system.processes import bound, free_port
 
 PROJECT = "test"
 READY = 120.0  # seconds for it to answer
@@ -117,7 +117,7 @@ class Warehouse:
         self.start()
 
     def sql(self, text: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """The rows that a statement gives, by column; see `pipelines.bigquery.client.execute`."""
+        """The rows that a statement gives, by column; see `pipelines.google.bigquery.execute`."""
         return [dict(row) for row in client.execute(PROJECT, text, parameters).result()]
 
     def dataset(self) -> str:

@@ -12,21 +12,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.bigquery.tables import is_bigquery
 from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
 from pipelines.doctor.google import Google
 from pipelines.doctor.launch import Launch
 from pipelines.doctor.place import bigquery_answers, refused
 from pipelines.doctor.subscription import Peeked
 from pipelines.errors import UserError
-from pipelines.spec import format_duration, format_time
-from pipelines.task import Task, TimeField
-from pipelines.transforms.block import EventBlock, Mask
-from pipelines.transforms.decode import Since, Span, decode, without_arrival
-from pipelines.transforms.files import FORMATS, File, better_unit, check_fields, find
-from pipelines.transforms.formats import bigquery, payloads
-from pipelines.transforms.formats.base import Refusal, Rows, Unreadable, explain
-from pipelines.transforms.times import FARTHEST
+from pipelines.events.block import EventBlock, Mask
+from pipelines.events.decode import Since, Span, decode, without_arrival
+from pipelines.events.formats import bigquery, payloads
+from pipelines.events.formats.base import Refusal, Rows, Unreadable, explain
+from pipelines.events.times import FARTHEST
+from pipelines.google.tables import is_bigquery
+from pipelines.task.fields import format_duration, format_time
+from pipelines.task.spec import Task, TimeField
+from pipelines.transforms.read_files import FORMATS, File, better_unit, check_fields, find
 
 FILES = 8  # that are looked into
 ROWS = 50_000  # of the sample

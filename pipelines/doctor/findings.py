@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from pipelines.terminal import in_json
+from pipelines.system.terminal import in_json
 
 Severity = Literal["ok", "warning", "error", "skipped"]
 REMEDIES = re.compile(  # how one begins in a message

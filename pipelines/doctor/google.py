@@ -17,11 +17,11 @@ from urllib.parse import quote, urlsplit
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, WorkerOptions
 
-from pipelines.bigquery.tables import NAME, is_bigquery, parse_table
 from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
 from pipelines.doctor.launch import Launch
 from pipelines.errors import UserError
-from pipelines.transforms.formats import bigquery
+from pipelines.events.formats import bigquery
+from pipelines.google.tables import NAME, is_bigquery, parse_table
 
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 TIMEOUT = 10.0  # s, of a request

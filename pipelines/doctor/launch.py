@@ -9,16 +9,16 @@ from typing import Literal
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.bigquery import client as bigquery
-from pipelines.bigquery.tables import is_bigquery
-from pipelines.config import Execution, Input, PayloadFormat, WriteMethod
 from pipelines.doctor.findings import Finding
-from pipelines.models.engine import DeviceName, EngineName
+from pipelines.events.decode import Since, Span
+from pipelines.google import bigquery as bigquery
+from pipelines.google import subscription as pubsub
+from pipelines.google.tables import is_bigquery
+from pipelines.jobs.config import Execution, Input, PayloadFormat, WriteMethod
+from pipelines.models.engines.base import DeviceName, EngineName
 from pipelines.runners import execution, portable
 from pipelines.runners.dataflow import is_dataflow
-from pipelines.task import Task
-from pipelines.transforms import subscription as pubsub
-from pipelines.transforms.decode import Since, Span
+from pipelines.task.spec import Task
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines import memory as needs
-from pipelines import registry
-from pipelines.config import LIVE_SHARDS
 from pipelines.doctor.findings import Finding, error, ok, skipped, warning
 from pipelines.doctor.launch import Launch
 from pipelines.errors import UserError
-from pipelines.extent import rows
-from pipelines.machine import Room, room
-from pipelines.models.manifest import load_manifest
-from pipelines.source import shards
-from pipelines.task import Task
-from pipelines.transforms.decode import Span
-from pipelines.transforms.files import find
+from pipelines.events.decode import Span
+from pipelines.jobs import memory as needs
+from pipelines.jobs.config import LIVE_SHARDS
+from pipelines.jobs.extent import rows
+from pipelines.jobs.source import shards
+from pipelines.models import registry
+from pipelines.models.saved.manifest import load_manifest
+from pipelines.system.machine import Room, room
+from pipelines.task.spec import Task
+from pipelines.transforms.read_files import find
 
 CODE = "memory"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import registry
 from pipelines.doctor.findings import Finding, error, ok, skipped, told
 from pipelines.doctor.launch import Launch
 from pipelines.errors import UserError
-from pipelines.models.engine import ALIGNMENT, Engine
-from pipelines.models.loading import load_engine, silent_stderr
-from pipelines.models.manifest import Manifest, differences, load_manifest
-from pipelines.transforms.inference import Infer
+from pipelines.models import registry
+from pipelines.models.engines.base import ALIGNMENT, Engine
+from pipelines.models.engines.loading import load_engine, silent_stderr
+from pipelines.models.saved.manifest import Manifest, differences, load_manifest
+from pipelines.transforms.infer import Infer
 
 LIBRARIES = {"tensorflow": "tensorflow", "openvino": "openvino", "openvino-bf16": "openvino"}
 

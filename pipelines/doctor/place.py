@@ -7,14 +7,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.bigquery import client, schema
-from pipelines.bigquery.tables import is_bigquery, parse_table
 from pipelines.doctor.findings import Finding, error, ok, skipped, told
 from pipelines.doctor.google import Google
 from pipelines.doctor.launch import Launch
 from pipelines.errors import UserError
-from pipelines.outputs import output
-from pipelines.runners.processes import listens
+from pipelines.google import bigquery as client
+from pipelines.google.tables import is_bigquery, parse_table
+from pipelines.jobs.outputs import output
+from pipelines.storage.bigquery import schema
+from pipelines.system.processes import listens
 
 
 def places(launch: Launch, google: Google) -> Iterator[Finding]:

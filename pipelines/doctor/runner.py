@@ -10,10 +10,10 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions
 from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
 from pipelines.doctor.launch import Launch
 from pipelines.errors import UserError
+from pipelines.google.subscription import EMULATOR, check_runner
 from pipelines.runners import dataflow, flink
 from pipelines.runners.prism import locate
-from pipelines.transforms import beamtable
-from pipelines.transforms.subscription import EMULATOR, check_runner
+from pipelines.transforms import append_by_beam as beamtable
 
 REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 

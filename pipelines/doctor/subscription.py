@@ -13,12 +13,9 @@ from pathlib import Path
 from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
 from pipelines.doctor.launch import Launch
 from pipelines.errors import UserError
-from pipelines.runners.processes import listens
-from pipelines.transforms.leases import Refused
-from pipelines.transforms.letters import check_topic
-from pipelines.transforms.messages import Messages, Payload
-from pipelines.transforms.pulled import Batch
-from pipelines.transforms.subscription import (
+from pipelines.events.messages import Messages, Payload
+from pipelines.google.leases import Refused
+from pipelines.google.subscription import (
     EMULATOR,
     TIMEOUT,
     Client,
@@ -29,6 +26,9 @@ from pipelines.transforms.subscription import (
     facts,
     library,
 )
+from pipelines.system.processes import listens
+from pipelines.transforms.publish_letters import check_topic
+from pipelines.transforms.pulled_messages import Batch
 
 AT_MOST = 500  # messages that are looked at
 PATIENCE = 3.0  # s that a message has to show up

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import UserError
-from pipelines.labels.path import path_of
-from pipelines.models.engine import Floats
-from pipelines.models.examples import Examples, Ints
+from pipelines.models.engines.base import Floats
+from pipelines.models.example_files import Examples, Ints
 from pipelines.models.metrics import log_return
-from pipelines.spec import parse_duration
-from pipelines.task import Feature, Task
+from pipelines.task.fields import parse_duration
+from pipelines.task.labels.path import path_of
+from pipelines.task.spec import Feature, Task
 
 if TYPE_CHECKING:
     import lightgbm

@@ -36,10 +36,10 @@ from pipelines.evaluation.survey import (
 )
 from pipelines.evaluation.survey import importance as shuffled
 from pipelines.models import metrics
-from pipelines.models.engine import Floats
-from pipelines.models.examples import Ints
+from pipelines.models.engines.base import Floats
+from pipelines.models.example_files import Ints
 from pipelines.models.metrics import Curve, Ranking, bootstrap, interval
-from pipelines.spec import format_time
+from pipelines.task.fields import format_time
 
 WEIGHTS, FEWEST = 50_000_000, 200  # draws x rows of a bootstrap, at most, which is seconds; but so many draws
 

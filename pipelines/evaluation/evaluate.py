@@ -9,9 +9,9 @@ from pipelines.evaluation.baselines import DAY, thin
 from pipelines.evaluation.kinds import KINDS
 from pipelines.evaluation.schema import Evaluation, Head, Set, Tested
 from pipelines.evaluation.survey import Predict, Splits, Survey, number, see
-from pipelines.models.examples import Examples, Ints, check_rows
-from pipelines.spec import format_time
-from pipelines.task import Task
+from pipelines.models.example_files import Examples, Ints, check_rows
+from pipelines.task.fields import format_time
+from pipelines.task.spec import Task
 
 SAMPLE = 1 << 15  # training rows, and validation rows, that the network is judged on, at most
 

@@ -26,12 +26,12 @@ from pipelines.evaluation.survey import (
     tested,
 )
 from pipelines.evaluation.survey import importance as shuffled
-from pipelines.labels.path import path_of
-from pipelines.models.engine import Floats
-from pipelines.models.examples import Ints
+from pipelines.models.engines.base import Floats
+from pipelines.models.example_files import Ints
 from pipelines.models.metrics import block_weights, interval, log_error, log_return
-from pipelines.spec import format_time
-from pipelines.task import Task
+from pipelines.task.fields import format_time
+from pipelines.task.labels.path import path_of
+from pipelines.task.spec import Task
 
 BLOCKS = 4  # that do not overlap: with fewer of them, an interval says nothing
 NAIVE = "naive last value"

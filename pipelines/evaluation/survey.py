@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from pipelines.evaluation.baselines import Doubles, last_code, parts, thin
 from pipelines.evaluation.schema import Evaluation, FeatureDrift, Importance, ScoreDrift, Set
-from pipelines.models.engine import Floats
-from pipelines.models.examples import Examples, Ints
+from pipelines.models.engines.base import Floats
+from pipelines.models.example_files import Examples, Ints
 from pipelines.models.metrics import log_return, psi, shares
-from pipelines.task import Task
+from pipelines.task.spec import Task
 
 Predict = Callable[[Floats], Floats]  # raw tensor f4 (n, steps, features) -> scores f4 (n, outputs)
 SHUFFLED, REPEATS = 2000, 3  # rows whose features are shuffled, at most, and how often

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from scipy.optimize import isotonic_regression, minimize
 
-from pipelines.models.engine import Floats
+from pipelines.models.engines.base import Floats
 
 Doubles = npt.NDArray[np.float64]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pipelines.folders import replacing
-from pipelines.models.manifest import Manifest, signature
 from pipelines.models.predictor import Predictor
-from pipelines.spec import format_time
+from pipelines.models.saved.manifest import Manifest, signature
+from pipelines.system.files import replacing
+from pipelines.task.fields import format_time
 
 LIBRARIES = ("tensorflow", "keras", "tensorflow-transform", "numpy", "apache-beam")
 

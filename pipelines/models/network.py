@@ -11,7 +11,7 @@ from keras import layers, ops
 
 from pipelines.models.gru import GRU
 from pipelines.models.heads.kinds import head
-from pipelines.task import ModelSpec, Task
+from pipelines.task.spec import ModelSpec, Task
 
 Shapes = Mapping[str, tuple[tuple[int | None, ...], str]]  # of the inputs, the batch first, and their dtypes
 

@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.models.calibration import Calibration
-from pipelines.models.engine import Floats
-from pipelines.models.examples import Examples, Ints
+from pipelines.models.engines.base import Floats
+from pipelines.models.example_files import Examples, Ints
 from pipelines.models.heads.kinds import head
 from pipelines.models.network import Transform, pick
-from pipelines.task import Task
+from pipelines.task.spec import Task
 
 ROWS = 1024  # of a call, when many are scored at once
 

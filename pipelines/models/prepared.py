@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pipelines.models.engine import Floats
-from pipelines.models.examples import Examples, Ints, Part, Tensors
+from pipelines.models.engines.base import Floats
+from pipelines.models.example_files import Examples, Ints, Part, Tensors
 from pipelines.models.network import Shapes, Transform, pick, picked
-from pipelines.task import Task
+from pipelines.task.spec import Task
 
 ROWS = 1024  # that are prepared at a time
 

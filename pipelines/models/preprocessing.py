@@ -21,14 +21,14 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from pipelines.config import Execution
 from pipelines.errors import UserError
-from pipelines.models.engine import Floats
-from pipelines.models.examples import Ints
-from pipelines.models.loading import silent_stderr
+from pipelines.jobs.config import Execution
+from pipelines.models.engines.base import Floats
+from pipelines.models.engines.loading import silent_stderr
+from pipelines.models.example_files import Ints
 from pipelines.models.summary import LARGEST, signed_log, summary
 from pipelines.runners.execution import run
-from pipelines.task import Task
+from pipelines.task.spec import Task
 
 try:
     with warnings.catch_warnings(), silent_stderr():

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import tensorflow as tf
 
-from pipelines.task import Task
+from pipelines.task.spec import Task
 
 LARGEST = 1e30  # so that sums are finite
 

@@ -19,13 +19,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipelines.models.engine import Floats
-from pipelines.models.examples import Examples, Ints, check_rows
+from pipelines.models.engines.base import Floats
+from pipelines.models.example_files import Examples, Ints, check_rows
 from pipelines.models.heads.kinds import head
 from pipelines.models.network import Transform, build, pick
 from pipelines.models.predictor import ROWS
 from pipelines.models.prepared import prepare
-from pipelines.task import Task
+from pipelines.task.spec import Task
 
 CHECKPOINT_SECONDS = 120.0  # between two checkpoints inside an epoch; there is one after each
 Log = Callable[[str], None]

@@ -21,8 +21,8 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from pipelines.bigquery.tables import is_bigquery
 from pipelines.errors import UserError
+from pipelines.google.tables import is_bigquery
 
 RUNNER = "--runner=DataflowRunner"
 PROJECT = re.compile(r"(?=.*[a-z])[a-z][-a-z0-9:.]+[a-z0-9]")

@@ -13,8 +13,8 @@ import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.config import Execution
 from pipelines.errors import Exit, UserError, unknown_option
+from pipelines.jobs.config import Execution
 from pipelines.runners import dataflow, flink, workers
 from pipelines.runners.loopback import keep_beam_on_loopback
 from pipelines.runners.workers import Workers

@@ -2,7 +2,7 @@
 
 The runner is one of Beam's: `FlinkRunner` goes to a cluster through a job server of its own, which runs beside this
 process for as long as it waits; `PortableRunner` to a job server that runs already. Workers come from a pool beside
-each TaskManager (`pipelines.runners.workerpool`), in whose environment this package is.
+each TaskManager (`pipelines.runners.worker_pool`), in whose environment this package is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES, FlinkJarJobServer, FlinkRunner
 
 from pipelines.errors import Exit, UserError
-from pipelines.runners.processes import bound, end, listens, reason
+from pipelines.system.processes import bound, end, listens, reason
 
 RUNNERS = ("FlinkRunner", "PortableRunner")
 KEPT = "--environment_cache_millis=20000"  # workers outlive a stage by this; the next one would start and load anew

@@ -30,17 +30,17 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from pipelines import interrupts
-from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
-from pipelines.figures import Figures, Lines, collect
+from pipelines.google.subscription import CHECKPOINTED
+from pipelines.jobs.config import Execution
+from pipelines.ledger.figures import Figures, Lines, collect
 from pipelines.runners import dataflow, flink
 from pipelines.runners.execution import LOCAL, cause, connections_end
-from pipelines.runners.flinkjob import FlinkJob
+from pipelines.runners.flink_job import FlinkJob
 from pipelines.runners.loopback import keep_beam_on_loopback
 from pipelines.runners.prism import Prism, locate
-from pipelines.transforms.subscription import CHECKPOINTED
-from pipelines.versions import StateError
+from pipelines.system import interrupts
+from pipelines.system.versioned import StateError
 
 State = Literal["drained", "cancelled", "detached"]
 

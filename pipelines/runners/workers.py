@@ -27,7 +27,7 @@ from apache_beam.transforms.environments import Environment
 from google.protobuf import text_format
 
 from pipelines.runners.loopback import keep_beam_on_loopback
-from pipelines.runners.processes import bound
+from pipelines.system.processes import bound
 
 URN = "foretide:env:watched_process:v1"
 COMMAND = (sys.executable, "-m", "apache_beam.runners.worker.sdk_worker_main")

@@ -25,16 +25,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.background import repeating
 from pipelines.errors import UserError
-from pipelines.folders import create_private, make_private, sync
-from pipelines.local.store import write_file
-from pipelines.locks import locked
-from pipelines.metrics import counter
-from pipelines.spec import format_time
-from pipelines.transforms.formats import parquet
-from pipelines.transforms.formats.messages import EXTENSION, SCHEMA, table
-from pipelines.transforms.messages import Messages, Payload
+from pipelines.events.formats import parquet
+from pipelines.events.formats.archived import EXTENSION, SCHEMA, table
+from pipelines.events.messages import Messages, Payload
+from pipelines.ledger.metrics import counter
+from pipelines.storage.folder.runs import write_file
+from pipelines.system.background import repeating
+from pipelines.system.files import create_private, make_private, sync
+from pipelines.system.locks import locked
+from pipelines.task.fields import format_time
 
 BUNDLE = 64 << 20  # bytes of messages that wait for the end of their bundle
 GROUP = 32 << 20  # bytes of messages in a row group

@@ -14,11 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines.task import Task
-from pipelines.transforms.decode import Since
-from pipelines.transforms.formats.payloads import parse
-from pipelines.transforms.intake import take_in
-from pipelines.transforms.messages import Messages, Payload
+from pipelines.events.decode import Since
+from pipelines.events.formats.payloads import parse
+from pipelines.events.intake import take_in
+from pipelines.events.messages import Messages, Payload
+from pipelines.task.spec import Task
 
 PATIENCE = 600.0  # s in which the messages of a bundle must be decoded
 FIRST = "999"  # of the processes of a machine that has no memory left, the one that the system ends

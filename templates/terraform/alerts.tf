@@ -1,5 +1,5 @@
 locals {
-  # Time series of Dataflow, as PromQL has them. Counters of pipelines/metrics.py are user counters, which are gauges.
+  # Time series of Dataflow, as PromQL has them. Counters of pipelines/ledger/metrics.py are user counters, which are gauges.
   stream_job   = "monitored_resource=\"dataflow_job\",job_name=\"${var.name}-stream\""
   backfill_job = "monitored_resource=\"dataflow_job\",job_name=\"${var.name}-backfill\""
   count = {

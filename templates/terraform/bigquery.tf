@@ -1,5 +1,5 @@
 locals {
-  # As pipelines/bigquery/schema.py makes them.
+  # As pipelines/storage/bigquery/schema.py makes them.
   tables = {
     scores = {
       suffix      = ""

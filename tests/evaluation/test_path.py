@@ -10,7 +10,7 @@ import pytest
 from pipelines.evaluation.baselines import naive
 from pipelines.evaluation.path import by_as_of, by_quantile, coverage, drift, fans, forecasts, importance, models
 from pipelines.evaluation.survey import Survey, see
-from pipelines.task import Task
+from pipelines.task.spec import Task
 from tests.judged import Floats, in_memory, path_task
 from tests.toy import DAY
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from scipy.special import expit
 
 from pipelines.models.calibration import Calibration, calibrate
-from pipelines.models.engine import Floats
+from pipelines.models.engines.base import Floats
 from pipelines.models.metrics import reliability
 
 N = 20_000

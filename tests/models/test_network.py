@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines.models.network import Shapes, build, pick
-from pipelines.task import Task
+from pipelines.task.spec import Task
 from tests.toy import PATH, STEPS, plain, task, tensor
 
 

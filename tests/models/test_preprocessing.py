@@ -22,7 +22,6 @@ from pipelines.models import preprocessing
 from pipelines.models.calibration import Calibration
 from pipelines.models.export import save
 from pipelines.models.network import build
-from pipelines.models.operations import check_operations
 from pipelines.models.predictor import Predictor
 from pipelines.models.preprocessing import (
     BATCH,
@@ -35,8 +34,9 @@ from pipelines.models.preprocessing import (
     scaled,
     thinned,
 )
+from pipelines.models.saved.operations import check_operations
 from pipelines.models.summary import summary
-from pipelines.task import Task
+from pipelines.task.spec import Task
 from tests.toy import CHURN
 
 STEPS, TOP, N = 12, 5, 1200

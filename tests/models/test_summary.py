@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines.models.summary import summary
-from pipelines.task import Task
+from pipelines.task.spec import Task
 
 STEPS = 40
 FIELDS = tuple("abcdefghijk")

@@ -10,11 +10,11 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.models import training
-from pipelines.models.examples import Examples
+from pipelines.models.example_files import Examples
 from pipelines.models.metrics import auc
 from pipelines.models.predictor import Predictor
 from pipelines.models.training import Data, Member, fit
-from pipelines.task import Task
+from pipelines.task.spec import Task
 from tests.toy import CHURN, DAY, PATH, STEPS, examples, plain, task, tensor
 
 N = 600

@@ -13,12 +13,13 @@ import pytest
 from apache_beam.coders import BytesCoder, StrUtf8Coder, VarIntCoder
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from pipelines.config import Execution
 from pipelines.errors import UserError
+from pipelines.jobs.config import Execution
 from pipelines.runners.dataflow import Job, added, check, hints, is_dataflow, is_template, problems
-from tests import jobs, small
+from tests import golden_jobs as jobs
+from tests import small
 from tests.cloud import BUCKET, PROJECT, Cloud, cloud
-from tests.jobs import FLAGS, IMAGE, Proto, backfill, live
+from tests.golden_jobs import FLAGS, IMAGE, Proto, backfill, live
 
 GPU = "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
 ALLOWED = {"impulse", "pardo", "flatten", "group_by_key", "pubsub_read"}
@@ -52,7 +53,7 @@ def test_a_renamed_step_is_told_with_the_mapping_that_an_update_takes(stream: Pr
     told = jobs.difference("stream", lines)
     mapping = '--transform_name_mapping=\'{"Write/Append/RunningTotal/Running": "Write/Append/RunningTotal/Total"}\''
     assert mapping in told
-    assert "python -m tests.jobs" in told
+    assert "python -m tests.golden_jobs" in told
 
 
 @pytest.mark.parametrize("name", ["batch", "stream"])

@@ -9,8 +9,8 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.config import Execution
 from pipelines.errors import Exit, UserError
+from pipelines.jobs.config import Execution
 from pipelines.runners.execution import SECRETS, _add, cause, check_beam_args, run, runner
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from pipelines.errors import Exit, UserError
 from pipelines.runners import flink
-from pipelines.runners.flinkcluster import KINDS, FlinkCluster
-from pipelines.runners.listening import Listener, listeners
+from pipelines.sandbox.flink_cluster import KINDS, FlinkCluster
+from pipelines.system.listening import Listener, listeners
 from tests.services import free_port
 from tests.test_end_to_end import digest, foretide
 from tests.world import AS_OFS, World, make_world

@@ -17,10 +17,10 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from pipelines.config import Execution
 from pipelines.errors import UserError
+from pipelines.jobs.config import Execution
 from pipelines.runners.portable import FLINK, needed, run_stream, runner_name, stream_options, works_here
-from tests.runners.test_processes import alive, wait_until_dead
+from tests.system.test_processes import alive, wait_until_dead
 from tests.ticking import build
 
 HERE = Execution(1, None, (), False)

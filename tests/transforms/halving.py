@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.task import TimeField
-from pipelines.transforms.block import Ints, Mask
-from pipelines.transforms.columns import EXACT, MISSING, filled, is_text, plain
-from pipelines.transforms.decode import Refused
-from pipelines.transforms.formats.base import Refusal
-from pipelines.transforms.formats.csv import OPEN, Parser
-from pipelines.transforms.formats.lines import Lines
-from pipelines.transforms.times import _float_micros, _scaled, _stamps
+from pipelines.events.block import Ints, Mask
+from pipelines.events.columns import EXACT, MISSING, filled, is_text, plain
+from pipelines.events.decode import Refused
+from pipelines.events.formats.base import Refusal
+from pipelines.events.formats.csv import OPEN, Parser
+from pipelines.events.formats.lines import Lines
+from pipelines.events.times import _float_micros, _scaled, _stamps
+from pipelines.task.spec import TimeField
 
 NAIVE, ZONED = [[pa.timestamp(unit, zone) for unit in ("us", "ns")] for zone in (None, "UTC")]
 STAMPS = {False: (*NAIVE, *ZONED), True: (*ZONED, *NAIVE)}

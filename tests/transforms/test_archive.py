@@ -12,12 +12,12 @@ from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipelines.errors import UserError
-from pipelines.spec import parse_time
+from pipelines.events.formats.archived import EXTENSION, from_table, payload_of
+from pipelines.events.messages import Messages
+from pipelines.task.fields import parse_time
 from pipelines.transforms import archive
 from pipelines.transforms.archive import AGE, GRACE, Archive, compact_archive, compacting_archive, write_messages
-from pipelines.transforms.formats.messages import EXTENSION, from_table, payload_of
-from pipelines.transforms.messages import Messages
-from tests.transforms.formats.sent import AVRO, JSON, messages
+from tests.events.formats.sent import AVRO, JSON, messages
 
 DAY = 86_400_000_000
 NIGHT = parse_time("2024-03-01") - 2  # us: with the third message the day changes

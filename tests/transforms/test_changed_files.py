@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.ledger import DeadLetter, Ledger, total
-from pipelines.transforms.block import EventBlock
-from pipelines.transforms.decode import Since
-from pipelines.transforms.files import check_unchanged, find, plan, read_piece
-from pipelines.transforms.formats import avro, lines, parquet
-from pipelines.transforms.formats.base import Piece
-from pipelines.transforms.formats.messages import table
-from tests.transforms.formats import writers
-from tests.transforms.formats.sent import JSON, messages, text
-from tests.transforms.formats.writers import SPAN, task
-from tests.transforms.test_files import Memory
+from pipelines.events.block import EventBlock
+from pipelines.events.decode import Since
+from pipelines.events.formats import avro, lines, parquet
+from pipelines.events.formats.archived import table
+from pipelines.events.formats.base import Piece
+from pipelines.ledger.counts import DeadLetter, Ledger, total
+from pipelines.transforms.read_files import check_unchanged, find, plan, read_piece
+from tests.events.formats import writers
+from tests.events.formats.sent import JSON, messages, text
+from tests.events.formats.writers import SPAN, task
+from tests.transforms.test_read_files import Memory
 
 ROWS = writers.records(400)
 NAMES = (*sorted(writers.WRITERS), "data.messages.parquet")
@@ -97,7 +97,7 @@ def test_a_file_that_grew_or_was_replaced_ends_the_run(
 
 def test_a_file_that_changes_during_its_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every piece looks again when it has been read, so all events are of the file that was planned."""
-    monkeypatch.setattr("pipelines.transforms.intake.BLOCK", 1)
+    monkeypatch.setattr("pipelines.events.intake.BLOCK", 1)
     monkeypatch.setattr(lines, "CHUNK", 1_000)
     path = tmp_path / "data.csv"
     path.write_bytes(writers.comma(ROWS))

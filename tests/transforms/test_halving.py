@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.task import TimeField
-from pipelines.transforms import decode
-from pipelines.transforms.columns import numbers, text
-from pipelines.transforms.decode import Refused, converted
-from pipelines.transforms.formats import lines
-from pipelines.transforms.formats.base import Refusal, Rows
-from pipelines.transforms.formats.csv import Parser
-from pipelines.transforms.times import micros
+from pipelines.events import decode
+from pipelines.events.columns import numbers, text
+from pipelines.events.decode import Refused, converted
+from pipelines.events.formats import lines
+from pipelines.events.formats.base import Refusal, Rows
+from pipelines.events.formats.csv import Parser
+from pipelines.events.times import micros
+from pipelines.task.spec import TimeField
+from tests.events.formats.writers import task
 from tests.transforms import halving
-from tests.transforms.formats.writers import task
 
 Convert = Callable[[pa.Array, str], Any]
 

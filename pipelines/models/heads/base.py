@@ -11,8 +11,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipelines.models.calibration import Calibration
-from pipelines.models.engine import Floats
-from pipelines.task import Task
+from pipelines.models.engines.base import Floats
+from pipelines.task.spec import Task
 
 Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 

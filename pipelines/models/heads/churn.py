@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from pipelines.models.calibration import Calibration, calibrate
-from pipelines.models.engine import Floats
+from pipelines.models.engines.base import Floats
 from pipelines.models.heads.base import Head, Loss
 from pipelines.models.metrics import auc
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipelines.models.heads.base import Head
 from pipelines.models.heads.churn import ChurnHead
 from pipelines.models.heads.path import PathHead
-from pipelines.task import Task
+from pipelines.task.spec import Task
 
 HEADS: dict[str, type[Head]] = {"churn": ChurnHead, "path": PathHead}
 

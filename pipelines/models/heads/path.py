@@ -12,11 +12,11 @@ import tensorflow as tf
 from keras import layers, ops
 from scipy.special import ndtri
 
-from pipelines.labels.path import path_of
 from pipelines.models.calibration import Calibration
-from pipelines.models.engine import Floats
+from pipelines.models.engines.base import Floats
 from pipelines.models.heads.base import Head, Loss
-from pipelines.task import Task
+from pipelines.task.labels.path import path_of
+from pipelines.task.spec import Task
 
 STILL = 1e-3  # the least deviation of a step's log return: a price that never moved has a scale, too
 

@@ -1,0 +1,163 @@
+"""What every format shares: pieces of input, rows in columns, rows that cannot be read, and opening a file.
+
+What a format is able to read is in its own module; which file has which format, and what becomes of rows, in `files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO, NamedTuple, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from pipelines.system.versioned import versioned
+from pipelines.task.spec import Task
+
+RAW = 1 << 20  # bytes of a refused row that are kept
+REFUSED = {403: "Permission denied", 404: "No such file, folder or bucket"}  # HTTP answers
+
+Ints = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+
+
+@versioned("piece")
+@dataclass(frozen=True)
+class Piece:
+    """A part of a file that is read at once; pieces of a file can be read in any order, by anyone."""
+
+    path: str  # or the `bq://...` of a table or query, which counts as a file
+    format: str
+    start: int  # row groups for Parquet, streams for BigQuery, else bytes, of the lines or blocks that start there
+    end: int  # exclusive
+    size: int  # bytes, for progress; the pieces of a file add up to the file
+    whole: bool  # the first piece of its file, by which files are counted
+    version: tuple[int, float] | None = field(
+        default=None, kw_only=True
+    )  # of its file when the run was planned: bytes,
+    # and when it was modified, in seconds since 1970
+
+
+class Sent(NamedTuple):
+    """What a message brought, so that it can be sent again."""
+
+    position: str  # "message 17", or "message 17, event 3"
+    payload: bytes  # of the event alone where it can be had
+    attributes: tuple[tuple[str, str], ...]  # of the message, and `foretide_id`, by which an event stays the same
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n rows in columns, in the order of the file."""
+
+    table: pa.Table  # every column of task.columns; all columns of the file with identity `all`
+    at: Ints  # (n) where each row is, for `place`
+    place: str  # "row {}" or "byte {}"
+    raw: Callable[[int], str]  # the content of a row
+    lines: pa.Array | None = None  # the rows as they stand in a text file, with identity `all`
+    arrival: Ints | None = None  # (n) us, where it is known beside the table
+    ids: Hashes | None = None  # (n) of events of messages, with identity `none`: so that one sent twice counts once
+    sent: Callable[[int], Sent] | None = None  # of messages
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def refusal(self, row: int, reason: str, value: str) -> Refusal:
+        """A row that cannot be an event."""
+        if self.sent is None:
+            return Refusal(self.position(row), reason, value, self.raw(row))
+        sent = self.sent(row)
+        return Refusal(sent.position, reason, value, self.raw(row), sent=sent)
+
+    def position(self, row: int) -> str:
+        return self.place.format(self.at[row]) if self.sent is None else self.sent(row).position
+
+
+class Refusal(NamedTuple):
+    """A row, or a part of a file, that cannot be read."""
+
+    position: str
+    reason: str  # of few kinds: no values in it
+    value: str  # what stood there, shortened
+    raw: str
+    rows: int = 1
+    part: bool = False  # a part of the file that could not be read at all
+    sent: Sent | None = None  # of a message
+
+
+class Reader(Protocol):
+    """What every module of this package offers."""
+
+    def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+        """All rows of a piece, each once, in bounded memory."""
+
+
+class Format(Reader, Protocol):
+    """What a module for files offers."""
+
+    def pieces(self, path: str, size: int) -> list[Piece]:
+        """The pieces of a file of `size` bytes; one piece for a file that cannot be opened: `read` says why."""
+
+    def fields(self, path: str) -> dict[str, str]:
+        """Field -> its type, as the header or the first rows say.
+
+        Raises:
+          Unreadable, OSError: there is no saying.
+        """
+
+
+class Unreadable(Exception):
+    """A file that is damaged, cut off, or not of its format."""
+
+
+def ranges(path: str, name: str, size: int, step: int) -> list[Piece]:
+    """A file of `size` bytes in byte ranges of at most `step`."""
+    starts = range(0, size, step)
+    return [Piece(path, name, s, min(s + step, size), min(step, size - s), s == 0) for s in starts]
+
+
+def without(column: str, there: list[str], rows: int) -> Refusal:
+    """All rows of a piece of a file that lacks a column of the task, or has it twice."""
+    reason = f"column {column} is missing" if column not in there else f"column {column} stands twice"
+    return Refusal("file", reason, "columns: " + shorten(", ".join(there), 400), "", rows, True)
+
+
+def ended(piece: Piece, reached: int, unit: str = "bytes") -> Iterator[Refusal]:
+    """Refuses what a piece lacks, if its file ends before it does: it has been cut off since the run was planned."""
+    if reached < piece.end:
+        yield Refusal("file", "a file that was cut off", f"{reached} of {piece.end} {unit}", "", 1, True)
+
+
+def opened(path: str) -> BinaryIO:
+    """The bytes of a file as they are, local or remote, seekable.
+
+    Raises:
+      OSError: the file is not there, or may not be read. Other failures of a remote file system stay what they are:
+        they say nothing about the file, and the runner tries again.
+    """
+    try:
+        return cast(BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+    except Exception as error:
+        if getattr(error, "code", None) in REFUSED:
+            raise OSError(explain(error)) from error
+        raise
+
+
+def readable(raw: bytes) -> str:
+    """Content of a refused row: bytes that are not UTF-8 as \\xNN, cut after `RAW` bytes with a note."""
+    text = raw[:RAW].decode("utf-8", "backslashreplace")
+    return text if len(raw) <= RAW else f"{text} ... ({len(raw)} bytes in all)"
+
+
+def shorten(text: str, size: int = 80) -> str:
+    return text if len(text) <= size else text[: size - 3] + "..."
+
+
+def explain(error: Exception) -> str:
+    """The first sentence of a library's error, for people."""
+    known = error.strerror if isinstance(error, OSError) else REFUSED.get(getattr(error, "code", 0))
+    return shorten(known or str(error).strip().split("\n")[0] or type(error).__name__, 200)

@@ -1,0 +1,167 @@
+"""Parquet: row groups, only the columns that are needed. How they are read in bounded memory is in `rowgroups`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.events.formats import rowgroups
+from pipelines.events.formats.base import (
+    Piece,
+    Refusal,
+    Rows,
+    Unreadable,
+    ended,
+    explain,
+    opened,
+    readable,
+    without,
+)
+from pipelines.task.spec import Task
+
+PIECE = 32 << 20  # bytes of whole row groups, at least one
+BROKEN = (pa.ArrowException, OSError, ValueError, Unreadable)
+LOST = "a row group that cannot be read"
+
+
+@contextmanager
+def reader(path: str) -> Iterator[pq.ParquetFile]:
+    """An open file. Raises one of BROKEN."""
+    with opened(path) as raw:
+        rowgroups.check_footer(raw)
+        with pq.ParquetFile(raw, pre_buffer=True, coerce_int96_timestamp_unit="us") as file:
+            yield file
+
+
+def pieces(path: str, size: int) -> list[Piece]:
+    """Consecutive row groups of about `PIECE` bytes."""
+    try:
+        with reader(path) as file:
+            groups = [file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)]
+    except BROKEN:
+        groups = []
+    upto = np.cumsum([0, *groups]) / max(sum(groups), 1) * size  # bytes of the file up to each row group
+    upto[-1] = size
+    out, start = [], 0
+    for end in range(1, len(upto)):
+        if upto[end] - upto[start] >= PIECE or end == len(groups):
+            out.append(Piece(path, "parquet", start, end, int(upto[end]) - int(upto[start]), start == 0))
+            start = end
+    return out or [Piece(path, "parquet", 0, 0, size, True)]
+
+
+def fields(path: str) -> dict[str, str]:
+    """Columns and their Arrow types.
+
+    Raises:
+      Unreadable: no readable footer.
+    """
+    try:
+        with reader(path) as file:
+            return {f.name: str(f.type) for f in file.schema_arrow}
+    except BROKEN as error:
+        raise Unreadable(explain(error)) from error
+
+
+def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+    """Row groups [start, end). A row group that breaks off is refused from where it breaks."""
+    try:
+        with reader(piece.path) as file:
+            schema, meta = file.schema_arrow, file.metadata
+            groups = [meta.row_group(i).num_rows for i in range(file.num_row_groups)]
+    except BROKEN as error:
+        yield Refusal("file", "not a readable Parquet file", explain(error), "", 1, True)
+        return
+    if len(groups) < piece.end:
+        yield from ended(piece, len(groups), "row groups")
+        return
+    columns = list(schema.names) if task.events.identity == "all" else list(task.columns)
+    first, rows = sum(groups[: piece.start]), sum(groups[piece.start : piece.end])
+    lacking = next((c for c in task.columns if schema.names.count(c) != 1), None)
+    if lacking is not None and rows:
+        yield without(lacking, schema.names, rows)
+    if lacking is not None:
+        return
+    for part in tables(piece, meta, columns, _dictionaries(task, schema)):
+        if isinstance(part, Refusal):
+            yield part._replace(position=f"row {first}")
+            first += part.rows
+        else:
+            yield Rows(part, np.arange(first, first + len(part)), "row {}", partial(json_row, part))
+            first += len(part)
+
+
+def tables(
+    piece: Piece, meta: pq.FileMetaData, columns: list[str], dictionary: list[str]
+) -> Iterator[pa.Table | Refusal]:
+    """The rows of row groups [start, end), in order, as tables, and what is lost of those that cannot be read."""
+    try:
+        groups = rowgroups.groups(meta, columns, piece.start, piece.end)
+    except Unreadable as error:
+        lost = sum(meta.row_group(i).num_rows for i in range(piece.start, piece.end))
+        yield Refusal("", LOST, explain(error), "", lost, True)
+        return
+    with opened(piece.path) as file:
+        for run in rowgroups.runs(groups):
+            found = _together(file, meta, run, columns, dictionary) if len(run) > 1 else None
+            if found is not None:
+                yield from found
+                continue
+            for group in run:
+                yield from _alone(file, meta, group, columns, dictionary)
+
+
+def _together(
+    file: BinaryIO, meta: pq.FileMetaData, run: list[rowgroups.Group], columns: list[str], dictionary: list[str]
+) -> list[pa.Table] | None:
+    """The rows of some small row groups; None where one of them is damaged."""
+    try:
+        found = list(rowgroups.tables(file, meta, run, columns, dictionary))
+    except BROKEN:
+        return None
+    return found if sum(map(len, found)) == sum(group.rows for group in run) else None
+
+
+def _alone(
+    file: BinaryIO, meta: pq.FileMetaData, group: rowgroups.Group, columns: list[str], dictionary: list[str]
+) -> Iterator[pa.Table | Refusal]:
+    done, problem = 0, "it has fewer rows than the file says"
+    try:
+        for table in rowgroups.tables(file, meta, [group], columns, dictionary):
+            yield table
+            done += len(table)
+    except BROKEN as error:
+        problem = explain(error)
+    if done < group.rows:
+        yield Refusal("", LOST, problem, "", group.rows - done, True)
+
+
+def _dictionaries(task: Task, schema: pa.Schema) -> list[str]:
+    """Text columns with few distinct values: they stay encoded."""
+    ev = task.events
+    few = {ev.entity, *ev.where, *ev.categories}
+    return [
+        f.name for f in schema if f.name in few and (pa.types.is_string(f.type) or pa.types.is_large_string(f.type))
+    ]
+
+
+def json_row(table: pa.Table, row: int) -> str:
+    """A row of a table as JSON; bytes that are not UTF-8 as \\xNN."""
+    cells = {name: shown(table[name][row]) for name in table.column_names}
+    return readable(json.dumps(cells, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+
+
+def shown(cell: pa.Scalar) -> object:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return readable(cell.cast(pa.binary()).as_py())
+    except (ValueError, OverflowError):  # times that Python cannot hold
+        return str(cell.cast(pa.int64()))

@@ -1,0 +1,252 @@
+"""What a command was asked to do: frozen, checked against the task, before anything is read or run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipelines.errors import UserError
+from pipelines.models.engines.base import DeviceName, EngineName
+from pipelines.task.fields import format_duration, format_time, parse_time
+from pipelines.task.spec import Task
+
+FIRST = parse_time("0001-01-02")
+LIVE_SHARDS = 16
+LATEST = "latest"
+AS_OFS = 1_000_000  # of a run, at most: all processes hold the list, and each is a pass over the events of every shard
+WORKERS = 1_024  # processes of this machine, at most: each has the engine and the model in memory
+SHARDS = 65_536  # at most: each block of events is divided into as many, and each is a key of the shuffle or the state
+PULLERS = 256  # at most: each is a thread with a connection of its own
+BATCH = 1 << 20  # rows of a call of the model, at most: it runs no faster long before
+WHY_AS_OFS = "each is a pass over all entities, and every process holds the list"
+PayloadFormat = Literal["json", "avro"]
+WriteMethod = Literal["storage", "load", "beam"]  # into BigQuery: the Storage Write API, load jobs, or Beam's own sink
+
+
+@dataclass(frozen=True)
+class Input:
+    """Where events come from: files, folders or globs, local or of a scheme that Beam knows; tables or queries (bq://)."""
+
+    patterns: tuple[str, ...]
+    format: str | None  # by the name of the file where None
+    max_bad_share: float
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where the pipeline runs."""
+
+    workers: int  # processes on this machine
+    shards: int | None  # by the size of the input where None
+    beam_args: tuple[str, ...]  # for Beam as they are, such as --runner=FlinkRunner
+    debug: bool
+    accelerator: str | None = None  # of workers on Dataflow, as it names them
+    inference_ram: str | None = None  # of its workers for inference, such as 16GB
+
+    def check(self) -> None:
+        """
+        Raises:
+          UserError: more workers or shards than anybody means.
+        """
+        at_most("--workers", self.workers, WORKERS, "each is a process with the engine and the model in memory")
+        at_most("--shards", self.shards or 1, SHARDS, "every block of events is divided into as many")
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    task: Task
+    input: Input
+    as_ofs: tuple[int, ...]  # us, ascending
+    model: str
+    engine: EngineName
+    device: DeviceName
+    batch_size: int
+    output: str
+    execution: Execution
+    method: WriteMethod = "storage"
+    replace_model: bool = False  # scores of another model of the same revision, in BigQuery
+
+    def __post_init__(self) -> None:
+        at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
+
+    def run_id(self, model_version: str) -> str:
+        """The same for the same question: a rerun replaces its own scores, whatever the machine or the workers."""
+        facts = [self.task.digest, model_version, self.engine, self.as_ofs, sorted(self.input.patterns)]
+        digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]
+        return f"{self.task.task}-{format_time(self.as_ofs[-1])[:10]}-{digest}"
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """A live job."""
+
+    task: Task
+    subscription: str
+    arrival_attribute: str | None  # of a message, when a replay says when it arrived; else the publish time is it
+    payload: PayloadFormat
+    avro_schema: str | None  # file
+    bootstrap: Input | None  # history, read before the first score
+    first: int  # us, the first as-of that the job is responsible for
+    early: int  # us between two early scores; 0 for none
+    model: str
+    engine: EngineName
+    device: DeviceName
+    batch_size: int
+    output: str
+    archive: str | None  # folder
+    dead_letters: str | None  # topic; else they go to the output folder
+    max_bad_share: float
+    pullers: int
+    execution: Execution
+    method: WriteMethod = "storage"
+
+    def __post_init__(self) -> None:
+        at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
+        at_most("--pullers", self.pullers, PULLERS, "each is a thread with a connection of its own")
+
+    @property
+    def shards(self) -> int:
+        """Frozen with the state."""
+        return self.execution.shards or LIVE_SHARDS
+
+    @property
+    def run_id(self) -> str:
+        """The same for the same question, whatever the model that serves: a restart goes on with its own scores."""
+        digest = hashlib.sha256(json.dumps([self.task.digest, self.subscription]).encode()).hexdigest()[:10]
+        return f"{self.task.task}-live-{digest}"
+
+    @property
+    def job_name(self) -> str:
+        """As Dataflow takes it."""
+        return self.run_id.lower().replace("_", "-")
+
+
+@dataclass(frozen=True)
+class ExamplesConfig:
+    task: Task
+    input: Input
+    as_ofs: tuple[int, ...]
+    output: str
+    execution: Execution
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training on rolling as-ofs: the label's horizon lies between training, validation and test."""
+
+    task: Task
+    input: Input
+    test: tuple[int, ...]  # us, ascending
+    train_as_ofs: int
+    train_every: int  # us between two as-ofs of training and of validation
+    validation_as_ofs: int
+    models: str  # the registry
+    examples: str  # the store of examples
+    resume: bool
+    promote: bool
+    execution: Execution
+
+    def __post_init__(self) -> None:
+        for flag, n in (("--train-as-ofs", self.train_as_ofs), ("--validation-as-ofs", self.validation_as_ofs)):
+            at_most(flag, n, AS_OFS, WHY_AS_OFS)
+        first = self.test[0] - (self.train_as_ofs + self.validation_as_ofs) * self.train_every - 2 * self.task.horizon
+        if first < FIRST:
+            raise UserError(f"--train-as-ofs {self.train_as_ofs}: the first of them would lie before the year 1")
+
+    @property
+    def validation(self) -> tuple[int, ...]:
+        """Ascending. The label of the last one is known at the first test as-of."""
+        return self._before(self.test[0], self.validation_as_ofs)
+
+    @property
+    def train(self) -> tuple[int, ...]:
+        """Ascending. The label of the last one is known at the first validation as-of."""
+        return self._before(self.validation[0], self.train_as_ofs)
+
+    @property
+    def folder(self) -> Path:
+        """Of the task's models."""
+        return Path(self.models) / self.task.task
+
+    def example_config(self, *as_ofs: int) -> ExamplesConfig:
+        """The examples of some as-ofs."""
+        return ExamplesConfig(self.task, self.input, tuple(sorted(set(as_ofs))), self.examples, self.execution)
+
+    def _before(self, time: int, n: int) -> tuple[int, ...]:
+        last = floor(self.task, time - self.task.horizon)
+        return tuple(sorted({floor(self.task, last - i * self.train_every) for i in range(n)}))
+
+
+def at_most(flag: str, value: int, most: int, why: str) -> None:
+    """
+    Raises:
+      UserError: a number that nobody means, and that would take all memory before it failed.
+    """
+    if value > most:
+        raise UserError(f"{flag} {value}: at most {most:,}, for {why}")
+
+
+def floor(task: Task, time: int) -> int:
+    """The last step boundary at or before a time, us."""
+    return time - (time - task.sequence.origin) % task.sequence.step
+
+
+def first_as_of(task: Task, now: int, history: bool, text: str | None = None) -> int:
+    """The first as-of of a live job: the one that `text` (`--from`) names or the first one after it; otherwise the
+    first after now, or, with a history to start from, the oldest one that is still open to corrections.
+
+    Raises:
+      UserError: not a time.
+    """
+    every = task.score.every
+    if text is None:
+        time = now - task.score.allowed_lateness if history else now + every
+        return time - (time - task.sequence.origin) % every
+    try:
+        time = parse_time(text)
+    except ValueError as error:
+        raise UserError(f"--from {text}: {error}") from None
+    return time + (task.sequence.origin - time) % every
+
+
+def parse_as_ofs(task: Task, text: str, flag: str = "--as-of", every: int | None = None) -> tuple[int, ...]:
+    """`2024-01-01`, or `2024-01-01..2024-03-01` for every as-of that is due between the two, both included; or for
+    those that lie `every` us apart; `latest` for the newest that is due.
+
+    Raises:
+      UserError: not a time, not a step boundary (with the nearest ones), an empty range, or one of more than `AS_OFS`.
+    """
+    if text == LATEST:
+        now = time.time_ns() // 1_000
+        return (now - (now - task.sequence.origin) % task.score.every,)
+    first, dots, last = text.partition("..")
+    bounds = [_as_of(task, t, flag) for t in ((first, last) if dots else (first,))]
+    as_ofs = range(bounds[0], bounds[-1] + 1, every or task.score.every)
+    if not as_ofs:
+        raise UserError(f"{flag} {text}: the range ends before it starts")
+    if len(as_ofs) > AS_OFS:
+        apart = format_duration(as_ofs.step)
+        raise UserError(
+            f"{flag} {text}: {len(as_ofs):,} as-ofs, one every {apart}; a run has {AS_OFS:,} at most, for "
+            f"{WHY_AS_OFS}: narrow the range, or take one after the other"
+        )
+    return tuple(as_ofs)
+
+
+def _as_of(task: Task, text: str, flag: str) -> int:
+    try:
+        time = parse_time(text)
+    except ValueError as error:
+        raise UserError(f"{flag} {text}: {error}") from None
+    if not task.boundary(time):
+        before, step = floor(task, time), task.sequence.step
+        near = f"{format_time(before)} and {format_time(before + step)}"
+        raise UserError(
+            f"{flag} {text} is not a step boundary of task {task.task} (steps of {format_duration(step)} "
+            f"from {format_time(task.sequence.origin)}); the nearest are {near}"
+        )
+    return time

@@ -1,0 +1,53 @@
+"""The graph of scoring, the same for files and for an endless stream: its input decides which of the two it is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import apache_beam as beam
+
+from pipelines.transforms import coders
+from pipelines.transforms.build_sequences import Sequences
+from pipelines.transforms.infer import Infer
+
+
+class Events(Protocol):
+    """What reading gives."""
+
+    @property
+    def blocks(self) -> beam.PCollection[tuple[int, bytes]]:
+        """(shard, packed EventBlock)."""
+
+    @property
+    def dead(self) -> beam.PCollection:
+        """DeadLetter of each row that is no event."""
+
+    @property
+    def ledger(self) -> beam.PCollection:
+        """Ledger of each part that was read."""
+
+
+def build(
+    p: beam.Pipeline,
+    read: beam.PTransform,
+    sequences: Sequences,
+    infer: Infer,
+    write: beam.PTransform,
+    state: str = "",
+) -> None:
+    """Events -> sequences -> scores -> sink. The names of the steps are part of what a running job is: see
+    tests/golden.
+
+    Args:
+      read: gives `Events`.
+      write: takes (scores, dead letters, ledgers).
+      state: on what the state of a live job depends, in a word. It is part of the name of the step that keeps it, so
+        that a job is not updated to one that would misread it.
+    """
+    coders.install()
+    events: Events = p | "Read" >> read
+    built = (events.blocks, events.ledger) | f"Sequences {state}".rstrip() >> sequences
+    scored = built.sequences | "Infer" >> infer
+    dead = (events.dead, built.dead, scored.dead) | "Dead" >> beam.Flatten()
+    ledgers = (events.ledger, built.ledger, scored.ledger) | "Ledgers" >> beam.Flatten()
+    (scored.scores, dead, ledgers) | "Write" >> write

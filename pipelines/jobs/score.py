@@ -1,0 +1,142 @@
+"""The scoring pipeline: event files -> sequences -> scores -> output folder. The graph, and the run around it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import apache_beam as beam
+
+from pipelines.errors import Exit
+from pipelines.events.decode import Span
+from pipelines.jobs import graph, memory
+from pipelines.jobs.config import ScoreConfig
+from pipelines.jobs.extent import rows
+from pipelines.jobs.outputs import Output, output
+from pipelines.jobs.report import describe_as_ofs, describe_input, score_report
+from pipelines.jobs.source import Source, find
+from pipelines.models import registry, remote
+from pipelines.models.saved.manifest import Manifest, check, load_manifest
+from pipelines.models.saved.operations import check_operations
+from pipelines.runners import dataflow, execution, flink
+from pipelines.storage.rows import Run
+from pipelines.system.progress import Progress, watch
+from pipelines.task.file import describe
+from pipelines.transforms.build_sequences import Sequences
+from pipelines.transforms.infer import Infer
+from pipelines.transforms.output_rows import now
+from pipelines.transforms.read_files import ReadEvents
+
+EXITS = {"published": Exit.OK, "refused": Exit.REFUSED, "unbalanced": Exit.UNBALANCED}
+
+
+def score(config: ScoreConfig) -> int:
+    """Runs to the end, prints the last screen, and returns the exit code.
+
+    Raises:
+      UserError: the model does not fit the task, the input does not, or the pipeline failed.
+    """
+    manifest, source, infer = _prepare(config)
+    need = _need(config, manifest, source)
+    print("\n".join(need.lines()), flush=True)
+    device = infer.device_in_use() if execution.is_local(config.execution) else "the workers' device"
+    horizon, active_within = config.task.label.terms
+    run = Run(
+        run_id=config.run_id(manifest.version),
+        attempt=uuid.uuid4().hex[:8],
+        task=config.task.task,
+        outputs=config.task.outputs,
+        inputs=config.input.patterns,
+        started_at=now(),
+        model_version=manifest.version,
+        max_bad_share=config.input.max_bad_share,
+        horizon=horizon,
+        active_within=active_within,
+    )
+    started, template = time.monotonic(), dataflow.is_template(config.execution.beam_args)
+    with _output(config).batch(run, config.as_ofs, later=template) as batch:
+        with watch(batch.progress, {"reading": source.size, "scoring": source.shards}), source.unchanged():
+            progress = Progress(str(batch.progress))
+            with memory.explained(need):
+                execution.run(config.execution, lambda p: build(p, config, source, infer, batch.write, progress))
+        if template:
+            print(f"described   run {run.run_id}, attempt {run.attempt}: its row of the ledger tells how it ended")
+            return Exit.OK
+        result = batch.result()
+        print(score_report(config, manifest, source, result, device, time.monotonic() - started))
+    return EXITS[result.status]
+
+
+def build(
+    p: beam.Pipeline,
+    config: ScoreConfig,
+    source: Source,
+    infer: Infer,
+    write: beam.PTransform,
+    progress: Progress,
+) -> None:
+    """The graph."""
+    task, span = config.task, Span(config.as_ofs)
+    read = ReadEvents(task, span, source.pieces, source.shards, progress)
+    sequences = Sequences(task, span, config.input.max_bad_share, progress)
+    graph.build(p, read, sequences, infer, write)
+
+
+def plan(config: ScoreConfig) -> int:
+    """Checks all that a run checks, and prints what it would do."""
+    manifest, source, infer = _prepare(config, dry_run=True)
+    where, on = config.execution, f"{infer.engine}, device {infer.device}, batches of {infer.batch_size}"
+    print(describe(config.task))
+    print(f"as of       {describe_as_ofs(config.as_ofs)}")
+    print(describe_input(source, config.input))
+    print(f"model       {manifest.version} in {config.model}, {on}")
+    print(f"runner      {execution.runner(where)}, {where.workers} worker(s), {source.shards} shards")
+    print("\n".join(_need(config, manifest, source).lines()))
+    print(f"output      {config.output}, run {config.run_id(manifest.version)}")
+    for line in _output(config).plan(config.as_ofs):
+        print(line)
+    print("dry run: nothing was scored or written")
+    return Exit.OK
+
+
+def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Manifest, Source, Infer]:
+    where = config.execution
+    dataflow.check(
+        where.beam_args,
+        dataflow.Job(
+            model=config.model,
+            output=config.output,
+            inputs=config.input.patterns,
+            device=config.device,
+            accelerator=where.accelerator,
+            ram=where.inference_ram,
+        ),
+    )
+    folder = registry.resolve(config.model)
+    manifest = load_manifest(folder)
+    check(manifest, config.task)
+    check_operations(folder / "saved_model", folder)
+    model = remote.origin(folder)
+    infer = Infer(model, config.task, config.engine, config.device, config.batch_size)
+    infer.with_resource_hints(**dataflow.hints(where.accelerator, where.inference_ram))
+    _output(config).check(config.task.outputs)
+    flink.check(config.execution.beam_args)
+    return manifest, find(config.task, Span(config.as_ofs), config.input, config.execution, dry_run), infer
+
+
+def _need(config: ScoreConfig, manifest: Manifest, source: Source) -> memory.Need:
+    return memory.scoring(
+        config.task,
+        config.as_ofs,
+        rows(source.pieces),
+        source.shards,
+        config.execution.workers,
+        config.engine,
+        config.batch_size,
+        manifest.model,
+        execution.is_local(config.execution),
+    )
+
+
+def _output(config: ScoreConfig) -> Output:
+    return output(config.output, config.method, config.replace_model)

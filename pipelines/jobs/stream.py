@@ -1,0 +1,260 @@
+"""The live job: messages of a subscription -> sequences -> scores -> output folder, until it is drained."""
+
+from __future__ import annotations
+
+import shlex
+import time
+import uuid
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import apache_beam as beam
+
+from pipelines.errors import Exit, UserError
+from pipelines.events.decode import Since
+from pipelines.events.messages import Payload
+from pipelines.events.terms import Terms
+from pipelines.google.subscription import Facts, check_runner, preflight
+from pipelines.jobs import graph, memory
+from pipelines.jobs.config import StreamConfig
+from pipelines.jobs.extent import rows
+from pipelines.jobs.outputs import Live, output
+from pipelines.jobs.report import describe_input, live_report
+from pipelines.jobs.source import Source, find
+from pipelines.ledger.counts import DeadLetter
+from pipelines.ledger.figures import summary
+from pipelines.models import registry
+from pipelines.models.engines.loading import import_framework
+from pipelines.models.saved.manifest import Manifest, check, load_manifest
+from pipelines.runners import dataflow, flink, portable
+from pipelines.storage.rows import Run
+from pipelines.system.clock import onward
+from pipelines.system.progress import Progress
+from pipelines.task.fields import format_duration, format_time
+from pipelines.task.file import describe
+from pipelines.transforms import append_by_beam as beamtable
+from pipelines.transforms import read_messages as pubsub
+from pipelines.transforms.archive import Archive, compacting_archive
+from pipelines.transforms.build_sequences import Sequences
+from pipelines.transforms.decode_messages import DecodeMessages
+from pipelines.transforms.infer import Infer
+from pipelines.transforms.live_sequences import Live as Judge
+from pipelines.transforms.output_rows import Inputs, now
+from pipelines.transforms.publish_letters import PublishLetters, check_topic
+from pipelines.transforms.read_files import ReadEvents
+
+WATCH = 5.0  # seconds between two looks at which version of the model serves
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was found before the job starts."""
+
+    manifest: Manifest
+    infer: Infer
+    facts: Facts
+    payload: Payload
+    history: Source | None
+
+
+def stream(config: StreamConfig) -> int:
+    """Runs until it is drained, prints the last screen, and returns the exit code.
+
+    Raises:
+      UserError: the model, the history or the subscription will not do, or the pipeline failed.
+    """
+    ready = _prepare(config)
+    for warning in ready.facts.warnings:
+        print(f"warning     {warning}")
+    print(_beginning(config, ready), flush=True)
+    if portable.is_local(config.execution):
+        import_framework(config.engine)  # here, and not in a thread of the job
+    archive = compacting_archive(config.archive) if config.archive else nullcontext()
+    letters = config.dead_letters is None  # otherwise they go to their topic
+    explained = memory.explained(_need(config, ready))
+    unchanged = ready.history.unchanged() if ready.history else nullcontext()
+    with output(config.output, config.method).live(_run(config), letters) as live, archive, explained, unchanged:
+        result = portable.run_stream(
+            config.execution, lambda p: build(p, config, ready, live), live.stop, config.job_name
+        )
+        print(summary(result.figures, result.seconds))
+        print(live_report(config, live.ledger()))
+    return Exit.INTERRUPTED if result.state == "cancelled" else Exit.OK
+
+
+def plan(config: StreamConfig) -> int:
+    """Checks all that a job checks, and prints what it would do."""
+    ready = _prepare(config, dry_run=True)
+    print(describe(config.task))
+    print(_beginning(config, ready))
+    for warning in ready.facts.warnings:
+        print(f"warning     {warning}")
+    print("dry run: nothing was read, scored or written")
+    return Exit.OK
+
+
+def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -> None:
+    """The graph."""
+    task, since = config.task, Since(config.first)
+    ticks = not portable.runner_name(config.execution).endswith("DataflowRunner")  # whose own read gives none
+    clock = onward if portable.is_local(config.execution) else time.time  # as emulators/prism has it
+    judge = Judge(config.subscription, config.early / 1e6, ticks, clock, config.shards)
+    read, write = ReadLive(config, ready, live.stop, live.journal), WriteLive(config, live.write)
+    # Dataflow asks for the names of a job's steps before it lets another one take its place, Flink does not tell why.
+    kept = "" if ticks else Terms.of(task, since, config.shards).digest.hex()
+    graph.build(p, read, Sequences(task, since, live=judge), ready.infer, write, kept)
+
+
+class Events(NamedTuple):
+    """See `graph.Events`."""
+
+    blocks: beam.PCollection[tuple[int, bytes]]
+    dead: beam.PCollection
+    ledger: beam.PCollection
+
+
+@dataclass(eq=False)
+class ReadLive(beam.PTransform):
+    """-> `Events` of the subscription, and of the history before it."""
+
+    config: StreamConfig
+    ready: Prepared
+    stop: Path
+    journal: str
+
+    def expand(self, p: beam.pvalue.PBegin) -> Events:
+        config, task, since = self.config, self.config.task, Since(self.config.first)
+        runner = portable.runner_name(config.execution)
+        pulled = p | "Pull" >> pubsub.ReadMessages(self._source(), runner, config.pullers)
+        if config.archive is not None:
+            pulled.messages | "Archive" >> Archive(config.archive, self.ready.payload)
+        how = config.subscription, self.ready.payload, config.max_bad_share, self.journal
+        decoded = pulled.messages | DecodeMessages(task, since, config.shards, *how)
+        parts = [Events(decoded.blocks, decoded.dead, decoded.ledger)]
+        history = self.ready.history
+        if history is not None:
+            old = p | "History" >> ReadEvents(task, since, history.pieces, config.shards, Progress())
+            parts.append(Events(old.blocks, old.dead, old.ledger))
+        return Events(
+            tuple(e.blocks for e in parts) | "Blocks" >> beam.Flatten(),
+            (pulled.dead, *(e.dead for e in parts)) | "Dead" >> beam.Flatten(),
+            (pulled.ledger, *(e.ledger for e in parts)) | "Ledgers" >> beam.Flatten(),
+        )
+
+    def _source(self) -> pubsub.Source:
+        task, facts = self.config.task, self.ready.facts
+        return pubsub.Source(
+            subscription=self.config.subscription,
+            first=self.config.first,
+            every=task.score.every,
+            deadline=facts.deadline,
+            backoff=facts.backoff,
+            arrival_attribute=self.config.arrival_attribute,
+            stop=str(self.stop),
+        )
+
+
+@dataclass(eq=False)
+class WriteLive(beam.PTransform):
+    """(scores, dead letters, ledgers) -> the output, and dead letters to their topic where there is one."""
+
+    config: StreamConfig
+    write: beam.PTransform
+
+    def expand(self, inputs: Inputs) -> beam.PCollection[DeadLetter]:
+        dead = inputs | "Append" >> self.write
+        if self.config.dead_letters is not None:
+            dead | "Letters" >> PublishLetters(self.config.dead_letters)
+        return dead
+
+
+def _prepare(config: StreamConfig, dry_run: bool = False) -> Prepared:
+    dataflow.check(
+        config.execution.beam_args,
+        dataflow.Job(
+            model=config.model,
+            output=config.output,
+            inputs=config.bootstrap.patterns if config.bootstrap else (),
+            archive=config.archive,
+            streaming=True,
+            device=config.device,
+            accelerator=config.execution.accelerator,
+        ),
+    )
+    manifest = load_manifest(registry.resolve(config.model))
+    check(manifest, config.task)
+    output(config.output, config.method).check(config.task.outputs)
+    check_runner(portable.runner_name(config.execution), config.execution.beam_args, config.arrival_attribute)
+    flink.check(config.execution.beam_args, config.job_name)
+    if config.method == "beam":
+        beamtable.check(portable.runner_name(config.execution), config.execution.beam_args)
+    infer = Infer(config.model, config.task, config.engine, config.device, config.batch_size, WATCH)
+    payload = Payload(config.payload, _text(config.avro_schema) if config.avro_schema else "")
+    if config.dead_letters is not None:
+        check_topic(config.dead_letters)
+    facts = preflight(config.subscription)
+    history = None
+    if config.bootstrap is not None:
+        history = find(config.task, Since(config.first), config.bootstrap, config.execution, dry_run)
+    return Prepared(manifest, infer, facts, payload, history)
+
+
+def _beginning(config: StreamConfig, ready: Prepared) -> str:
+    """What the job is going to do."""
+    task, attribute = config.task, config.arrival_attribute
+    clock = f"attribute {attribute}" if attribute else "publish time"
+    every, open_for = format_duration(task.score.every), format_duration(task.score.allowed_lateness)
+    early = f", early ones after {format_duration(config.early)}" if config.early else ""
+    watched = "" if registry.is_version(config.model) else ", the version that serves is followed"
+    due = f"every {every}, open for {open_for}{early}"
+    lines = [
+        f"task        {task.task} live: first as of {format_time(config.first)}, {due}",
+        f"messages    {config.subscription} by {clock}, {config.payload}",
+        *([describe_input(ready.history, config.bootstrap)] if ready.history and config.bootstrap else []),
+        f"model       {ready.manifest.version} in {config.model}{watched}",
+        f"runner      {portable.runner_name(config.execution)}, {config.shards} shards, {config.pullers} puller(s)",
+        *_need(config, ready).lines(),
+        f"output      {config.output}, run {config.run_id}",
+    ]
+    if config.archive is not None:
+        lines.append(f"archive     {config.archive}: start again with --bootstrap {shlex.quote(config.archive)}")
+    elif portable.is_local(config.execution):
+        lines.append("archive     none: what this process knows is gone when it ends (--archive FOLDER keeps it)")
+    return "\n".join(lines)
+
+
+def _need(config: StreamConfig, ready: Prepared) -> memory.Need:
+    return memory.streaming(
+        config.task,
+        rows(ready.history.pieces) if ready.history else 0,
+        config.shards,
+        config.engine,
+        config.batch_size,
+        ready.manifest.model,
+        portable.is_local(config.execution),
+    )
+
+
+def _run(config: StreamConfig) -> Run:
+    """What its rows say of the job."""
+    history = config.bootstrap.patterns if config.bootstrap else ()
+    horizon, active_within = config.task.label.terms
+    return Run(
+        run_id=config.run_id,
+        attempt=uuid.uuid4().hex[:8],
+        task=config.task.task,
+        outputs=config.task.outputs,
+        inputs=(config.subscription, *history),
+        started_at=now(),
+        horizon=horizon,
+        active_within=active_within,
+    )
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--avro-schema {path}: cannot be read: {error}") from error

@@ -1,0 +1,60 @@
+"""A folder is replaced whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import UserError
+from pipelines.system.files import replaceable, replacing
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {f.name: f.read_text() for f in folder.iterdir()}
+
+
+def write(folder: Path, text: str) -> None:
+    with replacing(folder) as new:
+        (new / "mark").write_text(text)
+
+
+def test_new_and_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b"
+    for text in ("one", "two"):
+        write(target, text)
+        assert content(target) == {"mark": text}
+        assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_failure_leaves_the_old_one(tmp_path: Path) -> None:
+    write(tmp_path / "x", "old")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "x") as new:
+        new.rename(tmp_path / "stolen")
+    assert content(tmp_path / "x") == {"mark": "old"}
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["stolen", "x"]
+
+
+def test_what_a_killed_run_left_is_mended(tmp_path: Path) -> None:
+    """Killed while writing, and between the two renames."""
+    write(tmp_path / "x", "old")
+    (tmp_path / ".x.partial").mkdir()
+    (tmp_path / ".x.partial" / "half").write_text("")
+    (tmp_path / "x").rename(tmp_path / ".x.old")
+    with pytest.raises(LookupError), replacing(tmp_path / "x"):
+        raise LookupError
+    assert content(tmp_path / "x") == {"mark": "old"}
+    assert [f.name for f in tmp_path.iterdir()] == ["x"]
+
+
+def test_only_its_own_kind_is_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "x", "old")
+    assert replaceable(tmp_path / "x", "mark", "model") == tmp_path / "x"
+    assert replaceable(tmp_path / "new", "mark", "model") == tmp_path / "new"
+    with pytest.raises(UserError, match="is there and is no model"):
+        replaceable(tmp_path, "mark", "model")
+    with pytest.raises(UserError, match="must be a local folder"):
+        replaceable("gs://b/x", "mark", "model")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to .*: Not a directory"):
+        write(tmp_path / "file" / "x", "")

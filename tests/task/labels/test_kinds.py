@@ -1,0 +1,35 @@
+"""Kinds of labels: each is known wherever one is needed, and nowhere else is asked which kind a label is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from pipelines.evaluation.kinds import KINDS as JUDGES
+from pipelines.evaluation.page.kinds import KINDS as PAGES
+from pipelines.models.heads.kinds import HEADS
+from pipelines.task.labels.kinds import KINDS, AnyLabel, Kind
+
+PACKAGE = Path(__file__).parents[3] / "pipelines"
+ASKS = re.compile(r"isinstance\([^)]*(label\b|Label\b)|label\.kind (==|in)|(Churn|Path)Label")
+
+
+def test_every_kind_is_registered_everywhere() -> None:
+    kinds = set(get_args(Kind))
+    assert kinds == KINDS.keys() == HEADS.keys() == JUDGES.keys() == PAGES.keys()
+    assert set(get_args(get_args(AnyLabel)[0])) == set(KINDS.values())
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_a_kind_is_named_as_its_class_says(kind: Kind) -> None:
+    assert get_args(KINDS[kind].model_fields["kind"].annotation) == (kind,)
+
+
+def test_no_other_code_asks_which_kind_a_label_is() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "labels":
+            found = [line for line in path.read_text().splitlines() if ASKS.search(line)]
+            assert not found, f"{path.name}: a label is asked, not told apart: {found[0]}"
