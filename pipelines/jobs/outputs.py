@@ -14,11 +14,11 @@ import apache_beam as beam
 from pipelines.errors import UserError
 from pipelines.google.tables import Table, is_bigquery, parse_table
 from pipelines.jobs.config import WriteMethod
-from pipelines.ledger.counts import Ledger
+from pipelines.ledger.counts import Ledger, Status
 from pipelines.storage.bigquery import schema, staging
 from pipelines.storage.folder.compaction import compacting
 from pipelines.storage.folder.live import prepare, read_live_ledger, stop_file
-from pipelines.storage.folder.runs import LEDGER, Status, begin, read_outcome
+from pipelines.storage.folder.runs import LEDGER, begin, read_outcome
 from pipelines.storage.rows import Run, read_ledger
 from pipelines.system.progress import quantity
 from pipelines.transforms.append_by_beam import WriteByBeam
