@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -23,7 +24,9 @@ from pipelines.task.file import schema
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+TOP = {ROOT / "CONTRIBUTING.md": "contributing.md", ROOT / "CHANGELOG.md": "changelog.md"}  # pages beside this folder
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 TABLES = {
     "scores": "A row for each entity and as-of. The score columns are those of the task's label: here `churn`.",
     "dead_letters": "Events that were refused, and sequences without a score.",
@@ -48,15 +51,14 @@ def build(site: Path) -> None:
         command = [sys.executable, "-m", "zensical", "build", "--strict"]
         done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise BadDocs(done.stdout + done.stderr)
+            raise BadDocs(COLOUR.sub("", done.stdout))
         shutil.copytree(place / "site", site, dirs_exist_ok=True)
 
 
 def pages() -> dict[str, str]:
     """The Markdown of every page by its path, with links as the site needs them."""
-    found = {str(p.relative_to(DOCS)): _linked(p, p.read_text()) for p in sorted(DOCS.rglob("*.md"))}
-    for name in ("CONTRIBUTING.md", "CHANGELOG.md"):
-        found[name.lower()] = _from_root(_linked(ROOT / name, (ROOT / name).read_text()))
+    sources = {p: str(p.relative_to(DOCS)) for p in sorted(DOCS.rglob("*.md"))} | TOP
+    found = {at: _linked(path, at) for path, at in sources.items()}
     found["reference/task-file.md"] = task_file()
     found["reference/commands.md"] = commands()
     found["reference/rows.md"] = rows()
@@ -72,24 +74,20 @@ def _write_pages(folder: Path) -> None:
     shutil.copytree(DOCS / "images", folder / "images")
 
 
-def _linked(page: Path, text: str) -> str:
-    """The text with links to files of the repository that are no pages turned into their paths."""
+def _linked(page: Path, at: str) -> str:
+    """The text of a file as the page `at`; links to files of the repository that are no pages become their paths."""
 
     def shown(link: re.Match[str]) -> str:
         words, target = link[1], (page.parent / link[2]).resolve()
-        if target.is_relative_to(DOCS) or target in (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
-            return link[0]
+        if target in TOP or target.is_relative_to(DOCS):
+            place = TOP.get(target) or str(target.relative_to(DOCS))
+            return f"[{words}]({os.path.relpath(place, os.path.dirname(at))}{link[3] or ''})"
         if not target.is_relative_to(ROOT) or not target.exists():
             raise BadDocs(f"{page.relative_to(ROOT)}: {link[2]} is no file of the repository")
         path = str(target.relative_to(ROOT))
         return f"`{path}`" if words.strip("`") in (path, target.name) else f"{words} (`{path}`)"
 
-    return LINK.sub(shown, text)
-
-
-def _from_root(text: str) -> str:
-    """The text of a file beside the folder of docs, as a page within it."""
-    return LINK.sub(lambda m: f"[{m[1]}]({m[2].removeprefix('docs/')}{m[3] or ''})", text)
+    return LINK.sub(shown, page.read_text())
 
 
 def task_file() -> str:
@@ -107,7 +105,9 @@ def task_file() -> str:
         parts += ["| key | value | default | meaning |", "|---|---|---|---|"]
         for key, value in part["properties"].items():
             default = "**required**" if key in part.get("required", ()) else _default(value.get("default"))
-            parts.append(f"| `{key}` | {_cell(_value(value))} | {_cell(default)} | {_cell(value.get('description', ''))} |")
+            parts.append(
+                f"| `{key}` | {_cell(_value(value))} | {_cell(default)} | {_cell(value.get('description', ''))} |"
+            )
         parts.append("")
     return "\n".join(parts)
 
@@ -122,9 +122,7 @@ def _sections(
         for name in _refs(value):
             if name not in seen:
                 seen.add(name)
-                kinds = [
-                    f"{k} {v['const']}" for k, v in defs[name].get("properties", {}).items() if "const" in v
-                ]
+                kinds = [f"{k} {v['const']}" for k, v in defs[name].get("properties", {}).items() if "const" in v]
                 at = ".".join(filter(None, (path, key)))
                 yield from _sections(f"{at} of {kinds[0]}" if kinds else at, defs[name], defs, seen)
 
@@ -153,7 +151,7 @@ def _value(value: Mapping[str, Any]) -> str:
         return ", ".join(f"`{v}`" for v in value.get("enum", [value.get("const")]))
     kind = value.get("type", "any value")
     if kind == "array":
-        return f"list of {_value(value.get('items', {}))}"
+        return f"list of {_value(value.get('items', {})).replace('a section', 'sections')}"
     if kind == "object":
         inner = value.get("additionalProperties", {})
         return f"for each name: {_value(inner if isinstance(inner, Mapping) else {})}"
@@ -165,6 +163,8 @@ def _value(value: Mapping[str, Any]) -> str:
 
 
 def _default(value: Any) -> str:
+    if isinstance(value, dict) and value:
+        return "see its keys"
     empty = value is None or value in ("", {}, [])
     return "none" if empty else f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
@@ -230,7 +230,12 @@ def rows() -> str:
 
 def modules() -> str:
     """The map of the package: each module with the first sentence of its docstring."""
-    parts = ["# Modules", "", "Every module and what it is for. [Architecture](../architecture.md) says how they work together.", ""]
+    parts = [
+        "# Modules",
+        "",
+        "Every module and what it is for. [Architecture](../architecture.md) says how they work together.",
+        "",
+    ]
     package = ROOT / "pipelines"
     for folder in [package, *sorted(p.parent for p in package.rglob("*/__init__.py"))]:
         found = [p for p in sorted(folder.glob("*.py")) if p.name != "__init__.py"]
@@ -238,7 +243,7 @@ def modules() -> str:
             parts += [f"## {folder.relative_to(ROOT)}", "", "| module | |", "|---|---|"]
         for path in found:
             told = ast.get_docstring(ast.parse(path.read_text())) or ""
-            first = re.split(r"(?<=[.:])\s", told, maxsplit=1)[0].rstrip(":")
+            first = re.split(r"(?<=\.)\s", told, maxsplit=1)[0]
             parts.append(f"| `{path.stem}` | {_cell(first)} |")
         parts.append("")
     return "\n".join(parts)
