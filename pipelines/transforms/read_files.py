@@ -26,6 +26,7 @@ from pipelines.events.decode import Since, Span, decode, without_arrival
 from pipelines.events.formats.base import Piece, Refusal, Rows, Unreadable, explain, shorten
 from pipelines.events.formats.registry import READERS, endings, format_of, named, reader_of
 from pipelines.events.intake import take_in
+from pipelines.events.messages import BlockOrTick
 from pipelines.events.times import micros
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.system.progress import Progress
@@ -285,7 +286,8 @@ class ReadEvents(beam.PTransform):
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
         kinds: Any = Union[tuple({reader_of(name).piece for name in READERS})]  # noqa: UP007
         read = beam.ParDo(_Read(self))
-        read = read.with_output_types(tuple[int, bytes], dead=DeadLetter, ledger=Ledger)
+        block = BlockOrTick if isinstance(self.span, Since) else bytes  # a live job has ticks beside
+        read = read.with_output_types(tuple[int, block], dead=DeadLetter, ledger=Ledger)  # type: ignore[valid-type]
         return (
             pbegin
             | "Pieces" >> beam.Create(self.pieces, reshuffle=False).with_output_types(kinds)
