@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import shlex
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ def blocks(*languages: str) -> Iterator[tuple[str, str]]:
         for block in BLOCK.finditer(text):
             if block[2] in languages:
                 line = text.count("\n", 0, block.start()) + 1
-                yield f"{path.relative_to(ROOT)}:{line}", block[3]
+                yield f"{path.relative_to(ROOT)}:{line}", textwrap.dedent(block[3])
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:

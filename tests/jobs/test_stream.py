@@ -41,6 +41,9 @@ def test_a_rehearsal_with_careless_publishers_finds_no_difference(world: World, 
     assert found, told
     assert int(found[1].replace(",", "")) > 300
     assert int(found[2]) > 30
+    places = re.findall(rf"{re.escape(str(tmp_path))}[\w./-]*\w", told)
+    assert places
+    assert all(Path(place).exists() for place in places), places
 
 
 def test_a_killed_job_goes_on_from_its_archive(world: World, backfill: Path, pubsub: Emulator, tmp_path: Path) -> None:
