@@ -105,9 +105,10 @@ def task_file() -> str:
         parts += ["| key | value | default | meaning |", "|---|---|---|---|"]
         for key, value in part["properties"].items():
             default = "**required**" if key in part.get("required", ()) else _default(value.get("default"))
-            parts.append(
-                f"| `{key}` | {_cell(_value(value))} | {_cell(default)} | {_cell(value.get('description', ''))} |"
+            meaning = value.get("description") or whole["$defs"].get(value.get("$ref", "").rpartition("/")[2], {}).get(
+                "description", ""
             )
+            parts.append(f"| `{key}` | {_cell(_value(value))} | {_cell(default)} | {_cell(meaning)} |")
         parts.append("")
     return "\n".join(parts)
 
