@@ -9,10 +9,11 @@ from pipelines.errors import UserError
 
 SCHEME = "bq://"
 NAME = re.compile(r"bq://([a-z0-9.:-]+)\.(\w+)\.([\w-]+)")
+QUERY = re.compile(r"bq://([a-z0-9.:-]+)\?(.+)", re.DOTALL)
 
 
 def is_bigquery(text: str) -> bool:
-    """Whether an input or output is meant to be in BigQuery; `bq:/` is no folder."""
+    """Whether an input is meant to be in BigQuery; `bq:/` is no folder."""
     return text.startswith("bq:")
 
 
