@@ -20,8 +20,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, WorkerOptio
 from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
 from pipelines.doctor.launch import Launch
 from pipelines.errors import UserError
-from pipelines.grants import WHO, Grants, merged, on_project
-from pipelines.storage.bigquery.permissions import input_grants
+from pipelines.google.permissions import WHO, Grants, input_grants, merged, on_project
 
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 TIMEOUT = 10.0  # s, of a request

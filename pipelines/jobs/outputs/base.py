@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from pipelines.grants import Grants
+from pipelines.google.permissions import Grants
 from pipelines.jobs.config import WriteMethod
 from pipelines.ledger.counts import Ledger
 from pipelines.storage.folder.runs import Status

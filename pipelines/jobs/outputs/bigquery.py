@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
 from pipelines.google.bigquery import answers, execute, explained
+from pipelines.google.permissions import Grants, output_grants
 from pipelines.google.tables import Table, parse_table
-from pipelines.grants import Grants
 from pipelines.jobs.config import WriteMethod
 from pipelines.jobs.outputs.base import Letter, Options, Output, Result
 from pipelines.ledger.counts import Ledger
 from pipelines.storage.bigquery import schema, staging
-from pipelines.storage.bigquery.permissions import output_grants
 from pipelines.storage.rows import Run
 from pipelines.system.progress import quantity
 from pipelines.task.spec import Task
