@@ -32,6 +32,7 @@ from pipelines.jobs.config import Execution, Input, ScoreConfig, StreamConfig
 from pipelines.jobs.outputs.bigquery import TableLive
 from pipelines.jobs.source import Source
 from pipelines.ledger.counts import DeadLetter, Ledger
+from pipelines.ledger.running import Appended, Running, WindowRows
 from pipelines.runners import dataflow
 from pipelines.storage.rows import Run
 from pipelines.system.progress import Progress
@@ -40,7 +41,6 @@ from pipelines.task.spec import Task
 from pipelines.transforms.coders import VersionedCoder
 from pipelines.transforms.infer import Infer
 from pipelines.transforms.live_sequences import Clock
-from pipelines.transforms.running_ledger import Appended, Rows, Running
 from pipelines.transforms.write_table import WriteTable
 from tests import small
 from tests.cloud import BUCKET, PROJECT, REGION
@@ -190,7 +190,7 @@ def state() -> dict[str, tuple[Any, Callable[[Any], bytes], Callable[[bytes], An
         arrival=np.array([AS_OF + 5, AS_OF + 6, AS_OF + 7]),
     )
     ledger = Ledger(read=3, accepted=2, rejected=1, reasons=(("bad", 1),))
-    running = Running("attempt", ledger, 7, True, {(AS_OF, 0): Rows(2, 1)}, 5)
+    running = Running("attempt", ledger, 7, True, {(AS_OF, 0): WindowRows(2, 1)}, 5)
     coder = VersionedCoder()
     return {
         "clock": (Clock(AS_OF, True, False, AS_OF - 1, None), Clock.pack, Clock.unpack),

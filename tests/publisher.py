@@ -17,8 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.ledger.counts import Ledger
-from pipelines.storage.folder.runs import LEDGER, Status, begin, publish
+from pipelines.ledger.counts import Ledger, Status
+from pipelines.storage.folder.runs import LEDGER, begin, publish
 from pipelines.storage.rows import DEAD_LETTERS, Run, ledger_table, score_schema
 
 RUN = "churn-1"

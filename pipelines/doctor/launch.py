@@ -13,7 +13,8 @@ from pipelines.doctor.findings import Finding
 from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span
 from pipelines.google import subscription as pubsub
-from pipelines.jobs.config import Execution, Input, PayloadFormat, WriteMethod
+from pipelines.google.tables import WriteMethod
+from pipelines.jobs.config import Execution, Input, PayloadFormat
 from pipelines.jobs.outputs.base import Output
 from pipelines.jobs.outputs.kinds import output
 from pipelines.models.engines.base import DeviceName, EngineName

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.errors import UserError
-from pipelines.google.tables import is_bigquery
+from pipelines.google.tables import WriteMethod, is_bigquery
 from pipelines.models.engines.base import DeviceName, EngineName
 from pipelines.task.fields import format_duration, format_time, parse_time
 from pipelines.task.spec import Task
@@ -27,7 +27,6 @@ PULLERS = 256  # at most: each is a thread with a connection of its own
 BATCH = 1 << 20  # rows of a call of the model, at most: it runs no faster long before
 WHY_AS_OFS = "each is a pass over all entities, and every process holds the list"
 PayloadFormat = Literal["json", "avro"]
-WriteMethod = Literal["storage", "load", "beam"]  # into BigQuery: the Storage Write API, load jobs, or Beam's own sink
 
 
 @dataclass(frozen=True)

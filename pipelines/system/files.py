@@ -10,7 +10,8 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -38,6 +39,16 @@ def create_private(path: Path) -> BinaryIO:
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
     return open(fd, "wb")
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a private file that is there whole, and on the disk, or not at all. Its folder must exist."""
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    with create_private(part) as f:
+        write(f)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(part, path)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from apache_beam.transforms.periodicsequence import PeriodicImpulse
 from pipelines.google.bigquery import execute
 from pipelines.google.tables import Table
 from pipelines.ledger.counts import DeadLetter, Ledger
+from pipelines.ledger.running import Appended, Running, WindowRows
 from pipelines.storage.bigquery import schema
 from pipelines.storage.bigquery.append import Refused
 from pipelines.storage.rows import Run
@@ -28,7 +29,6 @@ from pipelines.transforms import append_table as livetable
 from pipelines.transforms.append_table import AppendTable
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import Inputs, block_table, score_rows, stamped
-from pipelines.transforms.running_ledger import Appended, Rows, Running
 from tests.scored import DAY, ROWS, block, blocks, letter
 from tests.transforms.test_running_ledger import on_prism
 from tests.warehouse import PROJECT, Warehouse
@@ -195,7 +195,7 @@ def test_windows_are_counted_without_early_scores_and_refused_ones() -> None:
 
 def test_the_row_of_the_ledger() -> None:
     """An attempt goes on when a job is updated. What was not looked at is not known."""
-    running = Running("first", GOOD, 9, windows={(DAY, 0): Rows(3, 1), (2 * DAY, 0): Rows(2)})
+    running = Running("first", GOOD, 9, windows={(DAY, 0): WindowRows(3, 1), (2 * DAY, 0): WindowRows(2)})
     [row] = livetable.ledger_row(RUN, running).to_pylist()
     assert (row["attempt"], row["meant"], row["visible"]) == ("first", 5, None)
     assert row["differences"] == ["as of 1970-01-02: 3 rows meant, 1 visible"]

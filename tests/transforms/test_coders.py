@@ -15,10 +15,10 @@ from pipelines.events.formats.base import Piece
 from pipelines.events.messages import Messages
 from pipelines.events.sequences import SequenceBatch
 from pipelines.ledger.counts import DeadLetter, Ledger
+from pipelines.ledger.running import Appended, Running, WindowRows
 from pipelines.system.versioned import StateError, plain, versioned
 from pipelines.transforms.coders import VersionedCoder
 from pipelines.transforms.infer import ScoreBlock
-from pipelines.transforms.running_ledger import Appended, Rows, Running
 
 CODER = VersionedCoder()
 LEDGER = Ledger(read=3, accepted=2, rejected=1, reasons=(("bad", 1),))
@@ -31,7 +31,7 @@ LEDGER = Ledger(read=3, accepted=2, rejected=1, reasons=(("bad", 1),))
         Ledger(),
         DeadLetter("read", "s", "message 1", "bad", 1, "half \ud800", b"\0", (("k", "\udc00"),)),
         Piece("a.csv", "csv", 0, 1 << 40, 5, True),
-        Running("a", LEDGER, 7, True, {(5, 0): Rows(2, 1), (6, -1): Rows(3)}, 9),
+        Running("a", LEDGER, 7, True, {(5, 0): WindowRows(2, 1), (6, -1): WindowRows(3)}, 9),
         Appended({}),
     ],
 )

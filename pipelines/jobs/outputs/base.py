@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from pipelines.google.permissions import Grants
-from pipelines.jobs.config import WriteMethod
-from pipelines.ledger.counts import Ledger
-from pipelines.storage.folder.runs import Status
+from pipelines.google.tables import WriteMethod
+from pipelines.ledger.counts import Ledger, Status
 from pipelines.storage.rows import Run
 from pipelines.task.spec import Task
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from pipelines.errors import UserError
 from pipelines.google.bigquery import answers, execute, explained
 from pipelines.google.permissions import Grants, output_grants
-from pipelines.google.tables import Table, parse_table
-from pipelines.jobs.config import WriteMethod
+from pipelines.google.tables import Table, WriteMethod, parse_table
 from pipelines.jobs.outputs.base import Letter, Options, Output, Result
 from pipelines.ledger.counts import Ledger
 from pipelines.storage.bigquery import schema, staging

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from pipelines.errors import UserError
-from pipelines.jobs.config import WriteMethod
+from pipelines.google.tables import WriteMethod
 from pipelines.jobs.outputs.base import Options, Output
 
 

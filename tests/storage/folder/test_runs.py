@@ -17,19 +17,18 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import UserError
+from pipelines.ledger.counts import Status
 from pipelines.storage.folder.query import select
 from pipelines.storage.folder.runs import (
     LEDGER,
     Attempt,
     Outcome,
-    Status,
     begin,
     current,
     link_name,
     link_status,
     publish,
     read_outcome,
-    write_file,
 )
 from tests.publisher import LETTERS, PARTS, RUN, SCORES, VALUES, publish_copy, write_values
 
@@ -158,18 +157,6 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         pass
     with pytest.raises(UserError, match="gs://b/out: the output must be a local folder"), begin("gs://b/out", RUN, "a"):
         pass
-
-
-def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
-    def fail(f: object) -> None:
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_file(tmp_path / "a", fail)
-    assert not (tmp_path / "a").exists()
-    write_file(tmp_path / "a", lambda f: f.write(b"1"))
-    write_file(tmp_path / "a", lambda f: f.write(b"2"))
-    assert (tmp_path / "a").read_bytes() == b"2"
 
 
 class Publisher:
