@@ -38,7 +38,7 @@ from pipelines.transforms.pulled_messages import micros_of
 from tests.services import Emulator, emulator
 from tests.test_end_to_end import foretide
 from tests.toy import DAY, plain
-from tests.warehouse import PROJECT, Warehouse
+from tests.warehouse import PROJECT, OwnWarehouse, Warehouse
 from tests.world import live
 
 SECOND = 1_000_000  # us
@@ -385,5 +385,5 @@ def test_killed_at_random_moments(
             print(line, flush=True)
 
     with ExitStack() as stack:
-        warehouse = stack.enter_context(Warehouse(tmp_path / "warehouse")) if "BigQuery" in faults else None
+        warehouse = stack.enter_context(OwnWarehouse(tmp_path / "warehouse")) if "BigQuery" in faults else None
         rehearse(world, tmp_path, faults, warehouse, told)

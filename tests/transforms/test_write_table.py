@@ -41,7 +41,7 @@ from pipelines.transforms.output_rows import block_table, now, score_rows, stamp
 from pipelines.transforms.write_folder import WriteRun
 from pipelines.transforms.write_table import Merged, WriteTable
 from tests.scored import DAY, ROWS, block, blocks, letter
-from tests.warehouse import Warehouse
+from tests.warehouse import OwnWarehouse, Warehouse
 
 RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
 AS_OFS = (19_000 * DAY, 19_007 * DAY)
@@ -414,7 +414,7 @@ def test_killed_at_any_moment_under_a_reader(warehouse: Warehouse, table: Table,
 
 
 def test_a_service_that_forgets_streams_ends_the_run_and_the_next_one_is_right(tmp_path: Path) -> None:
-    with Warehouse(tmp_path) as fragile:
+    with OwnWarehouse(tmp_path) as fragile:
         table = made(fragile)
         process = module._Merge.process
 

@@ -24,7 +24,7 @@ from pipelines.storage.bigquery.append import (
     commit,
     default_stream,
 )
-from tests.warehouse import PROJECT, Warehouse
+from tests.warehouse import PROJECT, OwnWarehouse, Warehouse
 
 NESTED = pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))
 
@@ -160,7 +160,7 @@ def test_what_no_patience_mends_is_an_error_at_once(table: str) -> None:
 
 @pytest.fixture
 def fragile(tmp_path: Path) -> Iterator[Warehouse]:
-    with Warehouse(tmp_path) as emulator:
+    with OwnWarehouse(tmp_path) as emulator:
         yield emulator
 
 

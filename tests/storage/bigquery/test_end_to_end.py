@@ -25,7 +25,7 @@ from pipelines.google.bigquery import client
 from pipelines.storage.folder.query import select
 from tests.services import Emulator
 from tests.test_end_to_end import foretide
-from tests.warehouse import PROJECT, Warehouse
+from tests.warehouse import PROJECT, OwnWarehouse, Warehouse
 from tests.world import AS_OFS, END, SEAM, World, common, drained, live, make_world, publish, split
 
 COLUMNS = "score_id, task, entity_id, as_of, revision, churn, model_version, n_events, last_event_time"
@@ -156,7 +156,7 @@ def test_killed_at_any_moment_a_rerun_ends_right(
 @pytest.mark.parametrize("share", [0.6, 0.7, 0.8, 0.9] if SOAK else [0.8])
 def test_the_service_killed_and_back_again(world: World, backfill: Rows, tmp_path: Path, share: float) -> None:
     """The run ends right, or says what went wrong, and a rerun ends right."""
-    with Warehouse(tmp_path / "warehouse") as own:
+    with OwnWarehouse(tmp_path / "warehouse") as own:
         place = f"bq://{PROJECT}.{own.dataset()}.scores"
         foretide("schema", "apply", "--task", str(world.task), "--output", place)
         log, started = tmp_path / "log", time.monotonic()
