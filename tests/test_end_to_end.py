@@ -27,6 +27,7 @@ import pytest
 from pipelines.cli import main
 from pipelines.errors import Exit
 from tests import small
+from tests.world import ENGINE
 
 AS_OF = "2024-05-13"
 
@@ -173,19 +174,19 @@ def flags(shop: Shop, out: Path) -> list[str]:
 @pytest.mark.soak
 def test_killed_at_any_moment_a_rerun_ends_in_the_same_bytes(shop: Shop, tmp_path: Path) -> None:
     out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
-    command = [sys.executable, "-m", "pipelines.cli", "score"]
+    command = [sys.executable, "-m", "pipelines.cli", "score", *ENGINE]
     started = time.monotonic()
-    subprocess.run([*command, *flags(shop, undisturbed)], check=True, capture_output=True, timeout=300)
+    subprocess.run([*command, *flags(shop, undisturbed)], check=True, capture_output=True, timeout=600)
     whole = time.monotonic() - started
     seeded = random.Random(5)
-    for _ in range(10 if "FORETIDE_SOAK" in os.environ else 4):
+    for _ in range(10 if "FORETIDE_SOAK" in os.environ else 2):
         run = subprocess.Popen([*command, *flags(shop, out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(seeded.uniform(0.6, 1.0) * whole)  # what comes before is the import of libraries
         run.kill()
         run.wait()
         if out.exists():
             assert len(rows(out)) in (0, len(rows(shop.out)))
-    shop.score(out)
+    shop.score(out, *ENGINE)
     assert digest(out) == digest(undisturbed)
     assert list((out / "tmp").glob("[!.]*")) == []
 
@@ -251,6 +252,6 @@ def test_no_event_in_range_is_said_with_the_times_there_are(shop: Shop, tmp_path
 
 def test_the_beam_main_is_the_same_command(shop: Shop, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipelines.run", *flags(shop, tmp_path / "out"), "--runner=DirectRunner"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     assert "scored" in done.stdout
     assert rows(tmp_path / "out") == rows(shop.out)

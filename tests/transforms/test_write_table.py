@@ -366,7 +366,7 @@ def assert_mended(warehouse: Warehouse, table: Table, number: int) -> None:
 def test_killed_before_any_request(warehouse: Warehouse, table: Table, forker: Forker) -> None:
     """The scores are those of before, or of the run, and the ledger tells of none that did not end."""
     assert_mended(warehouse, table, 1)
-    every = 1 if "FORETIDE_SOAK" in os.environ else 3
+    every = 1 if "FORETIDE_SOAK" in os.environ else 5
     for number, step in enumerate(range(1, 1000, every), 2):
         forker.start(table, number, step)
         code = forker.ended()
@@ -384,7 +384,7 @@ def test_killed_before_any_request(warehouse: Warehouse, table: Table, forker: F
 
 @pytest.mark.soak
 def test_killed_at_any_moment_under_a_reader(warehouse: Warehouse, table: Table, forker: Forker) -> None:
-    kills = 20 if "FORETIDE_SOAK" in os.environ else 3
+    kills = 20 if "FORETIDE_SOAK" in os.environ else 2
     start = time.monotonic()
     forker.start(table, 1)
     assert forker.ended() == 0
@@ -392,7 +392,7 @@ def test_killed_at_any_moment_under_a_reader(warehouse: Warehouse, table: Table,
     chance, stop, seen, codes = random.Random(5), threading.Event(), list[dict[str, Any]](), set[int]()
 
     def keep_reading() -> None:
-        while not stop.wait(0.02):
+        while not stop.wait(0.1):
             seen.extend(warehouse.sql(WHOLE.format(table.scores)))
 
     reader = threading.Thread(target=keep_reading)

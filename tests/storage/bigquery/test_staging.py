@@ -81,7 +81,7 @@ def test_a_service_that_is_gone_hides_no_error(tmp_path: Path, caplog: pytest.Lo
 
         with pytest.raises(ValueError, match="mine"):
             fail()
-        assert time.monotonic() - start < 30
+        assert time.monotonic() - start < 300  # and not as long as a statement may take
         assert f"{table.staging('a1')} was not dropped, and expires by itself: " in caplog.text
 
 
