@@ -28,7 +28,7 @@ from pipelines.storage.rows import Run
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, score_rows, stamped
 from pipelines.transforms.write_table import WriteTable
-from tests.warehouse import OwnWarehouse
+from tests.support.warehouse import OwnWarehouse
 
 AS_OFS, DAY, FIRST = 10, 86_400_000_000, 1_704_067_200_000_000  # 2024-01-01
 BLOCK = 2_000  # rows of a block

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from tests.services import Emulator
-    from tests.warehouse import Warehouse
+    from tests.support.services import Emulator
+    from tests.support.warehouse import Warehouse
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The same cases every time, and no verdict on speed: the machine is shared.
@@ -24,17 +24,18 @@ ENDING: pytest.StashKey[ExitStack] = pytest.StashKey()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out what only a soak does."""
+    """Leaves out what only a soak does, and puts first what takes long: no process waits at the end for another."""
     for item in items:
         mark = item.get_closest_marker("soak")
         if mark and mark.kwargs.get("only") and "FORETIDE_SOAK" not in os.environ:
             item.add_marker(pytest.mark.skip(reason="only in make soak"))
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Of the process that hands out tests, before it starts one that runs them: all of these share the services."""
-    from tests import services  # they are slow to import
+    from tests.support import services  # they are slow to import
 
     stash = node.config.stash
     if SERVICES not in stash:
@@ -57,7 +58,7 @@ def shared(config: pytest.Config, name: str) -> Any:
 @pytest.fixture(scope="session")
 def pubsub(pytestconfig: pytest.Config) -> Iterator[Emulator]:
     """A Pub/Sub emulator that many tests share: take topics of your own, and end another one if you must."""
-    from tests import services
+    from tests.support import services
 
     place = shared(pytestconfig, "pubsub")
     with nullcontext(services.Emulator(**place)) if place else services.emulator() as emulator:
@@ -68,7 +69,7 @@ def pubsub(pytestconfig: pytest.Config) -> Iterator[Emulator]:
 def prism(pytestconfig: pytest.Config) -> Iterator[str]:
     """The job endpoint of a Prism that many tests share."""
     from pipelines.runners.execution import connections_end
-    from tests import services
+    from tests.support import services
 
     place = shared(pytestconfig, "prism")
     with connections_end(), nullcontext(place) if place else services.prism() as endpoint:
@@ -78,7 +79,7 @@ def prism(pytestconfig: pytest.Config) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def warehouse(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     """A BigQuery emulator that many tests share: take datasets of your own, and end another one if you must."""
-    from tests.warehouse import OwnWarehouse, Warehouse
+    from tests.support.warehouse import OwnWarehouse, Warehouse
 
     place = shared(pytestconfig, "warehouse")
     with Warehouse(*place) if place else OwnWarehouse(tmp_path_factory.mktemp("bigquery")) as emulator:

@@ -35,11 +35,13 @@ from pipelines.storage.folder.query import select
 from pipelines.task.fields import format_time
 from pipelines.task.file import load_task
 from pipelines.transforms.pulled_messages import micros_of
-from tests.services import Emulator, emulator
-from tests.test_end_to_end import foretide
-from tests.toy import DAY, plain
-from tests.warehouse import PROJECT, OwnWarehouse, Warehouse
-from tests.world import ENGINE, live
+from tests.support.command_line import foretide
+from tests.support.live_world import ENGINE, live
+from tests.support.services import Emulator, emulator
+from tests.support.toy_models import DAY, plain
+from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
+
+pytestmark = pytest.mark.long
 
 SECOND = 1_000_000  # us
 EVERY = 5  # s
@@ -205,7 +207,7 @@ class Rehearsal:
     output: Output
     pubsub: Emulator
     cluster: FlinkCluster
-    warehouse: Warehouse | None
+    warehouse: OwnWarehouse | None
     chance: random.Random = field(default_factory=lambda: random.Random(7))
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # of each recovery
 
@@ -284,7 +286,7 @@ def rehearse(
     world: Path,
     folder: Path,
     faults: Sequence[str],
-    warehouse: Warehouse | None = None,
+    warehouse: OwnWarehouse | None = None,
     told: Callable[[str], None] = print,
     parallelism: int = 2,
 ) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.google import bigquery as client
-from tests.services import Counts, Emulator, binary, emulator
-from tests.warehouse import PROJECT, OwnWarehouse
+from tests.support.services import Counts, Emulator, binary, emulator
+from tests.support.warehouse import PROJECT, OwnWarehouse
 
 
 def test_publish_pull_and_count(pubsub: Emulator) -> None:

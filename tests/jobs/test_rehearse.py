@@ -6,9 +6,9 @@ import re
 import subprocess
 from pathlib import Path
 
-from tests.listening import strangers, watch
-from tests.test_sockets import command
-from tests.world import AS_OFS, make_world
+from tests.support.command_line import command
+from tests.support.live_world import AS_OFS, make_world
+from tests.support.open_ports import strangers, watch
 
 
 def test_with_careless_publishers_it_finds_no_difference_and_no_stranger_reaches_it(tmp_path: Path) -> None:

@@ -16,9 +16,8 @@ import pytest
 from pipelines.errors import Exit
 from pipelines.jobs.rehearse import compare
 from pipelines.storage.folder.query import select
-from tests.services import Emulator
-from tests.test_end_to_end import foretide
-from tests.world import (
+from tests.support.command_line import foretide
+from tests.support.live_world import (
     AS_OFS,
     DAY,
     END,
@@ -34,6 +33,10 @@ from tests.world import (
     publish,
     split,
 )
+from tests.support.services import Emulator
+
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from pipelines.models.engines.loading import load_engine
 from pipelines.models.registry import POINTER, Pointer, promote, rollback, serving
 from pipelines.models.serving import CHANGES, Loader, Serving, warm_up
 from pipelines.task.spec import Task
-from tests.served import HARMS, SEEDS, SIZE, WRITTEN, Floats, Shelf, make_shelf, put_toy, settle
-from tests.toy import task, tensor
+from tests.support.model_shelf import HARMS, SEEDS, SIZE, WRITTEN, Floats, Shelf, make_shelf, put_toy, settle
+from tests.support.toy_models import task, tensor
 
 LOADER = Loader(task(network="mlp"), "tensorflow", "cpu", SIZE)
 

@@ -13,9 +13,11 @@ from pipelines.errors import Exit, UserError
 from pipelines.runners import flink
 from pipelines.sandbox.flink_cluster import KINDS, FlinkCluster
 from pipelines.system.listening import Listener, listeners
-from tests.services import free_port
-from tests.test_end_to_end import digest, foretide
-from tests.world import AS_OFS, ENGINE, World, make_world
+from tests.support.command_line import digest, foretide
+from tests.support.live_world import AS_OFS, ENGINE, World, make_world
+from tests.support.services import free_port
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

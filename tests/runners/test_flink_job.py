@@ -25,9 +25,23 @@ from pipelines.sandbox.flink_cluster import FlinkCluster
 from pipelines.storage.folder.live import live_runs, stop_file
 from pipelines.storage.folder.query import connect
 from pipelines.system.listening import listeners
-from tests.services import Emulator, emulator, free_port
-from tests.test_end_to_end import foretide
-from tests.world import AS_OFS, END, ENGINE, PATIENCE, SEAM, World, common, live, make_world, publish, split
+from tests.support.command_line import foretide
+from tests.support.live_world import (
+    AS_OFS,
+    END,
+    ENGINE,
+    PATIENCE,
+    SEAM,
+    World,
+    common,
+    live,
+    make_world,
+    publish,
+    split,
+)
+from tests.support.services import Emulator, emulator, free_port
+
+pytestmark = pytest.mark.long
 
 CLOSED = END + 5 * 86_400
 TASK_MANAGERS = 2 if "FORETIDE_SOAK" in os.environ else 1  # of two slots each
@@ -126,7 +140,7 @@ class Stages:
     def refused(self, savepoint: str, rows: Sequence[dict[str, Any]]) -> None:
         """Jobs that differ from the one of which the state is, and acknowledge nothing."""
         given = list(map(str, self.flags))
-        shards, start = given.index("--shards") + 1, given.index("--from")
+        shards, start = given.index("--shards") + 1, given.index("--arrival-attribute")
         told = foretide("stream", *given[:start], *self.place.where, savepoint, expect=Exit.USAGE)
         assert "--savepoint_path: say with --from TIME" in told
         other = replace(self, flags=[*given[:shards], "9", *given[shards + 1 :]])

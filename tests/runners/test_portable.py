@@ -20,16 +20,17 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.jobs.config import Execution
 from pipelines.runners.portable import FLINK, needed, run_stream, runner_name, stream_options, works_here
-from tests.system.test_processes import alive, wait_until_dead
-from tests.ticking import build
+from tests.support.processes import alive, wait_until_dead
+from tests.support.ticking_stream import build
 
 HERE = Execution(1, None, (), False)
 
 
 @contextmanager
 def launched(folder: Path, *args: str, bad: int = -1) -> Iterator[subprocess.Popen[str]]:
-    """tests.ticking in a process of its own, once it has counted something."""
-    command = [sys.executable, "-m", "tests.ticking", str(folder / "stop"), str(folder / "out"), str(bad), *args]
+    """tests.support.ticking_stream in a process of its own, once it has counted something."""
+    words = [str(folder / "stop"), str(folder / "out"), str(bad), *args]
+    command = [sys.executable, "-m", "tests.support.ticking_stream", *words]
     process = subprocess.Popen(
         command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

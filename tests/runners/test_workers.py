@@ -16,8 +16,11 @@ import psutil
 import pytest
 
 from pipelines.runners.workers import ending, last_words
-from tests.test_sockets import command, of
-from tests.world import World, make_world
+from tests.support.command_line import command
+from tests.support.live_world import World, make_world
+from tests.test_sockets import of
+
+pytestmark = pytest.mark.long
 
 ENDS = 120.0  # s from a kill or a signal to the end of all processes, which take ten on a machine at rest
 DRAWS = 20  # moments
@@ -40,7 +43,7 @@ def started(words: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]
 
 
 def toiling(seconds: float, mark: Path | None = None) -> list[str]:
-    return [sys.executable, "-m", "tests.toiling", str(seconds), *([str(mark)] if mark else [])]
+    return [sys.executable, "-m", "tests.support.toiling_pipeline", str(seconds), *([str(mark)] if mark else [])]
 
 
 def children(parent: psutil.Process) -> list[psutil.Process]:

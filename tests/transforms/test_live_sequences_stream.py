@@ -30,9 +30,9 @@ from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.task.spec import Task
 from pipelines.transforms.build_sequences import Sequences
 from pipelines.transforms.live_sequences import TICK, Live
-from tests.generated import table_of
-from tests.oracle import Event, Expected
-from tests.simulated import END, Case, Key, Message, cases, columns, rows, same
+from tests.support.oracle import Event, Expected
+from tests.support.random_tasks import table_of
+from tests.support.simulated_stream import END, Case, Key, Message, cases, columns, rows, same
 
 SOAK = "FORETIDE_SOAK" in os.environ
 SECOND = 1_000_000

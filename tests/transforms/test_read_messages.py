@@ -45,7 +45,7 @@ from pipelines.transforms.read_messages import (
     _stamped,
     _Whole,
 )
-from tests.services import Emulator, emulator
+from tests.support.services import Emulator, emulator
 
 S = 1_000_000
 HOUR = 3_600 * S

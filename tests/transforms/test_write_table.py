@@ -40,8 +40,10 @@ from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, now, score_rows, stamped
 from pipelines.transforms.write_folder import WriteRun
 from pipelines.transforms.write_table import Merged, WriteTable
-from tests.scored import DAY, ROWS, block, blocks, letter
-from tests.warehouse import OwnWarehouse, Warehouse
+from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
+from tests.support.warehouse import OwnWarehouse, Warehouse
+
+pytestmark = pytest.mark.long
 
 RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
 AS_OFS = (19_000 * DAY, 19_007 * DAY)

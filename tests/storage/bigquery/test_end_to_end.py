@@ -23,10 +23,25 @@ from google.cloud.bigquery import LoadJobConfig
 from pipelines.errors import Exit
 from pipelines.google.bigquery import client
 from pipelines.storage.folder.query import select
-from tests.services import Emulator
-from tests.test_end_to_end import foretide
-from tests.warehouse import PROJECT, OwnWarehouse, Warehouse
-from tests.world import AS_OFS, END, ENGINE, PATIENCE, SEAM, World, common, drained, live, make_world, publish, split
+from tests.support.command_line import foretide
+from tests.support.live_world import (
+    AS_OFS,
+    END,
+    ENGINE,
+    PATIENCE,
+    SEAM,
+    World,
+    common,
+    drained,
+    live,
+    make_world,
+    publish,
+    split,
+)
+from tests.support.services import Emulator
+from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
+
+pytestmark = pytest.mark.long
 
 COLUMNS = "score_id, task, entity_id, as_of, revision, churn, model_version, n_events, last_event_time"
 Rows = list[tuple[object, ...]]

@@ -19,7 +19,7 @@ from pipelines.storage.bigquery.schema import apply, plan, stored
 from pipelines.storage.bigquery.staging import Result, begin, cost, read_live_ledger, read_result
 from pipelines.storage.rows import Run, live_ledger_table
 from pipelines.transforms.write_table import Merged, ledger_row
-from tests.warehouse import PROJECT, OwnWarehouse, Warehouse
+from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
 
 RUN = Run("churn-1", "a1", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
 GOOD = Ledger(

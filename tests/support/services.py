@@ -14,7 +14,7 @@ from pipelines.errors import UserError
 from pipelines.runners.prism import Prism
 from pipelines.sandbox.pubsub_emulator import Counts, Emulator, binary, emulator
 from pipelines.system.processes import free_port
-from tests.warehouse import OwnWarehouse
+from tests.support.warehouse import OwnWarehouse
 
 __all__ = ["Counts", "Emulator", "binary", "emulator", "free_port", "prism", "started"]
 

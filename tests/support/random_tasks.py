@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from pipelines.task.spec import Task
-from tests.oracle import Event
+from tests.support.oracle import Event
 
 STEP = 10_000_000
 KINDS = ("a", "b", "c")

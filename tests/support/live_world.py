@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import Exit
-from tests.services import Emulator
-from tests.toy import export_toy
+from tests.support.services import Emulator
+from tests.support.toy_models import export_toy
 
 TASK = """\
 task: toy
