@@ -35,7 +35,6 @@ from tests.support.live_world import (
 )
 from tests.support.services import Emulator
 
-
 pytestmark = pytest.mark.long
 
 
