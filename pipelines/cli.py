@@ -95,7 +95,7 @@ def _run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _check_places(args: argparse.Namespace) -> None:
-    """Raises UserError for an empty path, as a variable that is not set leaves it: it would mean this folder."""
+    """Refuses an empty path, as a variable that is not set leaves it: it would mean this folder. Raises UserError."""
     for name in PLACES:
         value = getattr(args, name, None)
         if value == "" or (isinstance(value, list) and "" in value):
@@ -103,7 +103,7 @@ def _check_places(args: argparse.Namespace) -> None:
 
 
 def entry() -> None:
-    """The console script. Whatever ends the process by a signal is told where standard error goes now."""
+    """Runs the program `foretide`. Whatever ends the process by a signal is told where standard error goes now."""
     interrupts.install()
     with suppress(OSError):  # there is none
         faulthandler.enable(os.dup(2))
@@ -189,7 +189,7 @@ def _doctor(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
-    """All that can be read of a launch: what is wrong in one argument does not hide what is wrong elsewhere."""
+    """Reads all that can be read of a launch: what is wrong in one argument does not hide what is wrong elsewhere."""
     from pipelines.doctor.findings import Finding, told
     from pipelines.doctor.launch import Launch
     from pipelines.events.decode import Since, Span
@@ -391,7 +391,7 @@ def _resources(args: argparse.Namespace) -> Iterator[str | None]:
 
 
 def _steps(task: Task, flag: str, text: str | None) -> int | None:
-    """A duration of whole steps, us."""
+    """Reads a duration of whole steps, us."""
     if text is None:
         return None
     duration = _duration(flag, text)

@@ -205,7 +205,7 @@ def actions(template: Template) -> dict[str, argparse.Action]:
 
 
 def _name(option: str) -> str:
-    """Of the parameter that stands for an option: names have no hyphens."""
+    """The name of the parameter that stands for an option: it has no hyphens."""
     return option.lstrip("-").replace("-", "_")
 
 

@@ -38,7 +38,7 @@ def examine(launch: Launch) -> list[Finding]:
 
 
 def _looks(launch: Launch, services: google.Google) -> Iterator[tuple[str, Look]]:
-    """Each with the code under which it is told that it failed itself."""
+    """The checks, each with the code of the finding that tells that the check itself failed."""
     yield "data-columns", lambda: events.events(launch, services)
     yield "model-loads", lambda: model.model(launch)
     yield "memory", lambda: memory.memory(launch)
@@ -57,7 +57,7 @@ def _looks(launch: Launch, services: google.Google) -> Iterator[tuple[str, Look]
 
 
 def _subscription(launch: Launch) -> Iterator[Finding]:
-    """What it is and, if that can be read from, what waits in it."""
+    """Findings about the subscription and, if it can be read from, about the messages that wait in it."""
     found = list(subscription.subscription(launch))
     yield from found
     if healthy(found):

@@ -82,13 +82,13 @@ class Sample:
 
 
 def _timeless(task: Task) -> Task:
-    """The task with a history of all times, so that no event lies outside."""
+    """Returns the task with a history of all times, so that no event lies outside."""
     sequence = task.sequence.model_copy(update={"steps": (2 * FARTHEST) // task.sequence.step + 1})
     return Task.model_construct(**{**{name: getattr(task, name) for name in Task.model_fields}, "sequence": sequence})
 
 
 def events(launch: Launch, google: Google) -> Iterator[Finding]:
-    """The input of a run over files, or the history that a live job starts from."""
+    """Findings about the input of a run over files, or about the history that a live job starts from."""
     if launch.input is None:
         return
     if launch.task is None:
@@ -218,7 +218,7 @@ def _table(launch: Launch, path: str, google: Google) -> Iterator[Finding]:
 
 
 def messages(launch: Launch, peeked: Peeked) -> Iterator[Finding]:
-    """The messages that wait in the subscription."""
+    """Findings about the messages that wait in the subscription."""
     yield from peeked.findings
     if launch.task is None or peeked.messages is None or peeked.payload is None or not len(peeked.messages):
         return
@@ -244,7 +244,7 @@ def messages(launch: Launch, peeked: Peeked) -> Iterator[Finding]:
 
 
 def judged(launch: Launch, sample: Sample) -> Iterator[Finding]:
-    """All that a sample of at least one row shows."""
+    """Findings about a sample of at least one row."""
     wrong_unit = list(_units(sample))
     yield from wrong_unit
     yield from _zones(sample)

@@ -23,7 +23,7 @@ VERSION = 1  # of the JSON; a change that a reader of it would notice makes it 2
 
 
 class Check(NamedTuple):
-    """What a code stands for."""
+    """What the code of a finding stands for."""
 
     about: str  # what is found wrong
     remedy: str
@@ -209,7 +209,7 @@ def told(code: str, subject: str, problem: Exception) -> Finding:
 
 
 def text(findings: Sequence[Finding]) -> str:
-    """For people: a line a finding, its remedy below, and how many of each there are."""
+    """Findings as text for people: a line for each, its remedy below, and how many of each severity there are."""
     lines = []
     for f in findings:
         head = f"{f.severity:<8} {f.code:<22} "
@@ -222,7 +222,7 @@ def text(findings: Sequence[Finding]) -> str:
 
 
 def as_json(command: str, task: str | None, findings: Sequence[Finding]) -> str:
-    """For programs, as `SCHEMA` says."""
+    """Findings as JSON for programs, as `SCHEMA` says."""
     document = {
         "version": VERSION,
         "command": command,
@@ -235,12 +235,12 @@ def as_json(command: str, task: str | None, findings: Sequence[Finding]) -> str:
 
 
 def healthy(findings: Sequence[Finding]) -> bool:
-    """Whether none is an error."""
+    """Whether no finding is an error."""
     return all(f.severity != "error" for f in findings)
 
 
 def tally(findings: Sequence[Finding]) -> dict[str, int]:
-    """How many there are of each severity."""
+    """Counts findings by severity."""
     counts = Counter(f.severity for f in findings)
     return {severity: counts[severity] for severity in get_args(Severity)}
 
@@ -280,7 +280,7 @@ def schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """As it stands in docs/doctor.md."""
+    """The JSON Schema as text, as it stands in docs/doctor.md."""
     return json.dumps(schema(), indent=2)
 
 

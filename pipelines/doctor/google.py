@@ -62,7 +62,7 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """Of an error."""
+        """The message of an error; empty for others."""
         found = self.content.get("error")
         return str(found.get("message", "")) if isinstance(found, dict) else f"HTTP {self.status}"
 
@@ -77,7 +77,7 @@ class Google:
 
     @property
     def session(self) -> Any:
-        """Raises UserError where there are no credentials, or none that are accepted."""
+        """The session that requests go through. Raises UserError where no credentials are accepted."""
         if isinstance(self._session, UserError):
             raise self._session
         return self._session
@@ -101,12 +101,12 @@ class Google:
 
     @property
     def account(self) -> str:
-        """Whom the credentials are of, as policies have it."""
+        """The account of the credentials, as policies write it."""
         email = getattr(self.session.credentials, "service_account_email", None)
         return f"serviceAccount:{email}" if email else "user:YOUR_ACCOUNT"
 
     def ask(self, service: str, path: str, body: dict[str, Any] | None = None) -> Answer:
-        """GET, or POST of a body.
+        """Asks a service, by GET, or by POST where there is a body.
 
         Raises:
           Unasked: nobody answers.
@@ -141,7 +141,7 @@ class Google:
 
 
 def credentials(launch: Launch, google: Google) -> Iterator[Finding]:
-    """Whether there are any, where any of Google's services is to be used."""
+    """Findings about credentials, where any of Google's services is to be used."""
     if not _grants(launch) and not launch.on_dataflow:
         return
     try:
@@ -153,7 +153,7 @@ def credentials(launch: Launch, google: Google) -> Iterator[Finding]:
 
 
 def permissions(launch: Launch, google: Google) -> Iterator[Finding]:
-    """Whether this account has what the launch and the job need. On Dataflow the job itself is another account's."""
+    """Findings about what this account may do of what launch and job need. On Dataflow the job is another account's."""
     for grants in _grants(launch):
         try:
             answer = _held(grants, google)
@@ -250,7 +250,7 @@ def _bucket(bucket: str, wanted: Sequence[str]) -> Grants:
 
 
 def dataflow(launch: Launch, google: Google) -> Iterator[Finding]:
-    """Whether Dataflow answers for the project and region of the launch."""
+    """Findings about whether Dataflow answers for the project and region of the launch."""
     cloud = launch.options.view_as(GoogleCloudOptions)
     if not cloud.project or not cloud.region:
         yield skipped("runner-reachable", "Dataflow", "Dataflow is not asked: the launch names no project or region")
@@ -288,7 +288,7 @@ def dataflow(launch: Launch, google: Google) -> Iterator[Finding]:
 
 
 def accelerators(launch: Launch, google: Google) -> Iterator[Finding]:
-    """Whether the region has the GPUs that workers are to have."""
+    """Findings about the quota of GPUs that the region has for the workers."""
     cloud = launch.options.view_as(GoogleCloudOptions)
     wanted = _wanted(launch)
     if wanted is None:

@@ -51,7 +51,7 @@ class Launch:
 
     @cached_property
     def runner(self) -> str:
-        """Its name, without its module."""
+        """The name of the runner, without its module."""
         name = portable.runner_name(self.execution) if self.live else execution.runner(self.execution)
         return name.rsplit(".", 1)[-1]
 
@@ -82,12 +82,12 @@ class Launch:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Inputs of BigQuery."""
+        """The inputs that are tables or queries of BigQuery."""
         return self.input.tables if self.input else ()
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Inputs that are files."""
+        """The inputs that are files."""
         return self.input.files if self.input else ()
 
     @property

@@ -21,7 +21,7 @@ LIBRARIES = {"tensorflow": "tensorflow", "openvino": "openvino", "openvino-bf16"
 
 
 def model(launch: Launch) -> Iterator[Finding]:
-    """All about the model."""
+    """Findings about the model: whether it is there, fits the task, and gives scores here."""
     if "://" in launch.model:
         yield skipped("model-found", launch.model, f"{launch.model} is not of this machine, and not loaded here")
         return

@@ -12,7 +12,7 @@ from pipelines.system.files import writable
 
 
 def places(launch: Launch, google: Google) -> Iterator[Finding]:
-    """The output, and the archive of a live job."""
+    """Findings about the output, and about the archive of a live job."""
     if launch.archive is not None:
         try:
             yield ok("output-place", "--archive", writable(launch.archive, "--archive"))
@@ -33,7 +33,7 @@ def places(launch: Launch, google: Google) -> Iterator[Finding]:
 
 
 def refused(code: str, subject: str, problem: UserError, google: Google) -> Iterator[Finding]:
-    """What BigQuery, or a check of its tables, refuses: a line a finding."""
+    """Findings of what BigQuery, or a check of its tables, refuses: one for each line."""
     cause = type(problem.__cause__).__name__
     if problem.about:
         yield told(problem.about, subject, problem)

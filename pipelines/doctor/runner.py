@@ -18,7 +18,7 @@ REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 
 
 def options(launch: Launch) -> Iterator[Finding]:
-    """Options of the runner that no check of their names finds, and what else Dataflow takes of a launch."""
+    """Findings about options of the runner, beyond their names, and what else Dataflow takes of a launch."""
     found = [*_for_live(launch), *_for_dataflow(launch)]
     yield from found
     codes = {f.code for f in found}
@@ -66,7 +66,7 @@ def _for_dataflow(launch: Launch) -> Iterator[Finding]:
 
 
 def reachable(launch: Launch) -> Iterator[Finding]:
-    """Whether the runner is there. Dataflow is asked in `google`."""
+    """Findings about whether the runner answers. Dataflow is asked in `google`."""
     if launch.runner == "PrismRunner":
         try:
             yield ok("runner-reachable", "Prism", f"Prism is {locate(launch.options)}")

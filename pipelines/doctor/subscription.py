@@ -45,7 +45,7 @@ class Peeked:
 
 
 def subscription(launch: Launch) -> Iterator[Finding]:
-    """What it is."""
+    """Findings about the subscription and its settings."""
     name = launch.subscription or ""
     try:
         check_name(name)
@@ -132,7 +132,7 @@ def _refused(code: str, name: str, problem: UserError, role: str) -> Finding:
 
 
 def peek(launch: Launch) -> Peeked:
-    """Some messages, each given back before anything else is done with it.
+    """Pulls some messages, and gives each back before anything else is done with it.
 
     A look counts as a delivery: of a subscription with a dead letter policy, as one of its attempts.
     """

@@ -37,7 +37,7 @@ TIMEOUT = 10.0  # s, of a request
 
 
 def here() -> Iterator[Finding]:
-    """The libraries of this environment."""
+    """Findings about the libraries of this environment."""
     wanted = pins()
     if not wanted:
         yield skipped("versions", "libraries", "there is no list of the versions that were tested together")
@@ -70,7 +70,7 @@ def pins() -> dict[str, str]:
 
 
 def image(launch: Launch, google: Google) -> Iterator[Finding]:
-    """The image of the workers, by its labels where the registry shows them, else by its name."""
+    """Findings about the image of the workers, by its labels where the registry shows them, else by its name."""
     name = launch.options.view_as(WorkerOptions).sdk_container_image
     if not name:
         return

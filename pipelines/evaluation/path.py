@@ -42,7 +42,7 @@ FANS, HISTORY = 4, 60  # paths that are drawn, and the levels before them
 
 
 def judge(survey: Survey, splits: Splits, head: Head, uncalibrated: Predict, method: str) -> Path:
-    """The whole evaluation."""
+    """Judges a model of paths: the whole evaluation."""
     found = forecasts(survey, splits.train, splits.validation)
     return Path(
         **head,

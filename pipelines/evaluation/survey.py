@@ -146,7 +146,7 @@ def feature_drift(survey: Survey) -> list[FeatureDrift]:
 
 
 def number(value: Any) -> float:
-    """To six figures, which is more than is known of any metric."""
+    """Rounds a number to six figures, which is more than is known of any metric."""
     return float(f"{float(value):.6g}")
 
 

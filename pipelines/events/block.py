@@ -189,7 +189,7 @@ def _starts(lengths: Ints) -> Ints:
 
 
 def pruned(b: EventBlock) -> EventBlock:
-    """Without the keys that no event has."""
+    """The block without the keys that no event has."""
     used = np.zeros(len(b.keys), bool)
     used[b.key] = True
     if used.all():
@@ -245,7 +245,8 @@ def _by_key_and_time(b: EventBlock) -> Ints:
 
 
 def tidy(b: EventBlock, identity: bool) -> tuple[EventBlock, Ints]:
-    """In canonical order, each event once, the copy that arrived first -> (block, rows of `b` that stayed).
+    """Puts a block into canonical order, each event once: (block, rows of `b` that stayed). The copy that arrived first
+    stays.
 
     Without identity only events with the same id, which then is that of a message, are copies. Of copies that arrived
     at once, the first in `b` is the one that stayed; where they contradict one another, each field has its smallest

@@ -2,7 +2,7 @@
 
 Pure functions: no Beam, no clock, no I/O. Boundaries are the as-ofs of the job, `score.every` apart from `first` on.
 All is judged by arrival: which events are known, which are late, and what is corrected. When the functions are called
-is in `live`.
+is in `transforms.live_sequences`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EARLY = -1  # the revision of a score before its time
 
 @dataclass(frozen=True)
 class Due:
-    """What a boundary brings: len(new) = accepted + duplicates."""
+    """What a shard owes at a boundary: len(new) = accepted + duplicates."""
 
     boundary: int  # us
     batches: Iterator[SequenceBatch]  # computed as they are taken: once
@@ -34,7 +34,7 @@ class Due:
 
 
 def due(task: Task, since: Since, boundary: int, last: int | None, known: EventBlock, new: EventBlock) -> Due:
-    """Everything a shard owes at a boundary (us).
+    """Computes everything that a shard owes at a boundary (us).
 
     Args:
       last: the boundary before it, if there was one.

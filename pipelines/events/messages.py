@@ -1,6 +1,6 @@
 """Messages of a subscription in columns, and how good the events in them are. No Beam, no Pub/Sub.
 
-What messages hold is in `formats.payloads`; where they come from, in `pubsub`.
+What messages hold is in `formats.payloads`; where they come from, in `transforms.read_messages`.
 """
 
 from __future__ import annotations
@@ -151,6 +151,6 @@ _LOCK = Lock()
 
 
 def quality(subscription: str) -> Quality:
-    """The one of this process."""
+    """The `Quality` of this process for a subscription."""
     with _LOCK:
         return _QUALITIES.setdefault(subscription, Quality(subscription))

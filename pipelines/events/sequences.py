@@ -88,7 +88,7 @@ class Ties(NamedTuple):
 
 
 def ties(task: Task, block: EventBlock) -> Ties | None:
-    """None where there are none."""
+    """Finds the ties of a tidy block; None where there are none."""
     if task.events.identity != "none" or len(block) < 2:
         return None
     same = (block.key[1:] == block.key[:-1]) & (block.time[1:] == block.time[:-1])

@@ -33,7 +33,7 @@ class Service(Protocol):
     def acknowledge(self, subscription: str, ids: Sequence[str]) -> None: ...
 
     def lease(self, subscription: str, ids: Sequence[str], seconds: int) -> None:
-        """From now on for so long; 0 gives the messages back at once."""
+        """Leases messages from now on for so long; 0 gives them back at once."""
 
 
 @dataclass(eq=False)

@@ -56,7 +56,7 @@ class Client:
         self._call("Acknowledge", subscription, ack_ids=ids)
 
     def lease(self, subscription: str, ids: Sequence[str], seconds: int) -> None:
-        """From now on for so long; 0 gives the messages back."""
+        """Leases messages from now on for so long; 0 gives them back."""
         self._call("ModifyAckDeadline", subscription, ack_ids=ids, ack_deadline_seconds=seconds)
 
     def _call(self, method: str, subscription: str, **fields: object) -> Any:
@@ -87,7 +87,7 @@ def _client(_: str | None) -> Client:
 
 
 def library() -> None:
-    """Raises UserError where the library for Pub/Sub, which is an extra, is not installed."""
+    """The library for Pub/Sub, which is an extra. Raises UserError where it is not installed."""
     try:
         import google.cloud.pubsub_v1  # noqa: F401
     except ImportError as error:
@@ -132,14 +132,14 @@ def preflight(name: str) -> Facts:
 
 
 def check_name(name: str) -> None:
-    """Raises UserError for what is not a full name of a subscription."""
+    """Refuses what is not the full name of a subscription. Raises UserError."""
     if NAME.fullmatch(name) is None:
         hint = " (this is a topic: give a subscription of it)" if "/topics/" in name else ""
         raise UserError(f"{name}: a subscription is named projects/PROJECT/subscriptions/NAME{hint}")
 
 
 def check_pullable(name: str, found: Subscription) -> None:
-    """Raises UserError for a subscription that does not hand out messages to those who ask."""
+    """Refuses a subscription, by UserError, that does not hand out messages to those who ask."""
     if found.detached:
         raise UserError(f"{name} is detached from its topic and gets no messages: create another subscription")
     if found.topic == "_deleted-topic_":

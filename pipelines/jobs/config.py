@@ -39,7 +39,7 @@ class Input:
 
     @classmethod
     def located(cls, paths: Sequence[str], format: str | None, max_bad_share: float) -> Input:
-        """With paths for processes in any folder."""
+        """The same with paths that mean the same in any folder."""
         patterns = tuple(os.path.abspath(path) if _is_local(path) else path for path in paths)
         return cls(patterns, format, max_bad_share)
 
@@ -54,7 +54,7 @@ class Input:
 
     @property
     def local(self) -> tuple[str, ...]:
-        """Files of this machine."""
+        """The patterns that are files of this machine."""
         return tuple(filter(_is_local, self.patterns))
 
 
@@ -108,7 +108,7 @@ class ScoreConfig:
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """A live job."""
+    """What `foretide stream` was asked to do."""
 
     task: Task
     subscription: str
@@ -136,7 +136,7 @@ class StreamConfig:
 
     @property
     def shards(self) -> int:
-        """Frozen with the state."""
+        """How many shards there are; they are frozen with the state."""
         return self.execution.shards or LIVE_SHARDS
 
     @property
@@ -147,7 +147,7 @@ class StreamConfig:
 
     @property
     def job_name(self) -> str:
-        """As Dataflow takes it."""
+        """The name of the job, of letters that Dataflow takes."""
         return self.run_id.lower().replace("_", "-")
 
 
@@ -195,7 +195,7 @@ class TrainConfig:
 
     @property
     def folder(self) -> Path:
-        """Of the task's models."""
+        """The folder of the task's models."""
         return Path(self.models) / self.task.task
 
     def example_config(self, *as_ofs: int) -> ExamplesConfig:

@@ -1,6 +1,6 @@
 """The examples pipeline: event files -> labelled sequences -> a layer of the store. The graph, and the run around it.
 
-What a store holds, and what of it a request can use, is in `examplestore`.
+What a store holds, and what of it a request can use, is in `models.example_store`.
 """
 
 from __future__ import annotations

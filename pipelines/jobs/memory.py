@@ -47,7 +47,7 @@ TABLE = 2.0  # times that a table of steps is there: with the window of an as-of
 CALLED = 5.5  # times that a batch is there: gathered, padded, as a tensor, and what preprocessing makes of it
 RECURRENT = 6  # arrays (steps, units) of a row in a recurrent layer: gates, states, outputs
 KEPT = 2.5  # times the memory of a call that a step of learning takes: what the gradient needs stays
-EXAMPLE = 230  # bytes of an example beside its tensor, see `models.examples.load_examples`
+EXAMPLE = 230  # bytes of an example beside its tensor, see `models.example_files.load_examples`
 JUDGED = 1024  # rows of a call when a network is judged
 TREES = 350 * MB  # the table of LightGBM, its bins and histograms, at most, see `evaluation.baselines`
 LIVE = 3.0  # times that an event of the history is there, in Prism and on the way to it; an assumption
@@ -92,7 +92,7 @@ class Need:
         return max(self.parts[1:], key=lambda part: max(part.likely, part.least))
 
     def lines(self, there: Room | None = None) -> list[str]:
-        """For a plan and for the beginning of a run: what it is likely to take, and a warning if that is close.
+        """The lines for a plan and the beginning of a run: what it is likely to take, and a warning if that is close.
 
         Args:
           there: this machine's where None.
@@ -143,7 +143,7 @@ def scoring(
     model: Mapping[str, Any],
     here: bool = True,
 ) -> Need:
-    """Of `foretide score`.
+    """The memory that `foretide score` needs.
 
     Args:
       events: about how many there are.
@@ -168,7 +168,7 @@ def scoring(
 
 
 def making(task: Task, as_ofs: Sequence[int], events: int, shards: int, workers: int, here: bool = True) -> Need:
-    """Of the examples of some as-ofs, see `scoring`."""
+    """The memory that making examples of some as-ofs needs, see `scoring`."""
     processes = workers if here else 1
     return Need(
         (
@@ -184,7 +184,7 @@ def making(task: Task, as_ofs: Sequence[int], events: int, shards: int, workers:
 
 
 def training(task: Task, examples: int = 0) -> Need:
-    """Of learning and judging, whatever the number of examples whose tensors stay in their files.
+    """The memory that learning and judging need, whatever the number of examples whose tensors stay in their files.
 
     Args:
       examples: of all sets, where they are known.
@@ -214,7 +214,7 @@ def streaming(
     model: Mapping[str, Any],
     here: bool = True,
 ) -> Need:
-    """Of a live job, and of the history that it starts from; what it keeps later grows with its events."""
+    """The memory of a live job, with the history that it starts from. What it keeps later grows with its events."""
     parts = [*_engine(ENGINES[engine], 1, str(engine))]
     if here:
         lower = "start from less history (--bootstrap), or run on Flink, which keeps its state on disk"
@@ -311,7 +311,7 @@ def _cells(task: Task) -> int:
 
 
 def _packed(task: Task) -> float:
-    """Bytes of an event in a packed block, see `transforms.block`: time, id, columns, key, and the name of the key."""
+    """Bytes of an event in a packed block, see `events.block`: time, id, columns, key, and the name of the key."""
     columns = 8 * len(task.hashed) + 4 * len(task.numeric) + 2 * len(task.categorical)
     return 16 + 8 * (task.events.arrival is not None) + columns + 4 + KEY
 

@@ -1,4 +1,4 @@
-"""Models side by side, as text: every version of a task, or two of them. Which version serves: `registry`."""
+"""Models side by side, as text: every version of a task, or two of them. Which version serves: `models.registry`."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _metrics(left: Mapping[str, float], right: Mapping[str, float]) -> list[list
 
 
 def _period(as_ofs: Sequence[int]) -> str:
-    """As `--as-of` takes it."""
+    """A range of as-ofs in the form that `--as-of` takes."""
     return "..".join(dict.fromkeys(format_time(t) for t in (*as_ofs[:1], *as_ofs[-1:])))
 
 

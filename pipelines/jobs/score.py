@@ -76,7 +76,7 @@ def build(
     write: beam.PTransform,
     progress: Progress,
 ) -> None:
-    """The graph."""
+    """Builds the graph of a run over files."""
     task, span = config.task, Span(config.as_ofs)
     read = ReadEvents(task, span, source.pieces, source.shards, progress)
     sequences = Sequences(task, span, config.input.max_bad_share, progress)

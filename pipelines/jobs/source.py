@@ -31,12 +31,12 @@ class Source:
 
     @property
     def size(self) -> int:
-        """Bytes to read."""
+        """How many bytes are to be read."""
         return sum(p.size for p in self.pieces)
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Where a pipeline fails because a file changed while it was read, says just that. Raises UserError."""
+        """Checks, around a pipeline, that no file changed while it was read. Raises UserError where one did."""
         try:
             yield
         except UserError:

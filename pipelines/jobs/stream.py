@@ -96,7 +96,7 @@ def plan(config: StreamConfig) -> int:
 
 
 def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -> None:
-    """The graph."""
+    """Builds the graph of a live job."""
     task, since = config.task, Since(config.first)
     ticks = not portable.runner_name(config.execution).endswith("DataflowRunner")  # whose own read gives none
     clock = onward if portable.is_local(config.execution) else time.time  # as emulators/prism has it

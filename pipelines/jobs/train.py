@@ -184,7 +184,7 @@ def _serve(config: TrainConfig, made: str) -> None:
 
 
 def training_key(config: TrainConfig, stored: Stored) -> str:
-    """Of all that decides what is learnt."""
+    """A key of all that decides what is learnt."""
     facts = [version("foretide"), config.task.digest, config.train, config.validation, str(stored.folder)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]
 

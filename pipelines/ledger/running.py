@@ -63,7 +63,7 @@ class Running:
 
     @property
     def visible(self) -> int | None:
-        """How many of them the table has; None if not all were looked for."""
+        """How many of the rows the table has; None if not all were looked for."""
         return None if self.unseen else self.meant - sum(rows.missing for rows in self.windows.values())
 
     @property
@@ -89,7 +89,7 @@ class Running:
         return replace(self, windows=windows, changed=True)
 
     def looked(self, visible: Mapping[Window, int]) -> Running:
-        """With what was found; the windows that changed last are kept, and those that lack rows."""
+        """The same with what the table has; the windows that changed last are kept, and those that lack rows."""
         windows = {
             window: replace(rows, visible=min(visible[window], rows.meant)) if window in visible else rows
             for window, rows in self.windows.items()

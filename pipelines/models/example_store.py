@@ -1,6 +1,6 @@
 """The examples store: what it holds, what a request can use of that, and what is missing. No Beam, no tensors.
 
-    <root>/<task>/<key>/layer-<id>/   layer.json, and Arrow files with rows of `models.examples.schema`
+    <root>/<task>/<key>/layer-<id>/   layer.json, and Arrow files with rows of `models.example_files.schema`
     <root>/<task>/<key>/.lock         held by whoever adds a layer
 
 The key stands for all that decides which rows there are and what their labels are: the events, the steps, the label

@@ -6,7 +6,7 @@
 
 Readers take no lock: serving.json is replaced in one step once the version it names is on the disk, so that whoever
 reads it, at whatever moment a process is killed, finds the old one or the new one, whole. What people read of all
-this: `modeltable`.
+this: `jobs.models`.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def _models(folder: Path) -> TaskModels:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """Not the hidden ones, of models that are being written."""
+    """The folders in a folder, but for hidden ones, of models that are being written."""
     if not folder.is_dir():
         return []
     return [folder / name for name in sorted(os.listdir(folder)) if name[0] != "." and (folder / name).is_dir()]

@@ -128,12 +128,12 @@ class Serving:
 
     @property
     def size(self) -> int:
-        """Rows of a call."""
+        """How many rows a call of the model takes."""
         return self._model.size
 
     @property
     def device(self) -> str:
-        """In words."""
+        """The device in words."""
         return self._model.engine.device
 
     @contextmanager
@@ -146,7 +146,7 @@ class Serving:
                 self._model.size = size  # the memory it lacked is that of the model beside it
 
     def changes(self) -> Iterator[Change]:
-        """Since the last call of any thread: names of counters."""
+        """What changed since the last call of any thread: names of counters."""
         while True:
             try:
                 yield self._changes.get_nowait()

@@ -49,7 +49,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def folder() -> Path:
-    """Where `make flink` puts Flink and the job server: beside this Python."""
+    """The folder where `make flink` puts Flink and the job server: beside this Python."""
     return Path(sys.executable).parent.parent / "flink"
 
 
@@ -113,8 +113,8 @@ def problems(args: Sequence[str], name: str | None = None) -> Iterator[UserError
 
 @contextmanager
 def job_server(options: PipelineOptions) -> Iterator[None]:
-    """For FlinkRunner: a job server that ends with this process, whatever ends that one, and whose endpoint the options
-    have in the block. Beam's own launcher would leave it behind. Options for another runner stay as they are.
+    """Starts a job server for FlinkRunner, which ends with this process, whatever ends that one. The options have its
+    endpoint in the block. Beam's own launcher would leave it behind. Options for another runner stay as they are.
 
     Raises:
       UserError: there is none, or it does not come up.

@@ -23,7 +23,7 @@ EVERYWHERE = ("[::]:", "0.0.0.0:", ":::")
 
 
 def keep_beam_on_loopback() -> None:
-    """From now on Beam's servers in this process listen on loopback. Again, and in any thread, it changes nothing."""
+    """Makes Beam's servers in this process listen on loopback alone. May be called again, in any thread."""
     for module in MODULES:
         module.grpc = LOOPBACK
 

@@ -117,17 +117,17 @@ class FlinkCluster:
 
     @property
     def master(self) -> str:
-        """For --flink_master."""
+        """The address for --flink_master."""
         return f"{HOST}:{self.ports.rest}"
 
     @property
     def job_endpoint(self) -> str:
-        """For --job_endpoint, with the PortableRunner."""
+        """The address for --job_endpoint, with the PortableRunner."""
         return f"{HOST}:{self.ports.jobs}"
 
     @property
     def pool(self) -> str:
-        """For --environment_config, with --environment_type=EXTERNAL."""
+        """The address for --environment_config, with --environment_type=EXTERNAL."""
         return f"{HOST}:{self.ports.pool}"
 
     def __enter__(self) -> FlinkCluster:
@@ -189,7 +189,7 @@ class FlinkCluster:
 
     @property
     def processes(self) -> list[int]:
-        """Those that were started here and run."""
+        """The processes that were started here and run."""
         return [process.pid for started in self._running.values() for _, process in started if process.poll() is None]
 
     def workers(self) -> list[int]:
@@ -389,7 +389,7 @@ def _runs(folder: Path) -> int | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs a command of this module and returns its exit code."""
     parser = argparse.ArgumentParser(prog="flinkcluster", description="A Flink cluster on this machine.")
     parser.add_argument("action", choices=("start", "stop", "run"), help="run stays in the foreground")
     parser.add_argument("--folder", type=Path, default=flink.folder() / "cluster", help="settings, logs, checkpoints")

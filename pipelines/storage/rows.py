@@ -1,6 +1,6 @@
 """What the Parquet files of a run hold: the columns of scores, dead letters and the ledger. No Beam here.
 
-`transforms.sink` makes the rows, `local.store` and `local.livestore` keep the files, `local.query` reads them.
+`transforms.write_folder` makes the rows, the package `folder` keeps the files and reads them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Beam's own sink for the scores of a live job: in Java, and on Dataflow each row is there exactly once.
 
 Launching a job starts Beam's expansion service, a Java program, which puts the Java part into the graph. Dead letters
-and the ledger are appended as ever, see `livetable`.
+and the ledger are appended as ever, see `append_table`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TYPES = {"STRING": str, "INTEGER": np.int64, "FLOAT": np.float64, "TIMESTAMP": n
 
 
 class Written(NamedTuple):
-    """What became of scores."""
+    """What became of the scores that Beam's sink was given."""
 
     refused: beam.PCollection[DeadLetter]  # those that BigQuery did not take
     counts: beam.PCollection[Appended | Ledger]  # rows handed over, and what the refused ones take back
@@ -150,6 +150,6 @@ def _service(options: PipelineOptions) -> BeamJarExpansionService:
 
 
 def _times_as_numbers(rows: pa.Table) -> pa.Table:
-    """With times as int64, us."""
+    """The table with times as int64, us."""
     types = [(f.name, pa.int64() if pa.types.is_timestamp(f.type) else f.type) for f in rows.schema]
     return rows.cast(pa.schema(types))

@@ -24,7 +24,7 @@ class Sequences(beam.PTransform):
     DeadLetters of late events.
 
     Bounded blocks make the sequences of every as-of of a `Span`, one Ledger a shard and no dead letters; with a horizon
-    in the span the sequences are labelled examples. Unbounded blocks make what is due `Since` the first as-of (`live`).
+    in the span the sequences are labelled examples. Unbounded blocks make what is due `Since` the first as-of.
 
     Args:
       max_bad_share: of bounded input; when more was refused, there are no sequences.

@@ -1,4 +1,4 @@
-"""From messages to packed event blocks by shard, stamped with their arrival: the stream's side of what `files` does."""
+"""From messages to packed event blocks by shard, stamped with their arrival, as `read_files` makes them of files."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Hold(beam.DoFn):
 
 
 class HoldRows(Hold):
-    """Of a table: rows are made and stamped when they are written."""
+    """Holds rows of a table, which are made and stamped when they are written."""
 
     def __init__(self, run: Run, clock: Callable[[], int]) -> None:
         self.run, self.clock = run, clock
@@ -64,7 +64,7 @@ class HoldRows(Hold):
         return self.write(stamped(self.rows(held), at), at)
 
     def rows(self, held: list[Any]) -> pa.Table:
-        """Of what was held, without the time when they are written."""
+        """Makes rows of what was held, without the time when they are written."""
         raise NotImplementedError
 
     def write(self, rows: pa.Table, at: int) -> Iterable[Any]:

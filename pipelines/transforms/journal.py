@@ -57,7 +57,7 @@ class Journal:
         return set().union(*self._left.values()) | set(self._read(self._file))
 
     def settle(self, ids: Sequence[str]) -> None:
-        """These have been decoded, or set aside: nobody needs to know of them any more."""
+        """Forgets messages that have been decoded, or set aside."""
         for path, left in list(self._left.items()):
             left.difference_update(ids)
             if not left:
@@ -65,7 +65,7 @@ class Journal:
                 del self._left[path]
 
     def close(self) -> None:
-        """Nothing is being decoded any more."""
+        """Ends the journal: nothing is being decoded any more."""
         if self._file is not None:
             self._own.unlink(missing_ok=True)
             os.close(self._file)

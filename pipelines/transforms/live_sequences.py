@@ -65,7 +65,7 @@ class Clock:
 
     @staticmethod
     def unpack(raw: bytes | None) -> Clock:
-        """A new clock for None."""
+        """The clock of its packed form; a new one for None."""
         if raw is None:
             return Clock()
         armed, showing, *times = CLOCK.unpack(raw)
@@ -94,7 +94,7 @@ class Passed:
 
 @dataclass(frozen=True)
 class Core:
-    """What a shard does with an element or a timer.
+    """The state machine of a shard: what it does with an element or a timer.
 
     Args:
       previews: whether there are early scores.
@@ -107,7 +107,7 @@ class Core:
     by_ticks: bool
 
     def received(self, clock: Clock, element: BlockOrTick) -> Clock:
-        """After a packed block, which is to be added to `arrived`, or a tick, which wakes nobody."""
+        """The shard after a packed block, which is to be added to `arrived`, or a tick, which wakes nobody."""
         if isinstance(element, Tick):
             newest = element.time if clock.tick is None else max(element.time, clock.tick)
             return replace(clock, armed=clock.due is not None, tick=newest)
@@ -119,7 +119,7 @@ class Core:
         return replace(clock, due=boundary, armed=True, showing=self.previews)
 
     def boundaries(self, shard: Shard, at: int, now: int) -> Iterator[Passed]:
-        """When a timer set for `at` (us) fires: each boundary that is due by then, in order, and not in the future.
+        """Handles a timer set for `at` (us): gives each boundary that is due by then, in order, and not in the future.
 
         The batches of one are to be taken before the next is asked for; the shard is left as it is after each.
         """
@@ -133,7 +133,7 @@ class Core:
         shard.clock = replace(clock, armed=armed, showing=clock.showing and armed)
 
     def preview(self, shard: Shard) -> Iterator[SequenceBatch]:
-        """When the timer for early scores fires: those of entities with new events since the last early scores."""
+        """Handles the timer for early scores: gives those of entities with new events since the last early scores."""
         shard.clock = replace(shard.clock, showing=False)
         boundary = shard.clock.due
         if boundary is None:
@@ -199,7 +199,7 @@ def _fill(bag: Bag, raws: Iterable[bytes]) -> None:
 
 @dataclass(frozen=True)
 class Live:
-    """Settings of a stream.
+    """Settings of a live job that decide when a shard is looked at.
 
     Args:
       source: the subscription, which dead letters of late events name.

@@ -1,4 +1,4 @@
-"""Dead letters as messages of a Pub/Sub topic, from which they can be sent again. `replay` reads them."""
+"""Dead letters as messages of a Pub/Sub topic, from which they can be sent again. `jobs.replay` reads them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EMULATOR = "PUBSUB_EMULATOR_HOST"
 
 
 class Message(NamedTuple):
-    """What is published."""
+    """A message that is published: its data and attributes."""
 
     data: bytes
     attributes: Mapping[str, str]
@@ -94,7 +94,7 @@ def original(attributes: Mapping[str, str]) -> dict[str, str]:
 
 
 def cut(text: str) -> str:
-    """As much as an attribute can hold."""
+    """Cuts text to what an attribute can hold."""
     return text.encode("utf-8", "backslashreplace")[:VALUE].decode("utf-8", "ignore")
 
 
@@ -121,7 +121,7 @@ def publisher() -> PublisherClient:
 
 
 def check_topic(topic: str) -> None:
-    """Raises UserError for a topic that is not there, or may not be seen."""
+    """Checks that a topic is there, and may be seen. Raises UserError."""
     if not re.fullmatch(r"projects/[^/]+/topics/[^/]+", topic):
         raise UserError(f"{topic}: a topic is named projects/PROJECT/topics/NAME")
     with publisher() as client:

@@ -128,8 +128,8 @@ def plan(files: Sequence[File]) -> tuple[Piece, ...]:
 
 
 def check_unchanged(piece: Piece) -> None:
-    """Raises UserError when the file of a piece is another than the one that was planned. One that is gone is not:
-    whoever reads it is told."""
+    """Checks that the file of a piece is the one that was planned. Raises UserError if not. One that is gone is not
+    refused: whoever reads it is told."""
     if piece.version is None:
         return
     try:
@@ -179,7 +179,7 @@ def preflight(task: Task, files: Sequence[File], arrival: bool = True) -> None:
 
 
 def check_fields(path: str, found: Mapping[str, str], needed: Collection[str]) -> None:
-    """Raises UserError when a field is not among those that were found, with their types."""
+    """Checks that each field is among those that were found, with their types. Raises UserError."""
     for name in needed:
         if name not in found:
             near = difflib.get_close_matches(name, found, 1)
@@ -190,7 +190,7 @@ def check_fields(path: str, found: Mapping[str, str], needed: Collection[str]) -
 
 
 def check_rows(task: Task, path: str, parts: Iterable[Rows | Refusal]) -> None:
-    """Raises UserError when none of the first rows can be an event, or when their times are in another unit."""
+    """Refuses, by UserError, a file whose first rows are no events, or have times in another unit."""
     part = next((p for p in parts if isinstance(p, Rows)), None)
     if part is None:
         return

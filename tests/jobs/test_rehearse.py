@@ -25,6 +25,8 @@ def test_with_careless_publishers_it_finds_no_difference_and_no_stranger_reaches
     assert found, told
     assert int(found[1].replace(",", "")) > 300
     assert int(found[2]) > 30
+    places = re.findall(rf"{re.escape(str(tmp_path))}[\w./-]*\w", told)
+    assert all(Path(place).exists() for place in places), places
     assert strangers(seen) == []
     programs = [each.program for each in seen]
     assert programs.count("pubsub-emulator") >= 2  # the service and its counts

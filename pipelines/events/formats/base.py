@@ -70,7 +70,7 @@ class Rows:
         return len(self.at)
 
     def refusal(self, row: int, reason: str, value: str) -> Refusal:
-        """A row that cannot be an event."""
+        """The refusal of a row that cannot be an event."""
         if self.sent is None:
             return Refusal(self.position(row), reason, value, self.raw(row))
         sent = self.sent(row)
@@ -101,7 +101,7 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
-        """All rows of a piece, each once, in bounded memory."""
+        """Reads all rows of a piece, each once, in bounded memory."""
 
     @abstractmethod
     def columns(self, piece: Piece) -> Collection[str]:

@@ -70,7 +70,7 @@ class Lines:
         return pa.py_buffer(b"\n".join(parts))
 
     def array(self) -> pa.Array:
-        """(n) binary."""
+        """The lines as an Arrow array (n) of binary."""
         return cut(self.data, self.start, self.end, pa.binary()) if len(self) else pa.array([], pa.binary())
 
     def rows(self, table: pa.Table, whole: bool) -> Rows:
@@ -78,11 +78,11 @@ class Lines:
         return Rows(table, self.at, "byte {}", self.raw, self.array() if whole else None)
 
     def refusal(self, row: int, reason: str, value: str = "") -> Refusal:
-        """A line that cannot be a row."""
+        """The refusal of a line that cannot be a row."""
         return Refusal(f"byte {self.start[row] + self.offset}", reason, value, self.raw(row))
 
     def refused(self, reason: str) -> Iterator[Refusal]:
-        """Each line as one that cannot be a row."""
+        """The refusals of all lines, none of which can be a row."""
         for row in range(len(self)):
             yield self.refusal(row, reason)
 

@@ -58,11 +58,11 @@ class Origin:
 
     @property
     def arrival(self) -> Ints:
-        """(n) us."""
+        """The arrival of each event, (n) us."""
         return self.messages.arrival[self.message]
 
     def sent(self, row: int, payload: bytes) -> Sent:
-        """What is to be sent again of an event."""
+        """What to send again so that an event comes again."""
         message, event = int(self.message[row]), int(self.event[row])
         name = self.messages.id[message]
         position = f"message {name}" if event < 0 else f"message {name}, event {event}"
@@ -100,7 +100,7 @@ class Found:
     containers: Mapping[int, avro.Container]  # by message
 
     def rows(self, task: Task, table: pa.Table, rows: Ints) -> Rows:
-        """Some of them, in columns."""
+        """Some of the events, in columns."""
         part, texts = Found([self.records[r] for r in rows], self.origin.take(rows), self.containers), None
         if task.events.identity == "all":
             texts = pa.array([json.dumps(r, default=repr, sort_keys=True) for r in part.records], pa.string())

@@ -80,7 +80,7 @@ def check_footer(file: BinaryIO) -> None:
 
 
 def groups(meta: pq.FileMetaData, columns: Sequence[str], start: int, end: int) -> list[Group]:
-    """Row groups [start, end).
+    """Describes the row groups [start, end).
 
     Raises:
       Unreadable: they are encrypted, or have other columns than the file.

@@ -29,14 +29,14 @@ class OutOfMemory(Exception):
 
 
 class Engine(Protocol):
-    """A loaded model."""
+    """A model that is loaded and can be called."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def device(self) -> str:
-        """In words: `cpu (2 cores)`."""
+        """The device in words: `cpu (2 cores)`."""
 
     @property
     def inputs(self) -> tuple[int, ...]:

@@ -49,7 +49,7 @@ def import_framework(engine: EngineName) -> None:
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """For importing TensorFlow, whose C++ part writes to standard error, and no setting stops it.
+    """Silences standard error while TensorFlow is imported: its C++ part writes there, and no setting stops it.
 
     Only in the main thread: elsewhere it would silence all that runs beside it. Not with `--debug`. A crash in this
     time is told by faulthandler, which the command has given a descriptor of its own.

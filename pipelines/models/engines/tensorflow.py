@@ -13,7 +13,7 @@ from pipelines.models.engines.base import DeviceName, Floats, OutOfMemory
 
 
 class TensorFlowEngine:
-    """See `pipelines.models.engines.base.Engine`."""
+    """The engine that calls a SavedModel by TensorFlow; see `engines.base.Engine`."""
 
     name = "tensorflow"
 

@@ -47,7 +47,7 @@ class Head(ABC):
         """How good a network is, higher is better: of what `judged` gave of parts of n examples each."""
 
     def told(self, quality: float) -> str:
-        """A quality for people."""
+        """The quality as text for people."""
         return f"{self.measure} {self.sign * quality:.4f}"
 
     @abstractmethod

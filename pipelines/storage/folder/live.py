@@ -59,7 +59,7 @@ def prepare(out: str | os.PathLike[str], run_id: str) -> None:
 
 
 def folder(out: str | os.PathLike[str], run_id: str, kind: Kind) -> Path:
-    """Where the files of a kind are."""
+    """The folder of the files of a kind."""
     return Path(os.path.realpath(out)) / "live" / run_id / kind
 
 
@@ -116,7 +116,7 @@ def read_live_ledger(out: str | os.PathLike[str], run_id: str) -> Ledger:
 
 
 def counting(merged: Merged, names: Iterable[str]) -> list[str]:
-    """Of the names in a folder, the files whose rows count, oldest first."""
+    """The files of a folder whose rows count, oldest first, by the names in it."""
     files, gone = set(merged.files), {name for name, _ in merged.replaced}
     return sorted((n for n in names if n in files or (level(n) == 0 and n not in gone)), key=time_of)
 
@@ -131,7 +131,7 @@ def read_merged(place: Path) -> Merged:
 
 
 def commit(place: Path, merged: Merged) -> None:
-    """The one step in which merged files begin to count, and those that they replace cease to."""
+    """Takes the one step in which merged files begin to count, and those that they replace cease to."""
     sync(place)
     write_file(place / MERGED, lambda f: f.write(json.dumps(asdict(merged)).encode()))
     sync(place)
@@ -164,5 +164,5 @@ def parquet(files: Sequence[Path | str]) -> str:
 
 
 def literal(path: Path | str) -> str:
-    """A path in SQL."""
+    """A path as a literal of SQL."""
     return "'" + str(path).replace("'", "''") + "'"

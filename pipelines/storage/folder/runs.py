@@ -1,4 +1,4 @@
-"""The output folder of local runs: layout, locks, atomic publishing, clean-up. What the files hold: `rows`.
+"""The output folder of local runs: layout, locks, atomic publishing, clean-up. What they hold: `storage.rows`.
 
     <out>/current/<run_id>                  link to ../generations/<run_id>.<attempt>; also <run_id>.refused and
                                             <run_id>.unbalanced, for runs that must not replace a good one
