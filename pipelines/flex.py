@@ -140,7 +140,7 @@ DESCRIPTIONS: Mapping[Template, tuple[str, str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """What a launch asks for, run as the command that it stands for, whose exit code this is."""
+    """Runs the command that a launch stands for, and returns its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -119,7 +119,8 @@ def compare(survey: Survey, train: Ints, validation: Ints) -> list[Scored]:
 
 
 def models(survey: Survey, compared: Sequence[Scored]) -> list[ChurnModel]:
-    """Intervals and differences come from one bootstrap of the entities, the as-ofs of each drawn together."""
+    """The figures of each model. Intervals and differences come from one bootstrap of the entities, the as-ofs of each
+    drawn together."""
     label = survey.examples.label[survey.test.rows, 0]
     rankings = [Ranking.of(label, m.score) for m in compared]
 
@@ -137,7 +138,9 @@ def models(survey: Survey, compared: Sequence[Scored]) -> list[ChurnModel]:
 
 
 def _model(label: Floats, m: Scored, areas: Doubles, draws: Doubles) -> ChurnModel:
-    """
+    """The figures of one model.
+
+
     Args:
       areas: (2) under the ROC and the precision-recall curve; `draws` (d, 2) those of the bootstrap.
     """
@@ -191,7 +194,8 @@ def by_as_of(survey: Survey) -> list[ChurnAsOf]:
 
 
 def importance(survey: Survey) -> list[Importance]:
-    """The fall of the AUC; nothing where all of the shuffled rows churned, or none."""
+    """How important each feature is, by the fall of the AUC; nothing where all of the shuffled rows churned, or
+    none."""
     label = survey.examples.label
 
     def quality(rows: Ints, _: Floats, scores: Floats) -> float:

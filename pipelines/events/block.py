@@ -44,7 +44,7 @@ MIX1, MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 @dataclass(frozen=True)
 class EventBlock:
-    """n events of k entities."""
+    """Events in columns: n events of k entities."""
 
     keys: pa.StringArray  # (k) distinct entities
     key: npt.NDArray[np.int32 | np.uint16]  # (n) index into keys
@@ -79,7 +79,8 @@ class EventBlock:
         )
 
     def pack(self) -> bytes:
-        """Little-endian columns behind one header, widest first so that each is aligned; `unpack` is the inverse.
+        """Packs the block to bytes: little-endian columns behind one header, widest first so that each is aligned;
+        `unpack` is the inverse.
 
         The length is a multiple of 8, so that packed blocks in a row are aligned, too.
         """
@@ -93,7 +94,7 @@ class EventBlock:
 
 
 def unpack(raw: bytes) -> EventBlock:
-    """A block on the bytes themselves: its arrays are views and read-only."""
+    """Makes a block on the bytes themselves: its arrays are views and read-only."""
     version, has_arrival, c, v, h, n, k, size = HEADER.unpack_from(raw)
     if version != VERSION:
         raise ValueError(f"an event block of version {version}; this code reads version {VERSION}")
@@ -119,7 +120,7 @@ def _key_type(keys: int) -> str:
 
 
 def concat(blocks: Sequence[EventBlock]) -> EventBlock:
-    """One block of at least one; equal keys are merged by their text, never by a hash."""
+    """Joins blocks, at least one, to one; equal keys are merged by their text, never by a hash."""
     if len(blocks) == 1:
         return blocks[0]
     merged = pa.concat_arrays([b.keys for b in blocks]).dictionary_encode()
@@ -212,7 +213,7 @@ def chunks(b: EventBlock, size: int = CHUNK) -> Iterator[bytes]:
 
 
 def order(b: EventBlock) -> tuple[Ints, Ints]:
-    """Rows by (key, time, id, arrival, content): one order, whatever the order they came in; and the places in it
+    """Sorts rows by (key, time, id, arrival, content): one order, whatever the order they came in; and the places in it
     whose key and time are those of the place before.
 
     Only runs of equal (key, time) pay for a lexsort of all that follows.
@@ -295,7 +296,7 @@ def _unsorted(order: npt.NDArray[np.int32]) -> Floats:
 
 
 def split(b: EventBlock, shards: int) -> Iterator[tuple[int, EventBlock]]:
-    """(shard, block) by hash of the entity; a block carries only the keys of its shard."""
+    """Splits a block by a hash of the entity into (shard, block); a block carries only the keys of its shard."""
     if not len(b):
         return
     of_key = (hash64(b.keys) % np.uint64(shards)).astype(np.int16 if shards < 32768 else np.int32)

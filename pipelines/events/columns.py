@@ -79,7 +79,7 @@ def _float_text(column: pa.Array, name: str) -> pa.Array:
 
 
 def numbers(column: pa.Array, name: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """f4 (n) of a numeric, boolean or text column; null, NaN and empty text are NaN. Always through 64 bits.
+    """Numbers, f4 (n), of a numeric, boolean or text column; null, NaN and empty text are NaN. Always through 64 bits.
 
     Raises:
       DecodeError: text that is not a number, or another type.
@@ -95,7 +95,8 @@ def numbers(column: pa.Array, name: str) -> np.ndarray[tuple[int], np.dtype[np.f
 
 
 def codes(column: pa.Array, values: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
-    """u2 (n) of text or dictionary-encoded text: index into `values`; their number for null and for any other value."""
+    """Codes, u2 (n), of text or dictionary-encoded text: index into `values`; their number for null and for any other
+    value."""
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     known = pc.index_in(encoded.dictionary, pa.array(values, pa.string()))
     lut = np.append(filled(known, len(values)), len(values)).astype(np.uint16)
@@ -121,7 +122,7 @@ def plain(column: pa.Array) -> pa.Array:
 
 
 def filled(column: pa.Array, value: int) -> npt.NDArray[Any]:
-    """(n) with `value` for null."""
+    """The column (n) with `value` in place of null."""
     return np.asarray((column.fill_null(value) if column.null_count else column).to_numpy(zero_copy_only=False))
 
 

@@ -58,7 +58,7 @@ class Since:
 
     @property
     def horizon(self) -> int:
-        """A job without an end has no labels."""
+        """None: a job without an end has no labels."""
         return 0
 
     def after(self, task: Task, time: Ints) -> Ints:
@@ -178,7 +178,8 @@ def identity(
     n: int,
     bad: dict[int, Refused],
 ) -> tuple[Hashes, Mask]:
-    """u8 (n) hash of what makes an event itself, and whether there is anything to hash. Without identity ids, or 0."""
+    """A hash, u8 (n), of what makes an event itself, and whether there is anything to hash. Without identity ids, or
+    0."""
     fields = task.events.identity
     if fields == "none":
         return np.zeros(n, np.uint64) if ids is None else ids, np.ones(n, bool)

@@ -17,8 +17,8 @@ BLOCK = 1 << 17  # events that are split and packed at once: many small blocks a
 def take_in(
     task: Task, span: Span | Since, parts: Iterable[Rows | Refusal], source: str
 ) -> Iterator[EventBlock | DeadLetter | Ledger]:
-    """Blocks of at most about `BLOCK` events, a dead letter of `source` for each refused row, and one Ledger at the
-    end, whose `bad_files` counts parts that could not be read at all."""
+    """Turns rows into blocks of at most about `BLOCK` events, a dead letter of `source` for each refused row, and one
+    Ledger at the end, whose `bad_files` counts parts that could not be read at all."""
     ledger, refused, broken = Ledger(), Counter[str](), 0  # a sum of ledgers for each refusal would be slow
     held: list[EventBlock] = []
     for part in parts:

@@ -54,7 +54,7 @@ class Messages:
 @versioned("tick")
 @dataclass(frozen=True)
 class Tick:
-    """The clock of arrivals has reached a time: all that arrived before it has come."""
+    """Says that the clock of arrivals has reached a time: all that arrived before it has come."""
 
     time: int  # us
 

@@ -189,7 +189,8 @@ def step_table(
 def aggregate(
     passes: Sequence[Group], block: EventBlock, tied: Ties | None, cell: Ints, cells: int, width: int
 ) -> Floats:
-    """f4 (cells * width). Rows are in canonical order, so that every sum has one order of addition."""
+    """Aggregates each cell, f4 (cells * width). Rows are in canonical order, so that every sum has one order of
+    addition."""
     out = np.zeros(cells * width, np.float32)
     for g in passes:
         field, code = _columns(g, block, tied)
@@ -220,7 +221,7 @@ def _columns(g: Group, block: EventBlock, tied: Ties | None) -> tuple[Array | No
 
 
 def text_codes(hashes: Hashes) -> Floats:
-    """f4 (n) of the hashes of text values: 1 to 2^23, so exact; 0 is left for none."""
+    """Codes of the hashes of text values, f4 (n): 1 to 2^23, so exact; 0 is left for none."""
     return (np.uint64(1) + (hashes >> np.uint64(41))).astype(np.float32)
 
 
@@ -237,8 +238,9 @@ def fill(task: Task, window: Floats, has: Mask) -> Floats:
 
 
 def backfill(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[SequenceBatch]:
-    """Every score of a shard (tidy, its whole history at hand). With arrival, each as-of sees what was known in time:
-    events with arrival < as-of + allowed lateness; the revision says at which boundary the last of them came."""
+    """The sequences of every score of a shard (tidy, its whole history at hand). With arrival, each as-of sees what was
+    known in time: events with arrival < as-of + allowed lateness; the revision says at which boundary the last of them
+    came."""
     if block.arrival is None:
         for batch, _ in sequences(task, block, as_ofs):
             yield batch

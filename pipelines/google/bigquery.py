@@ -31,7 +31,9 @@ REQUEST = re.compile(r"^[A-Z]+ https?://\S+: ")  # what stands before a message 
 
 
 def answers() -> None:
-    """
+    """Checks that the emulator answers, where the environment names one.
+
+
     Raises:
       UserError: an emulator does not answer, for which a client would wait.
     """
@@ -105,7 +107,7 @@ def explained(what: str = "") -> Iterator[None]:
 
 
 def message(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """The message of an error, in one line."""
     text = REQUEST.sub("", str(getattr(error, "message", "") or error).strip())
     return " ".join(text.split("\n\n")[0].split()) or type(error).__name__
 
@@ -137,7 +139,7 @@ def patiently(
     passing: Callable[[Exception], bool] = transient,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Any:
-    """What `do` returns, which is called again, at growing intervals, while its errors are `passing`."""
+    """Returns what `do` returns, which is called again, at growing intervals, while its errors are `passing`."""
     end, (pause, most) = time.monotonic() + patience, PAUSES
     while True:
         try:

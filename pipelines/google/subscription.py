@@ -28,7 +28,7 @@ METHODS = ("Pull", "Acknowledge", "ModifyAckDeadline")
 
 
 class Client:
-    """The service. Every call raises Refused where it fails; safe among threads.
+    """A client of the service. Every call raises Refused where it fails; safe among threads.
 
     The calls bypass the library's wrappers around messages, which cost more than everything else, and its warning
     about `return_immediately`: a pull that waits and is cut off by its client may leave messages leased to nobody.
@@ -48,7 +48,7 @@ class Client:
             self._calls[method] = request, call
 
     def pull(self, subscription: str, at_most: int) -> Sequence[Any]:
-        """The ReceivedMessage protos that are there right now; none does not mean that there are none."""
+        """Pulls the ReceivedMessage protos that are there right now; none does not mean that there are none."""
         answer = self._call("Pull", subscription, max_messages=at_most, return_immediately=True)
         return answer.received_messages
 
@@ -156,7 +156,7 @@ def check_pullable(name: str, found: Subscription) -> None:
 
 
 def facts(name: str, found: Subscription) -> Facts:
-    """What matters of a subscription, with a line for each of its settings that costs something."""
+    """The facts about a subscription that matter, with a line for each of its settings that costs something."""
     deadline = found.ack_deadline_seconds
     retry = found.retry_policy if "retry_policy" in found else None
     backoff = int(retry.minimum_backoff.total_seconds()) if retry is not None else 0

@@ -45,7 +45,7 @@ class Input:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Tables and queries of BigQuery."""
+        """The patterns that are tables or queries of BigQuery."""
         return tuple(filter(is_bigquery, self.patterns))
 
     @property
@@ -74,7 +74,9 @@ class Execution:
     inference_ram: str | None = None  # of its workers for inference, such as 16GB
 
     def check(self) -> None:
-        """
+        """Checks the numbers of workers and shards.
+
+
         Raises:
           UserError: more workers or shards than anybody means.
         """
@@ -100,7 +102,8 @@ class ScoreConfig:
         at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
 
     def run_id(self, model_version: str) -> str:
-        """The same for the same question: a rerun replaces its own scores, whatever the machine or the workers."""
+        """The name of the run, the same for the same question: a rerun replaces its own scores, whatever the machine or
+        the workers."""
         facts = [self.task.digest, model_version, self.engine, self.as_ofs, sorted(self.input.patterns)]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]
         return f"{self.task.task}-{format_time(self.as_ofs[-1])[:10]}-{digest}"
@@ -141,7 +144,8 @@ class StreamConfig:
 
     @property
     def run_id(self) -> str:
-        """The same for the same question, whatever the model that serves: a restart goes on with its own scores."""
+        """The name of the job's run, the same for the same question, whatever the model that serves: a restart goes on
+        with its own scores."""
         digest = hashlib.sha256(json.dumps([self.task.digest, self.subscription]).encode()).hexdigest()[:10]
         return f"{self.task.task}-live-{digest}"
 
@@ -185,12 +189,12 @@ class TrainConfig:
 
     @property
     def validation(self) -> tuple[int, ...]:
-        """Ascending. The label of the last one is known at the first test as-of."""
+        """The validation as-ofs, ascending. The label of the last one is known at the first test as-of."""
         return self._before(self.test[0], self.validation_as_ofs)
 
     @property
     def train(self) -> tuple[int, ...]:
-        """Ascending. The label of the last one is known at the first validation as-of."""
+        """The training as-ofs, ascending. The label of the last one is known at the first validation as-of."""
         return self._before(self.validation[0], self.train_as_ofs)
 
     @property
@@ -208,7 +212,9 @@ class TrainConfig:
 
 
 def at_most(flag: str, value: int, most: int, why: str) -> None:
-    """
+    """Refuses a number that is too large.
+
+
     Raises:
       UserError: a number that nobody means, and that would take all memory before it failed.
     """
@@ -240,8 +246,8 @@ def first_as_of(task: Task, now: int, history: bool, text: str | None = None) ->
 
 
 def parse_as_ofs(task: Task, text: str, flag: str = "--as-of", every: int | None = None) -> tuple[int, ...]:
-    """`2024-01-01`, or `2024-01-01..2024-03-01` for every as-of that is due between the two, both included; or for
-    those that lie `every` us apart; `latest` for the newest that is due.
+    """Reads as-ofs: `2024-01-01`, or `2024-01-01..2024-03-01` for every as-of that is due between the two, both
+    included; or for those that lie `every` us apart; `latest` for the newest that is due.
 
     Raises:
       UserError: not a time, not a step boundary (with the nearest ones), an empty range, or one of more than `AS_OFS`.

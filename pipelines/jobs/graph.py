@@ -35,8 +35,8 @@ def build(
     write: beam.PTransform,
     state: str = "",
 ) -> None:
-    """Events -> sequences -> scores -> sink. The names of the steps are part of what a running job is: see
-    tests/golden.
+    """Builds the graph: events -> sequences -> scores -> sink. The names of the steps are part of what a running job
+    is: see tests/golden.
 
     Args:
       read: gives `Events`.

@@ -78,12 +78,12 @@ class Need:
 
     @property
     def likely(self) -> int:
-        """Bytes."""
+        """The bytes that it is likely to take."""
         return round(sum(part.likely for part in self.parts))
 
     @property
     def least(self) -> int:
-        """Bytes."""
+        """The bytes that it takes at least."""
         return round(sum(part.least for part in self.parts))
 
     @property

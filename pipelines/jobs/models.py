@@ -26,7 +26,7 @@ def table(tasks: Sequence[TaskModels]) -> str:
 
 
 def compare(a: Path, b: Path) -> str:
-    """What two models differ in: task, data, network, libraries; and all that both were measured by.
+    """A table of what two models differ in: task, data, network, libraries; and all that both were measured by.
 
     Raises:
       UserError: one of them cannot be read.

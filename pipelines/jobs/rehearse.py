@@ -152,7 +152,7 @@ def messy(task: Task, time: Ints, arrival: Ints, start: int) -> tuple[Ints, Ints
 
 
 def compare(live: Path, backfill: Path, outputs: Sequence[str]) -> Parity:
-    """Every column of every row that says something about an entity, the bits of its scores included."""
+    """Compares every column of every row that says something about an entity, to the bits of its scores."""
     columns = COMPARED.format(outputs=", ".join(outputs))
     sql = f"SELECT {columns} FROM scores WHERE revision >= 0"
     want = {row[0]: row for row in select(backfill, sql).rows}

@@ -47,12 +47,12 @@ class Source:
 
     @property
     def files(self) -> int:
-        """Tables and queries count as files."""
+        """How many files there are; tables and queries count as files."""
         return len({p.path for p in self.pieces})
 
 
 def find(task: Task, span: Span | Since, input: Input, execution: Execution, dry_run: bool = False) -> Source:
-    """Queries are run here, and the rows of a table are those of this moment.
+    """Finds what a run reads. Queries are run here, and the rows of a table are those of this moment.
 
     Args:
       span: what of a table is read at all. Files, and tables, from which a stream starts need not have the task's

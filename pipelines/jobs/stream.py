@@ -108,7 +108,7 @@ def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -
 
 
 class Events(NamedTuple):
-    """See `graph.Events`."""
+    """What reading a subscription gives, see `graph.Events`."""
 
     blocks: beam.PCollection[tuple[int, bytes]]
     dead: beam.PCollection

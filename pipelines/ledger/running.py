@@ -99,5 +99,5 @@ class Running:
         return replace(self, windows=windows, settled=settled)
 
     def written(self, at: int) -> Running:
-        """At a time (us), or just after the last row if the clock was put back."""
+        """The same, written at a time (us), or just after the last row if the clock was put back."""
         return replace(self, at=max(at, self.at + 1), changed=bool(self.unseen))

@@ -77,7 +77,7 @@ def models(root: str | os.PathLike[str], task: str | None = None) -> tuple[TaskM
 
 
 def serving(folder: str | os.PathLike[str]) -> Pointer | None:
-    """Which version of a task's folder serves; None if none was ever promoted.
+    """The version of a task's folder that serves; None if none was ever promoted.
 
     Raises:
       UserError: the file that says so cannot be read.
@@ -93,7 +93,8 @@ def serving(folder: str | os.PathLike[str]) -> Pointer | None:
 
 
 def stamp(folder: str | os.PathLike[str]) -> tuple[int, int, int] | None:
-    """Changes whenever another version of a task's folder is made to serve; None where that cannot be told."""
+    """A stamp that changes whenever another version of a task's folder is made to serve; None where that cannot be
+    told."""
     try:
         stat = (_absolute(folder) / POINTER).stat()
     except OSError:
@@ -214,7 +215,9 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
 
 
 def _parse(content: object) -> Pointer:
-    """
+    """Reads a pointer.
+
+
     Raises:
       ValueError: it is no pointer.
     """
@@ -294,7 +297,9 @@ def _choose(folder: Path) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """
+    """Keeps other processes from changing which version serves, until the end of the block.
+
+
     Raises:
       UserError: the folder is not there, or cannot be written.
     """

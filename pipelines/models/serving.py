@@ -39,7 +39,7 @@ _loading = threading.Lock()  # one model at a time, whoever asks
 
 @dataclass
 class Model:
-    """A version that has been tried."""
+    """A version of a model that is loaded and has been tried."""
 
     version: str
     engine: Engine
@@ -60,7 +60,9 @@ class Loader:
     size: int
 
     def load(self, folder: Path) -> Model:
-        """
+        """Loads a version and tries it.
+
+
         Raises:
           UserError: there is no model, it does not fit the task, or it cannot be loaded or score a batch of zeros.
         """
@@ -111,7 +113,9 @@ class Serving:
     def __init__(
         self, folder: str, loader: Loader, watch: float | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """
+        """Loads the version that serves, or one that served before it.
+
+
         Raises:
           UserError: the model cannot serve, and neither can any that served before it.
         """

@@ -137,7 +137,7 @@ def job_server(options: PipelineOptions) -> Iterator[None]:
 
 
 def ask(url: str, method: str = "GET", body: object = None) -> Any:
-    """What the REST interface of a cluster answers. Raises OSError or ValueError.
+    """Asks the REST interface of a cluster. Raises OSError or ValueError.
 
     https://nightlies.apache.org/flink/flink-docs-release-1.19/docs/ops/rest_api/
     """

@@ -29,7 +29,7 @@ def keep_beam_on_loopback() -> None:
 
 
 def address(asked: str) -> str:
-    """Where to listen instead of at host:port."""
+    """The address to listen at instead of host:port."""
     for everywhere in EVERYWHERE:
         if asked.startswith(everywhere):
             return f"127.0.0.1:{asked.removeprefix(everywhere)}"

@@ -33,7 +33,7 @@ ENDING = 5.0  # seconds that it has to end by itself
 
 
 def locate(options: PipelineOptions) -> Path:
-    """The program: --prism_location, or else beside this Python, on the PATH, or downloaded by Beam.
+    """Finds the program: --prism_location, or else beside this Python, on the PATH, or downloaded by Beam.
 
     Raises:
       UserError: there is none.
@@ -109,7 +109,7 @@ class Prism:
             self._file.close()
 
     def ended(self, within: float = 0.0) -> str | None:
-        """None if it runs, also after so many seconds, and else how it ended and why, as far as it said."""
+        """How it ended and why, as far as it said; None if it still runs after so many seconds."""
         if self._process is None:
             return None
         try:

@@ -131,7 +131,9 @@ class FlinkCluster:
         return f"{HOST}:{self.ports.pool}"
 
     def __enter__(self) -> FlinkCluster:
-        """
+        """Starts the cluster.
+
+
         Raises:
           UserError: it is not built, a port is taken, or a process ended.
         """
@@ -182,7 +184,7 @@ class FlinkCluster:
         self._java("zookeeper", ["-cp", self._jars(), ZOOKEEPER, str(self.folder / "conf" / "zoo.cfg")], wait)
 
     def kill(self, kind: Kind) -> None:
-        """kill -9 of the newest process of its kind; with the pool go its workers."""
+        """Ends the newest process of its kind as `kill -9` does; with the pool go its workers."""
         _, process = self._running[kind].pop()
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -357,7 +359,7 @@ A job for it has --runner=FlinkRunner --flink_master={page} --parallelism={slots
 
 
 def stop(folder: Path) -> str:
-    """Ends it, if it runs. Returns what to tell about it."""
+    """Ends the cluster, if it runs. Returns what to tell about it."""
     pid = _runs(folder)
     if pid is None:
         return "no Flink runs"

@@ -40,13 +40,13 @@ class Engine(Protocol):
 
     @property
     def inputs(self) -> tuple[int, ...]:
-        """(steps, features) of a row."""
+        """The shape of a row: (steps, features)."""
 
     @property
     def outputs(self) -> int: ...
 
     def predict(self, x: Floats) -> Floats:
-        """f4 (B, steps, features) -> f4 (B, outputs).
+        """Scores a batch: f4 (B, steps, features) -> f4 (B, outputs).
 
         Raises:
           OutOfMemory: a smaller batch may fit.

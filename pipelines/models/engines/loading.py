@@ -41,7 +41,7 @@ def load_engine(model_dir: Path | str, engine: EngineName, device: DeviceName) -
 
 
 def import_framework(engine: EngineName) -> None:
-    """What takes seconds of `load_engine`, and is quiet in the main thread only."""
+    """Imports what an engine needs, which takes seconds of `load_engine`, and is quiet in the main thread only."""
     if engine == "tensorflow":
         with silent_stderr():
             import pipelines.models.engines.tensorflow  # noqa: F401

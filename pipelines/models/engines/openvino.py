@@ -21,7 +21,8 @@ except ImportError:
 
 
 class OpenVINOEngine:
-    """See `pipelines.models.engines.base.Engine`. Compiles anew when the shape of the batch changes."""
+    """The engine that calls a SavedModel by OpenVINO; see `engines.base.Engine`. Compiles anew when the shape of the
+    batch changes."""
 
     def __init__(self, path: Path, device: DeviceName, precision: Literal["f32", "bf16"]) -> None:
         if device == "gpu":

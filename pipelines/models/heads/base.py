@@ -52,7 +52,7 @@ class Head(ABC):
 
     @abstractmethod
     def calibrated(self, y: Callable[[], Floats], labels: Floats) -> Calibration:
-        """Learnt from what uncalibrated networks say of examples, and their labels."""
+        """The calibration learnt from what uncalibrated networks say of examples, and their labels."""
 
     @abstractmethod
     def scores(self, raw: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
