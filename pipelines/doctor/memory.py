@@ -24,7 +24,6 @@ CODE = "memory"
 def memory(launch: Launch, there: Room | None = None) -> Iterator[Finding]:
     """Findings about the memory of the launch.
 
-
     Args:
       there: this machine's where None.
     """

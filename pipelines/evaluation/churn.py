@@ -140,7 +140,6 @@ def models(survey: Survey, compared: Sequence[Scored]) -> list[ChurnModel]:
 def _model(label: Floats, m: Scored, areas: Doubles, draws: Doubles) -> ChurnModel:
     """The figures of one model.
 
-
     Args:
       areas: (2) under the ROC and the precision-recall curve; `draws` (d, 2) those of the bootstrap.
     """

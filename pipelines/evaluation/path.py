@@ -144,7 +144,6 @@ def models(survey: Survey, found: Mapping[str, Doubles]) -> list[PathModel]:
 def _model(name: str, error: Doubles, own: Doubles, reference: Doubles, weights: Ints | None) -> PathModel:
     """The figures of one model.
 
-
     Args:
       error: (steps); own, reference: (as-ofs, steps) sums of errors of the log return, of this model and of naive.
     """

@@ -33,7 +33,6 @@ REQUEST = re.compile(r"^[A-Z]+ https?://\S+: ")  # what stands before a message 
 def answers() -> None:
     """Checks that the emulator answers, where the environment names one.
 
-
     Raises:
       UserError: an emulator does not answer, for which a client would wait.
     """

@@ -76,7 +76,6 @@ class Execution:
     def check(self) -> None:
         """Checks the numbers of workers and shards.
 
-
         Raises:
           UserError: more workers or shards than anybody means.
         """
@@ -213,7 +212,6 @@ class TrainConfig:
 
 def at_most(flag: str, value: int, most: int, why: str) -> None:
     """Refuses a number that is too large.
-
 
     Raises:
       UserError: a number that nobody means, and that would take all memory before it failed.

@@ -192,7 +192,6 @@ def training_key(config: TrainConfig, stored: Stored) -> str:
 def _check(config: TrainConfig) -> None:
     """Checks what a training needs before it takes its time.
 
-
     Raises:
       UserError: a package is missing, the features say too little, no model can be written, or it cannot be told
         which one serves.

@@ -217,7 +217,6 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
 def _parse(content: object) -> Pointer:
     """Reads a pointer.
 
-
     Raises:
       ValueError: it is no pointer.
     """
@@ -298,7 +297,6 @@ def _choose(folder: Path) -> str:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keeps other processes from changing which version serves, until the end of the block.
-
 
     Raises:
       UserError: the folder is not there, or cannot be written.

@@ -62,7 +62,6 @@ class Loader:
     def load(self, folder: Path) -> Model:
         """Loads a version and tries it.
 
-
         Raises:
           UserError: there is no model, it does not fit the task, or it cannot be loaded or score a batch of zeros.
         """
@@ -114,7 +113,6 @@ class Serving:
         self, folder: str, loader: Loader, watch: float | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Loads the version that serves, or one that served before it.
-
 
         Raises:
           UserError: the model cannot serve, and neither can any that served before it.

@@ -133,7 +133,6 @@ class FlinkCluster:
     def __enter__(self) -> FlinkCluster:
         """Starts the cluster.
 
-
         Raises:
           UserError: it is not built, a port is taken, or a process ended.
         """

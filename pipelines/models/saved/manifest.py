@@ -78,7 +78,6 @@ def signature(task: Task) -> dict[str, Any]:
 def load_manifest(directory: Path | str) -> Manifest:
     """Reads the manifest in the folder of a model.
 
-
     Raises:
       UserError: there is none, or it cannot be read.
     """
@@ -116,7 +115,6 @@ def _fields() -> TypeAdapter[Manifest]:
 
 def check(manifest: Manifest, task: Task) -> None:
     """Checks that a model was made for a task.
-
 
     Raises:
       UserError: the model was made for another task, or another version of it; names every difference.
