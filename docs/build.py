@@ -200,17 +200,18 @@ def _commands(top: argparse.ArgumentParser, words: str) -> Iterator[tuple[str, a
 
 
 def _argument(action: argparse.Action) -> str:
-    choices = [str(c) for c in action.choices or ()]
+    """The row of an argument: its name with what it takes, and what it means."""
     names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
-    value = str(action.metavar or "|".join(choices)) if action.option_strings and action.nargs != 0 else ""
+    value = str(action.metavar or "") if action.option_strings and action.nargs != 0 else ""
     more = "..." if action.nargs in ("+", "*") else ""
-    told = [action.help or ""]
-    if choices and f"({action.default})" not in told[0] and action.default is not None:
+    told = ["**Required.**"] if action.option_strings and action.required else []
+    told.append(action.help or "")
+    if action.choices:
+        told.append(f"One of {', '.join(f'`{choice}`' for choice in action.choices)}.")
+    if action.choices and action.default is not None and f"({action.default})" not in (action.help or ""):
         told.append(f"({action.default})")
-    if action.option_strings and action.required:
-        told.append("**required**")
     name = " ".join(filter(None, (names, value, more)))
-    return f"| `{_cell(name)}` | {_cell(' '.join(filter(None, told)))} |"
+    return f"| `{name}` | {_cell(' '.join(filter(None, told)))} |"
 
 
 def rows() -> str:
