@@ -204,11 +204,10 @@ def _argument(action: argparse.Action) -> str:
     names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
     value = str(action.metavar or "") if action.option_strings and action.nargs != 0 else ""
     more = "..." if action.nargs in ("+", "*") else ""
+    choices = ", ".join(f"`{choice}`" for choice in action.choices or ())
     told = ["**Required.**"] if action.option_strings and action.required else []
-    told.append(action.help or "")
-    if action.choices:
-        told.append(f"One of {', '.join(f'`{choice}`' for choice in action.choices)}.")
-    if action.choices and action.default is not None and f"({action.default})" not in (action.help or ""):
+    told.append(": ".join(filter(None, (action.help, choices))))
+    if choices and action.default is not None and f"({action.default})" not in (action.help or ""):
         told.append(f"({action.default})")
     name = " ".join(filter(None, (names, value, more)))
     return f"| `{name}` | {_cell(' '.join(filter(None, told)))} |"
