@@ -50,7 +50,7 @@ unit: $(VENV)/.dev services $(FLINK)/.fetched $(AIRFLOW)/.fetched $(BIN)/hclfmt
 	$(GO) test -C emulators/pubsub -mod=readonly ./...
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# The site of docs/, which opens from the disk: site/index.html.
+# The site of docs/, which opens from the disk: site/index.html. Its search needs a server: python -m http.server -d site
 docs: $(VENV)/.dev
 	rm -rf site
 	$(BIN)/python -m docs.build site
