@@ -62,6 +62,7 @@ def pages() -> dict[str, str]:
     found["reference/task-file.md"] = task_file()
     found["reference/commands.md"] = commands()
     found["reference/rows.md"] = rows()
+    found["reference/python.md"] = python()
     found["reference/modules.md"] = modules()
     return found
 
@@ -227,6 +228,38 @@ def rows() -> str:
     for number, meaning in re.findall(r"(\d+) (.*?)(?:[;,] (?=\d)|$)", told):
         parts.append(f"| {number} | {_cell(meaning)} |")
     return "\n".join(parts) + "\n"
+
+
+def python() -> str:
+    """The page of the interface in Python: what `pipelines` imports for its users, with signatures and docstrings."""
+    parts = ["# Python", "", "What `import pipelines` gives. [Modules](modules.md) lists what is behind it.", ""]
+    for node in ast.walk(ast.parse((ROOT / "pipelines/__init__.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipelines."):
+            source = ast.parse((ROOT / f"{str(node.module).replace('.', '/')}.py").read_text())
+            names = [alias.name for alias in node.names]
+            for found in source.body:
+                if isinstance(found, ast.FunctionDef | ast.ClassDef) and found.name in names:
+                    parts += [f"## {found.name}", "", "```python", _signature(found), "```", "", *_prose(found), ""]
+    return "\n".join(parts)
+
+
+def _signature(node: ast.FunctionDef | ast.ClassDef) -> str:
+    """How a function is called; of a class its fields."""
+    if isinstance(node, ast.FunctionDef):
+        result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+        return f"def {node.name}({ast.unparse(node.args)}){result}: ..."
+    fields = [ast.unparse(item) for item in node.body if isinstance(item, ast.AnnAssign)]
+    return "\n    ".join([f"class {node.name}:", *(fields or ["..."])])
+
+
+def _prose(node: ast.FunctionDef | ast.ClassDef) -> Iterator[str]:
+    """The docstring as Markdown, in which `Args:` and `Raises:` are lists."""
+    for line in (ast.get_docstring(node) or "").splitlines():
+        item = re.match(r"  (\w+): (.*)", line)
+        if line in ("Args:", "Raises:", "Returns:"):
+            yield f"**{line}**\n"
+        else:
+            yield f"- `{item[1]}`: {item[2]}" if item else line
 
 
 def modules() -> str:
