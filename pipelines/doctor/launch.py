@@ -14,7 +14,7 @@ from pipelines.events.decode import Since, Span
 from pipelines.google import bigquery as bigquery
 from pipelines.google import subscription as pubsub
 from pipelines.google.tables import is_bigquery
-from pipelines.jobs.config import Execution, Input, PayloadFormat, WriteMethod
+from pipelines.jobs.config import Execution, Input, WriteMethod
 from pipelines.models.engines.base import DeviceName, EngineName
 from pipelines.runners import execution, portable
 from pipelines.runners.dataflow import is_dataflow
@@ -42,7 +42,7 @@ class Launch:
     archive: str | None = None
     subscription: str | None = None
     arrival_attribute: str | None = None
-    payload: PayloadFormat = "json"
+    payload: str = "json"
     avro_schema: str | None = None  # file
     dead_letters: str | None = None  # topic
     job_name: str | None = None  # of a live job

@@ -30,9 +30,9 @@ COUNTED = {"events": "read", "rejected": "rejected", "outside": "outside", "filt
 
 @dataclass(eq=False)
 class DecodeMessages(beam.PTransform):
-    """Messages -> `blocks`: (shard, packed EventBlock), each at the earliest arrival in it, and for a tick of the source
-    a `Tick` for every shard, at its own time; tagged `dead`: DeadLetter, and `ledger`: one Ledger for all Messages but
-    those without an event.
+    """Messages -> `blocks`: (shard, packed EventBlock), each at the earliest arrival in it, and (shard, Tick) for every
+    shard, at its own time, for a tick of the source; tagged `dead`: DeadLetter, and `ledger`: one Ledger for all
+    Messages but those without an event.
 
     Too large a share of refused events pauses the source, see
     `messages.Quality`.
