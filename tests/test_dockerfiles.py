@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
@@ -38,11 +38,9 @@ IMAGES = {kind: locked(FLEX / f"requirements-{kind}.lock") for kind in KINDS}
 
 
 def extras() -> dict[str, list[str]]:
-    """Of setup.py, by name, and under "" what is always needed: names of packages."""
-    tree = ast.parse((ROOT / "setup.py").read_text())
-    [found] = [ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)]
-    [call] = [node.value for node in tree.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
-    found[""] = next(ast.literal_eval(word.value) for word in call.keywords if word.arg == "install_requires")
+    """Of pyproject.toml, by name, and under "" what is always needed: names of packages."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = {**project["optional-dependencies"], "": project["dependencies"]}
     return {extra: [re.split(r"[=\[]", text.lower())[0] for text in texts] for extra, texts in found.items()}
 
 

@@ -13,8 +13,8 @@ from pipelines.doctor.findings import Finding
 from pipelines.events.decode import Since, Span
 from pipelines.google import bigquery as bigquery
 from pipelines.google import subscription as pubsub
-from pipelines.google.tables import is_bigquery
-from pipelines.jobs.config import Execution, Input, WriteMethod
+from pipelines.google.tables import WriteMethod, is_bigquery
+from pipelines.jobs.config import Execution, Input
 from pipelines.models.engines.base import DeviceName, EngineName
 from pipelines.runners import execution, portable
 from pipelines.runners.dataflow import is_dataflow

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from pipelines.errors import UserError
 
 SCHEME = "bq://"
+WriteMethod = Literal["storage", "load", "beam"]  # by the Storage Write API, load jobs, or Beam's own sink
 NAME = re.compile(r"bq://([a-z0-9.:-]+)\.(\w+)\.([\w-]+)")
 
 

@@ -7,9 +7,9 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pipelines.errors import UserError
+from pipelines.google.tables import WriteMethod
 from pipelines.models.engines.base import DeviceName, EngineName
 from pipelines.task.fields import format_duration, format_time, parse_time
 from pipelines.task.spec import Task
@@ -23,7 +23,6 @@ SHARDS = 65_536  # at most: each block of events is divided into as many, and ea
 PULLERS = 256  # at most: each is a thread with a connection of its own
 BATCH = 1 << 20  # rows of a call of the model, at most: it runs no faster long before
 WHY_AS_OFS = "each is a pass over all entities, and every process holds the list"
-WriteMethod = Literal["storage", "load", "beam"]  # into BigQuery: the Storage Write API, load jobs, or Beam's own sink
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from typing import Protocol
 import apache_beam as beam
 
 from pipelines.errors import UserError
-from pipelines.google.tables import Table, is_bigquery, parse_table
-from pipelines.jobs.config import WriteMethod
+from pipelines.google.tables import Table, WriteMethod, is_bigquery, parse_table
 from pipelines.ledger.counts import Ledger, Status
 from pipelines.storage.bigquery import schema, staging
 from pipelines.storage.folder.compaction import compacting

@@ -25,8 +25,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.errors import UserError
 from pipelines.google import bigquery as clients
 from pipelines.google.bigquery import writer
-from pipelines.google.tables import Table
-from pipelines.jobs.config import WriteMethod
+from pipelines.google.tables import Table, WriteMethod
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.storage.bigquery import append as appending
 from pipelines.storage.bigquery import schema, staging
