@@ -91,7 +91,7 @@ class Header:
             yield record, source.tell()
 
 
-class Block(NamedTuple):
+class BlockPlace(NamedTuple):
     """Where a block is in a buffer, and how many records its head promises."""
 
     data: int  # where its data begin
@@ -218,7 +218,7 @@ class Avro(Format):
 READER = Avro()
 
 
-class Part(NamedTuple):
+class AvroBlock(NamedTuple):
     """A block that was read."""
 
     at: int
@@ -226,7 +226,7 @@ class Part(NamedTuple):
     memory: int  # bytes that they take, at most
 
 
-def _records(file: BinaryIO, head: Header, piece: Piece) -> Iterator[Part | Refusal]:
+def _records(file: BinaryIO, head: Header, piece: Piece) -> Iterator[AvroBlock | Refusal]:
     """The blocks of a piece, or why one cannot be read."""
     shape = avro_schema.shape(head.schema)
     for at, block, raw in _blocks(file, head, piece):
@@ -239,17 +239,17 @@ def _records(file: BinaryIO, head: Header, piece: Piece) -> Iterator[Part | Refu
             found = [record for record, _ in head.records(data, block.records)]
             if len(found) != block.records:
                 raise ValueError(f"{len(found)} records instead of {block.records}")
-            yield Part(at, found, memory)
+            yield AvroBlock(at, found, memory)
         except Exception as error:  # damaged data can fail in any way
             yield Refusal(f"byte {at}", DAMAGED, explain(error), "", _promised(block), True)
 
 
-def _promised(block: Block) -> int:
+def _promised(block: BlockPlace) -> int:
     """How many records are lost with a block: what its head says, as far as that can be."""
     return min(max(block.records, 1), 8 * max(block.end - block.data, 1))
 
 
-def _blocks(file: BinaryIO, head: Header, piece: Piece) -> Iterator[tuple[int, Block, bytes | None]]:
+def _blocks(file: BinaryIO, head: Header, piece: Piece) -> Iterator[tuple[int, BlockPlace, bytes | None]]:
     """(byte, block, its data) of a piece; no data of a damaged block."""
     start = max(piece.start, len(head.raw) - SYNC)
     file.seek(start)
@@ -268,11 +268,11 @@ def _blocks(file: BinaryIO, head: Header, piece: Piece) -> Iterator[tuple[int, B
             yield start + at, block, bytes(data[block.data : block.end])
             marker = block.end
         else:
-            yield start + at, block or Block(at, at, 1), None
+            yield start + at, block or BlockPlace(at, at, 1), None
             marker = data.find(head.sync, at)
 
 
-def _block(file: BinaryIO, data: bytearray, at: int) -> Block | None:
+def _block(file: BinaryIO, data: bytearray, at: int) -> BlockPlace | None:
     """The block that begins at `at`, read on into `data` if need be; None if no block can begin there."""
     if len(data) < at + 20:
         data += file.read(at + 20 - len(data))
@@ -286,10 +286,10 @@ def _block(file: BinaryIO, data: bytearray, at: int) -> Block | None:
     missing = body + size + SYNC - len(data)
     if missing > 0:
         data += file.read(missing)
-    return Block(body, body + size, count)
+    return BlockPlace(body, body + size, count)
 
 
-def _tables(task: Task, parts: Iterator[Part | Refusal]) -> Iterator[Rows | Refusal]:
+def _tables(task: Task, parts: Iterator[AvroBlock | Refusal]) -> Iterator[Rows | Refusal]:
     first, held, memory = 0, list[records.Record](), 0
     for part in parts:
         if isinstance(part, Refusal):

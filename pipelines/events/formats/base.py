@@ -80,6 +80,13 @@ class Rows:
         return self.place.format(self.at[row]) if self.sent is None else self.sent(row).position
 
 
+class Flaw(NamedTuple):
+    """Why a row cannot be an event."""
+
+    reason: str  # of few kinds: no values in it
+    value: str = ""  # what stood there, shortened
+
+
 class Refusal(NamedTuple):
     """A row, or a part of a file, that cannot be read."""
 

@@ -54,7 +54,7 @@ class Stream(Piece):
 
 
 @dataclass(frozen=True)
-class Found:
+class BigQueryInput:
     """What an input stands for: a table that can be read as it is, a view, or a query."""
 
     path: str
@@ -66,7 +66,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Opened:
+class BigQuerySession:
     """A snapshot to read."""
 
     pieces: tuple[Piece, ...]
@@ -75,7 +75,7 @@ class Opened:
     sample: Iterator[Rows]  # some rows of any time, or nothing
 
 
-def look(path: str) -> Found:
+def look(path: str) -> BigQueryInput:
     """What is behind `bq://project.dataset.table` or `bq://project?query`. Nothing is read or run.
 
     Raises:
@@ -88,16 +88,18 @@ def look(path: str) -> Found:
             job = execute(project, sql, dry_run=True)
         if job.statement_type != "SELECT":
             raise UserError(f"{path}: an input is one SELECT, and this is {job.statement_type}")
-        return Found(path, project, _fields(job.schema), int(job.total_bytes_processed or 0), None, sql)
+        return BigQueryInput(path, project, _fields(job.schema), int(job.total_bytes_processed or 0), None, sql)
     if table is None:
         raise UserError(f'{path}: a table is named bq://PROJECT.DATASET.TABLE, a query "bq://PROJECT?SELECT ..."')
     with explained(path):
         name = ".".join(table.groups())
         there = patiently(lambda: client(table[1]).get_table(name, retry=None, timeout=TIMEOUT), TIMEOUT)
-    return Found(path, table[1], _fields(there.schema), 0, there, None)
+    return BigQueryInput(path, table[1], _fields(there.schema), 0, there, None)
 
 
-def open_session(found: Found, task: Task, span: Span | Since, workers: int, dry_run: bool = False) -> Opened:
+def open_session(
+    found: BigQueryInput, task: Task, span: Span | Since, workers: int, dry_run: bool = False
+) -> BigQuerySession:
     """Runs the query, where there is one, and opens a session on its result, or on the table.
 
     Args:
@@ -115,7 +117,7 @@ def open_session(found: Found, task: Task, span: Span | Since, workers: int, dry
             sql = _select(table, columns, where if found.fields[task.events.time.field] in STAMPS else "")
         if sql is not None and dry_run:
             size = found.size or int(execute(found.project, sql, dry_run=True).total_bytes_processed or 0)
-            return Opened((Piece(found.path, FORMAT, 0, 0, size, True),), size, 0.0, iter(()))
+            return BigQuerySession((Piece(found.path, FORMAT, 0, 0, size, True),), size, 0.0, iter(()))
         if sql is not None:
             result = execute(found.project, sql).destination
             table = patiently(lambda: client(found.project).get_table(result, retry=None, timeout=TIMEOUT))
@@ -123,7 +125,7 @@ def open_session(found: Found, task: Task, span: Span | Since, workers: int, dry
         session = _session(found.project, table, columns, where, STREAMS * workers)
     size = int(table.num_bytes or 0) + int(getattr(table.streaming_buffer, "estimated_bytes", None) or 0)
     sample = _sample(found, table, columns, task)
-    return Opened(_pieces(found.path, session), size, table.modified.timestamp(), sample)
+    return BigQuerySession(_pieces(found.path, session), size, table.modified.timestamp(), sample)
 
 
 def restriction(task: Task, span: Span | Since, fields: Mapping[str, str]) -> str:
@@ -223,7 +225,7 @@ def _rows(stream: Stream, task: Task, batches: list[pa.RecordBatch], first: int)
     )
 
 
-def _check_types(found: Found, task: Task, columns: list[str]) -> None:
+def _check_types(found: BigQueryInput, task: Task, columns: list[str]) -> None:
     for name in columns:
         kind = found.fields[name]
         if kind == "INTERVAL" or (name in task.columns and kind.startswith(NESTED)):
@@ -273,7 +275,7 @@ def _pieces(path: str, session: ReadSession) -> tuple[Piece, ...]:
     return pieces or (Piece(path, FORMAT, 0, 0, 0, True),)
 
 
-def _sample(found: Found, table: Table, columns: list[str], task: Task) -> Iterator[Rows]:
+def _sample(found: BigQueryInput, table: Table, columns: list[str], task: Task) -> Iterator[Rows]:
     """Rows that have a time: also when the run can use none of the table, it can be said why."""
     with explained(found.path):
         session = _session(found.project, table, columns, f"`{task.events.time.field}` IS NOT NULL", 1, 1)

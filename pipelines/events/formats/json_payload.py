@@ -26,7 +26,7 @@ DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
-class JsonEvents(lines.Lines):
+class JsonEvents(lines.TextLines):
     """n events as lines of JSON."""
 
     origin: MessageOrigin

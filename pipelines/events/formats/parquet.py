@@ -136,7 +136,7 @@ def tables(
 
 
 def _together(
-    file: BinaryIO, meta: pq.FileMetaData, run: list[rowgroups.Group], columns: list[str], dictionary: list[str]
+    file: BinaryIO, meta: pq.FileMetaData, run: list[rowgroups.RowGroup], columns: list[str], dictionary: list[str]
 ) -> list[pa.Table] | None:
     """The rows of some small row groups; None where one of them is damaged."""
     try:
@@ -147,7 +147,7 @@ def _together(
 
 
 def _alone(
-    file: BinaryIO, meta: pq.FileMetaData, group: rowgroups.Group, columns: list[str], dictionary: list[str]
+    file: BinaryIO, meta: pq.FileMetaData, group: rowgroups.RowGroup, columns: list[str], dictionary: list[str]
 ) -> Iterator[pa.Table | Refusal]:
     done, problem = 0, "it has fewer rows than the file says"
     try:
