@@ -128,7 +128,7 @@ def ended(messages: Messages, row: int, how: str) -> Refusal:
     """The refusal of a message that no process survives."""
     data, name = messages.data[row], messages.id[row]
     sent = Sent(f"message {name}", data, tuple({**messages.attributes[row], ID: name}.items()))
-    return Refusal(sent.position, "a message that ends the process that decodes it", how, readable(data), sent=sent)
+    return sent.refusal("a message that ends the process that decodes it", how, readable(data))
 
 
 def lags(block: EventBlock) -> list[int]:

@@ -37,8 +37,7 @@ class AvroEvents:
         return Rows(table, rows, "record {}", part.raw, texts, origin.arrival, origin.ids, part.sent)
 
     def refusal(self, row: int, reason: str, value: str) -> Refusal:
-        sent = self.sent(row)
-        return Refusal(sent.position, reason, value, self.raw(row), sent=sent)
+        return self.sent(row).refusal(reason, value, self.raw(row))
 
     def raw(self, row: int) -> str:
         return avro.shown(self.records[row])

@@ -12,16 +12,14 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span
 from pipelines.events.formats.base import Piece, Reader, Refusal, Rows
-from pipelines.events.formats.parquet import json_row
+from pipelines.events.formats.parquet import table_rows
 from pipelines.google.bigquery import TIMEOUT, client, execute, explained, patiently, reader
 from pipelines.google.tables import NAME
 from pipelines.system.versioned import versioned
@@ -220,9 +218,7 @@ def _rows(stream: Stream, task: Task, batches: list[pa.RecordBatch], first: int)
     table = pa.Table.from_batches(batches)
     if task.events.identity != "all":
         table = table.select(list(task.columns))
-    return Rows(
-        table, np.arange(first, first + len(table)), f"row {{}} of stream {stream.start}", partial(json_row, table)
-    )
+    return table_rows(table, first, f"row {{}} of stream {stream.start}")
 
 
 def _check_types(found: BigQueryInput, task: Task, columns: list[str]) -> None:

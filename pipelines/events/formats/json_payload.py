@@ -39,8 +39,7 @@ class JsonEvents(lines.TextLines):
         return replace(super().rows(table, whole), arrival=origin.arrival, ids=origin.ids, sent=self.sent)
 
     def refusal(self, row: int, reason: str, value: str = "") -> Refusal:
-        sent = self.sent(row)
-        return Refusal(sent.position, reason, value, self.raw(row), sent=sent)
+        return self.sent(row).refusal(reason, value, self.raw(row))
 
     def sent(self, row: int) -> Sent:
         return self.origin.sent(row, self.line(row))

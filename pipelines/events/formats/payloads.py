@@ -189,7 +189,7 @@ def _parse(task: Task, messages: Messages, payload: Payload) -> Iterator[Rows | 
         except Unreadable as error:
             reason, value = error.args
             sent = MessageOrigin(messages, np.array([i]), np.array([-1]), None).sent(0, data)
-            yield Refusal(sent.position, reason, value, readable(data), sent=sent)
+            yield sent.refusal(reason, value, readable(data))
             continue
         if held[form].memory + found.memory > DECODED:
             yield from form.rows(task, held[form], held[form].origin(task, messages))
