@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
 from pipelines.doctor.google import Google
 from pipelines.doctor.launch import Launch
-from pipelines.doctor.place import bigquery_answers, refused
+from pipelines.doctor.place import refused
 from pipelines.doctor.subscription import Peeked
 from pipelines.errors import UserError
 from pipelines.events.block import EventBlock, Mask
@@ -24,7 +24,6 @@ from pipelines.events.formats import bigquery, payloads
 from pipelines.events.formats.base import Refusal, Rows, Unreadable, explain
 from pipelines.events.formats.registry import format_of, payload_format
 from pipelines.events.times import FARTHEST
-from pipelines.google.tables import is_bigquery
 from pipelines.task.fields import format_duration, format_time
 from pipelines.task.spec import Task, TimeField
 from pipelines.transforms.read_files import File, better_unit, check_fields, find
@@ -92,9 +91,6 @@ def events(launch: Launch, google: Google) -> Iterator[Finding]:
     """The input of a run over files, or the history that a live job starts from."""
     if launch.input is None:
         return
-    unreached = bigquery_answers() if launch.tables or is_bigquery(launch.output) else None
-    if unreached is not None:
-        yield unreached
     if launch.task is None:
         yield skipped("data-columns", "task", "the data is not held against the task, which cannot be read")
     files: list[File] = []
@@ -107,7 +103,7 @@ def events(launch: Launch, google: Google) -> Iterator[Finding]:
         yield ok("input-found", files[0].path, f"{len(files)} file(s), {sum(f.size for f in files):,} bytes")
         if launch.task is not None:
             yield from _files(launch, launch.task, files)
-    for table in launch.tables if unreached is None else ():
+    for table in launch.tables:
         yield from _table(launch, table, google)
 
 

@@ -34,8 +34,7 @@ class DecodeMessages(beam.PTransform):
     shard, at its own time, for a tick of the source; tagged `dead`: DeadLetter, and `ledger`: one Ledger for all
     Messages but those without an event.
 
-    Too large a share of refused events pauses the source, see
-    `messages.Quality`.
+    Too large a share of refused events pauses the source, see `messages.Quality`.
     """
 
     task: Task

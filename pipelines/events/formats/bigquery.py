@@ -8,7 +8,6 @@ https://cloud.google.com/bigquery/docs/reference/storage
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,8 +19,8 @@ from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span
 from pipelines.events.formats.base import Piece, Reader, Refusal, Rows
 from pipelines.events.formats.parquet import table_rows
-from pipelines.google.bigquery import TIMEOUT, client, execute, explained, patiently, reader
-from pipelines.google.tables import NAME
+from pipelines.google.bigquery import TIMEOUT, answers, client, execute, explained, patiently, reader
+from pipelines.google.tables import NAME, QUERY
 from pipelines.system.versioned import versioned
 from pipelines.task.fields import EPOCH, UNITS
 from pipelines.task.spec import Task, TimeField
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from google.cloud.bigquery_storage_v1.types import ReadSession
 
 FORMAT = "bigquery"
-QUERY = re.compile(r"bq://([a-z0-9.:-]+)\?(.+)", re.DOTALL)
 ROWS, BYTES = 1 << 17, 64 << 20  # in memory
 STREAMS = 4  # for each worker, where BigQuery finds that the table is worth as many
 DEADLINE = 600.0  # seconds in which a stream is read before it is asked again, from where it stood
@@ -79,6 +77,7 @@ def look(path: str) -> BigQueryInput:
     Raises:
       UserError: it is neither, is not there, may not be read, or is wrong.
     """
+    answers()
     query, table = QUERY.fullmatch(path), NAME.fullmatch(path)
     if query is not None:
         project, sql = query.groups()

@@ -10,10 +10,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pipelines.task.fields import LONGEST, Name
-from pipelines.task.labels.base import Ahead, Floats, Ints, Known, Label, Labelled, View, cell
+from pipelines.task.labels.base import Ahead, Column, Floats, Ints, Known, Label, Labelled, View, cell
 
 if TYPE_CHECKING:
     from pipelines.task.spec import Task
+
+COLUMN = re.compile(r"step_([0-9]+)(?:_p([0-9]+(?:_[0-9]+)?))?")
 
 
 class PathLabel(Label):
@@ -49,6 +51,18 @@ class PathLabel(Label):
         """The median level of each step ahead, then the other quantiles, such as step_1_p10."""
         steps = [f"step_{i + 1}" for i in range(self.steps)]
         return (*steps, *(f"{s}_p{100 * q:g}".replace(".", "_") for s in steps for q in self.quantiles))
+
+    @classmethod
+    def column(cls, name: str) -> Column | None:
+        match = COLUMN.fullmatch(name)
+        if match is None:
+            return None
+        step, level = int(match[1]), (match[2] or "50").replace("_", ".")
+        ahead = f"{match[1]} step{'' if step == 1 else 's'} after as_of"
+        if match[2] is None:
+            return Column(f"Median of the value {ahead}.", tracked=True, step=step)
+        told = f"Value {ahead} that is not exceeded with a probability of {level} %."
+        return Column(told, step=step, level=float(level))
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ import pytest
 from pyarrow.parquet import encryption
 
 from pipelines.events.formats import parquet
-from tests.events.formats import writers
-from tests.events.formats.writers import read, task
+from tests.support import event_files
+from tests.support.event_files import read, task
 
-ROWS = writers.records(100)
+ROWS = event_files.records(100)
 
 
 class Keys(encryption.KmsClient):

@@ -23,8 +23,8 @@ from pipelines.events.formats.registry import (
     payload_format,
     reader_of,
 )
-from tests.events.formats import writers
-from tests.events.formats.writers import read, task, written
+from tests.support import event_files
+from tests.support.event_files import read, task, written
 
 PACKAGE = Path(registry.__file__).parents[2]
 SHARED = {"messages", "bigquery"}  # words that mean other things, too
@@ -78,8 +78,8 @@ def test_a_format_is_told_by_the_longest_ending(path: str, name: str | None) -> 
 
 
 def test_a_compressed_file_may_have_its_ending_in_any_case(tmp_path: Path) -> None:
-    rows = writers.records(20)
-    result = read(task(), written(tmp_path / "DATA.CSV.GZ", gzip.compress(writers.comma(rows))))
+    rows = event_files.records(20)
+    result = read(task(), written(tmp_path / "DATA.CSV.GZ", gzip.compress(event_files.comma(rows))))
     assert (result.ledger.read, result.ledger.rejected) == (20, 0)
     assert compression_of("a.csv") is None
 
