@@ -110,6 +110,7 @@ def header(file: BinaryIO) -> Header:
         found: Any = fastavro.schemaless_reader(source, HEADER_SCHEMA, None)
         metadata = found["meta"]
         avro_schema.shape(metadata["avro.schema"])
+        named(metadata["avro.schema"])
         codec = metadata.get("avro.codec", b"null").decode()
     except Unreadable:
         raise
