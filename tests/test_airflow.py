@@ -25,7 +25,7 @@ from pipelines.storage.folder.query import query, select
 from templates.airflow import foretide_gate as gate
 from templates.airflow.foretide_gate import Folder, Limits, Settings, Spread, Tables
 from tests.support.command_line import foretide
-from tests.support.live_world import DAY, ENGINE, START, World, make_world
+from tests.support.live_world import DAY, ENGINE, START, World
 from tests.support.warehouse import PROJECT, Warehouse
 
 pytestmark = pytest.mark.long
@@ -169,11 +169,6 @@ def _answer(process: subprocess.Popen[str], log: list[str]) -> Any:
             return json.loads(line.removeprefix("ANSWER "))
         log.append(line)
     raise AssertionError("".join(log)[-5000:])
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def backfill(world: World, output: str) -> None:

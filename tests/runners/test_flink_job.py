@@ -35,7 +35,6 @@ from tests.support.live_world import (
     World,
     common,
     live,
-    make_world,
     publish,
     split,
 )
@@ -67,11 +66,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("flink")
     with emulator() as pubsub, FlinkCluster(folder, TASK_MANAGERS, environment=pubsub.environment) as cluster:
         yield Place(cluster, pubsub)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def until(condition: Any, log: Path) -> None:
