@@ -47,8 +47,6 @@ class Merged:
 
 def prepare(out: str | os.PathLike[str], run_id: str) -> None:
     """Makes the folders that `append` needs. Raises UserError if the output folder cannot be used."""
-    if "://" in os.fspath(out):
-        raise UserError(f"{os.fspath(out)}: the output must be a local folder")
     if not re.fullmatch(RUN_ID, run_id):
         raise ValueError(f"a run_id takes letters, digits, _ and -: {run_id!r}")
     try:

@@ -64,8 +64,6 @@ class _Rows:
 
 def snapshot(out: str | os.PathLike[str]) -> Snapshot:
     """The files behind the links, and those of live jobs. Raises UserError if it is not there, or closed."""
-    if "://" in os.fspath(out):
-        raise UserError(f"{out}: `foretide query` reads folders of this machine, which `foretide score` wrote")
     try:
         return _snapshot(Path(os.path.realpath(out)))
     except PermissionError as error:
