@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.commands import option_files as optionfiles
 from pipelines.errors import Exit, UserError, unknown_option
+from pipelines.events.formats.registry import FORMATS
 from pipelines.jobs.config import (
     ExamplesConfig,
     Execution,
@@ -639,7 +640,7 @@ def _input_flag(command: argparse.ArgumentParser) -> None:
 def _format_flag(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--format",
-        choices=("parquet", "jsonl", "csv", "avro", "messages"),
+        choices=tuple(FORMATS),
         help="for files whose names do not say",
     )
 

@@ -22,10 +22,11 @@ from pipelines.events.block import EventBlock, Mask
 from pipelines.events.decode import Since, Span, decode, without_arrival
 from pipelines.events.formats import bigquery, payloads
 from pipelines.events.formats.base import Refusal, Rows, Unreadable, explain
+from pipelines.events.formats.registry import format_of
 from pipelines.events.times import FARTHEST
 from pipelines.task.fields import format_duration, format_time
 from pipelines.task.spec import Task, TimeField
-from pipelines.transforms.read_files import FORMATS, File, better_unit, check_fields, find
+from pipelines.transforms.read_files import File, better_unit, check_fields, find
 
 FILES = 8  # that are looked into
 ROWS = 50_000  # of the sample
@@ -113,14 +114,15 @@ def _files(launch: Launch, task: Task, files: Sequence[File]) -> Iterator[Findin
     )
     samples: dict[bool, Sample] = {}  # by whether rows have the task's arrival
     for file in chosen:
+        form = format_of(file.format)
         try:
-            found = FORMATS[file.format].fields(file.path)
+            found = form.fields(file.path)
         except (Unreadable, OSError) as problem:
             yield error("input-found", file.path, f"{file.path}: not a readable {file.format} file: {explain(problem)}")
             continue
-        fit = _fitting(launch, task, found, file.format == "messages")
+        fit = _fitting(launch, task, found, form.is_archive)
         if found:
-            lacking = list(_columns(file.path, found, fit, file.format in ("jsonl", "messages")))
+            lacking = list(_columns(file.path, found, fit, form.is_sparse))
             yield from lacking
             if any(f.severity == "error" for f in lacking):
                 continue
@@ -166,12 +168,13 @@ def _lacking(source: str, found: Mapping[str, str], needed: Collection[str]) -> 
 
 def _read(sample: Sample, file: File, most: int) -> None:
     """Rows of the first and of the last piece of a file."""
-    pieces = FORMATS[file.format].pieces(file.path, file.size)
+    form = format_of(file.format)
+    pieces = form.pieces(file.path, file.size)
     ends = pieces if len(pieces) < 3 else [pieces[0], pieces[-1]]
     sample.whole &= len(ends) == len(pieces)
     for piece in ends:
         left = most // len(ends)
-        for part in FORMATS[file.format].read(piece, sample.task):
+        for part in form.read(piece, sample.task):
             if left <= 0:
                 sample.whole = False
                 break

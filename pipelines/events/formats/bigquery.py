@@ -8,7 +8,7 @@ https://cloud.google.com/bigquery/docs/reference/storage
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span
-from pipelines.events.formats.base import Piece, Refusal, Rows
+from pipelines.events.formats.base import Piece, Reader, Refusal, Rows
 from pipelines.events.formats.parquet import json_row
 from pipelines.google.bigquery import TIMEOUT, answers, client, execute, explained, patiently, reader
 from pipelines.google.tables import NAME, QUERY
@@ -49,10 +49,6 @@ class Stream(Piece):
 
     name: str
     schema: bytes  # of Arrow: a stream without rows says none
-
-    @property
-    def columns(self) -> pa.Schema:
-        return pa.ipc.read_schema(pa.py_buffer(self.schema))
 
 
 @dataclass(frozen=True)
@@ -164,18 +160,31 @@ def _literal(spec: TimeField, kind: str, time: int) -> str | None:
     return f"{kind} '{moment.isoformat(' ')}{'+00:00' if kind == 'TIMESTAMP' else ''}'"
 
 
-def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
-    """All rows of a stream."""
-    assert isinstance(piece, Stream)
-    held, first = list[pa.RecordBatch](), 0
-    for batch in _batches(piece):
-        held.append(batch)
-        rows = sum(map(len, held))
-        if rows >= ROWS or sum(b.nbytes for b in held) >= BYTES:
+class BigQuery(Reader):
+    """Reads the streams of a session."""
+
+    name = FORMAT
+    piece = Stream
+
+    def columns(self, piece: Piece) -> Collection[str]:
+        assert isinstance(piece, Stream)
+        return tuple(pa.ipc.read_schema(pa.py_buffer(piece.schema)).names)
+
+    def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+        """All rows of a stream."""
+        assert isinstance(piece, Stream)
+        held, first = list[pa.RecordBatch](), 0
+        for batch in _batches(piece):
+            held.append(batch)
+            rows = sum(map(len, held))
+            if rows >= ROWS or sum(b.nbytes for b in held) >= BYTES:
+                yield _rows(piece, task, held, first)
+                held, first = [], first + rows
+        if held:
             yield _rows(piece, task, held, first)
-            held, first = [], first + rows
-    if held:
-        yield _rows(piece, task, held, first)
+
+
+READER = BigQuery()
 
 
 def _batches(stream: Stream) -> Iterator[pa.RecordBatch]:
@@ -184,7 +193,7 @@ def _batches(stream: Stream) -> Iterator[pa.RecordBatch]:
     Raises:
       UserError: BigQuery refuses to give it, as it does when the session is over.
     """
-    columns, done = stream.columns, 0
+    columns, done = pa.ipc.read_schema(pa.py_buffer(stream.schema)), 0
     messages: Iterator[Any] | None = None
 
     def following() -> Any:

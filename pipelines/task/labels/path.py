@@ -74,7 +74,7 @@ class PathLabel(Label):
 
     def level(self, task: Task) -> int:
         """The feature that holds the level that the path starts from."""
-        return next(i for i, f in enumerate(task.features) if (f.agg, f.field, f.by) == ("last", self.field, None))
+        return next(i for i, f in enumerate(task.features) if f.name in self.starts_from)
 
     def check(self, task: Task) -> None:
         if not any(f.name in self.starts_from and f.vocabulary is None for f in task.features):

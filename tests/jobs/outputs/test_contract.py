@@ -24,8 +24,8 @@ from pipelines.storage.rows import Run
 from pipelines.task.file import load_task
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, score_rows
-from tests.jobs.outputs.places import PLACES, Place, Row
-from tests.scored import DAY, block, letter
+from tests.support.output_places import PLACES, Place, Row
+from tests.support.score_blocks import DAY, block, letter
 
 RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
 LIVE = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
