@@ -1,7 +1,7 @@
 """What a place for rows is to the rest of the program: all that a command or the doctor asks of one.
 
 Each kind of place is a class in a file of its own here, and `kinds` lists them. How its rows are stored is in a package
-(`local`, `bigquery`), and written by transforms. Nothing else asks which kind an output is.
+of `storage`, and written by transforms. Nothing else asks which kind an output is.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Batch(Protocol):
 
     @property
     def write(self) -> beam.PTransform:
-        """Takes `tabular.Inputs`."""
+        """Takes `output_rows.Inputs`."""
 
     def result(self) -> Result:
         """To be asked for when the pipeline has ended."""
@@ -78,7 +78,7 @@ class Live(Protocol):
 
     @property
     def write(self) -> beam.PTransform:
-        """Takes `tabular.Inputs`, and gives all dead letters, with those of rows that could not be written."""
+        """Takes `output_rows.Inputs`, and gives all dead letters, with those of rows that could not be written."""
 
     def ledger(self) -> Ledger:
         """What became of every event that the job read since it was first started."""
@@ -136,4 +136,4 @@ class Output(ABC):
 
     @abstractmethod
     def query(self, sql: str, format: Format, limit: int) -> None:
-        """Prints what a statement gives, see `local.query`. Raises UserError where statements go elsewhere."""
+        """Prints what a statement gives, see `storage.folder.query`. Raises UserError where statements go elsewhere."""

@@ -1,4 +1,5 @@
-"""The part of the output folder that live jobs append to: whole files, merged in the background. Columns: `rows`.
+"""The part of the output folder that live jobs append to, file by file, merged in the background (`compaction`). What
+runs over files publish is in `runs`, and what the files hold in `rows`.
 
     <out>/live/<run_id>/<kind>/<level>-<us>-<random>.parquet   kind: scores, dead_letters, ledger
     <out>/live/<run_id>/<kind>/merged.json                     which merged files count, and which files they replaced

@@ -1,4 +1,5 @@
-"""The output folder of local runs: layout, locks, atomic publishing, clean-up. What the files hold: `rows`.
+"""The part of the output folder that runs over files publish to, each whole and in one step: layout, locks, clean-up.
+What live jobs append is in `live`, and what the files hold in `rows`.
 
     <out>/current/<run_id>                  link to ../generations/<run_id>.<attempt>; also <run_id>.refused and
                                             <run_id>.unbalanced, for runs that must not replace a good one

@@ -1,6 +1,6 @@
 """The DuckDB views over the files of an output folder: which files there are, and the SQL that reads them as one.
 
-What the views of scores say is in `viewsql`. `query` runs statements over them.
+What the views of scores say is in `view_sql`. `query` runs statements over them.
 """
 
 from __future__ import annotations
