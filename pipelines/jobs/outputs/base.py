@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
+from pipelines.errors import UserError
 from pipelines.google.permissions import Grants
 from pipelines.google.tables import WriteMethod
 from pipelines.ledger.counts import Ledger, Status
@@ -110,9 +111,9 @@ class Output(ABC):
         return ()
 
     def prepare(self, task: Task, dry_run: bool) -> int:
-        """Makes what a task's rows need there, and prints it; returns the exit code."""
-        print(f"{self}: takes the columns of any task, nothing to do")
-        return 0
+        """Makes what a task's rows need there, and prints it; returns the exit code. Raises UserError where that is
+        nothing, or cannot be made."""
+        raise UserError(f"--output {self}: takes the columns of every task, so there is nothing to apply")
 
     def plan(self, as_ofs: Sequence[int]) -> Sequence[str]:
         """Lines on what a run over files would touch, beside the name of the place."""

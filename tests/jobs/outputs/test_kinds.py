@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pipelines.errors import UserError
 from pipelines.google.tables import Table
+from pipelines.jobs.config import Input
 from pipelines.jobs.outputs.bigquery import TableOutput
 from pipelines.jobs.outputs.folder import FolderOutput
-from pipelines.jobs.outputs.kinds import output
+from pipelines.jobs.outputs.kinds import located, output
 from pipelines.ledger.counts import Ledger
 from pipelines.storage.rows import Run
+from pipelines.task.file import load_task
 
 RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.csv",), 5, model_version="m1")
 COUNTS = Ledger(read=2, accepted=2, sequences=2, scored=2)
+
+TASK = Path(__file__).parents[3] / "templates" / "tasks" / "churn_grocery.yaml"
 
 
 def test_a_place_is_a_folder_or_tables() -> None:
@@ -33,3 +39,19 @@ def test_what_only_tables_can_do_is_refused_for_a_folder() -> None:
     for arguments in (("load", False), ("storage", True)):
         with pytest.raises(UserError, match="are for tables of BigQuery, and --output is out"):
             output("out", *arguments)
+
+
+def test_what_one_kind_alone_can_do_is_refused_for_the_other(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ask BigQuery itself: bq query .*`p\.d\.t_current` LIMIT 10"):
+        output("bq://p.d.t").query("SELECT 1", "table", 10)
+    with pytest.raises(UserError, match="takes the columns of every task, so there is nothing to apply"):
+        output(str(tmp_path)).prepare(load_task(TASK), dry_run=False)
+
+
+def test_paths_are_for_processes_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("out", "bq://p.d.t", "bq:/p.d.t", "gs://b/out")
+    assert [located(name) for name in names] == [f"{tmp_path}/out", *names[1:]]
+    events = Input.located(names, None, 0.1)
+    assert (events.tables, events.files) == (names[1:3], (f"{tmp_path}/out", "gs://b/out"))
+    assert events.local == (f"{tmp_path}/out",)
