@@ -12,12 +12,7 @@ from pipelines.jobs.config import Input
 from pipelines.jobs.outputs.bigquery import TableOutput
 from pipelines.jobs.outputs.folder import FolderOutput
 from pipelines.jobs.outputs.kinds import located, output
-from pipelines.ledger.counts import Ledger
-from pipelines.storage.rows import Run
 from pipelines.task.file import load_task
-
-RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.csv",), 5, model_version="m1")
-COUNTS = Ledger(read=2, accepted=2, sequences=2, scored=2)
 
 TASK = Path(__file__).parents[3] / "templates" / "tasks" / "churn_grocery.yaml"
 
