@@ -78,16 +78,6 @@ def test_tasks_with_different_outputs_share_a_folder(tmp_path: Path) -> None:
     assert [row[5:8] for row in got.rows] == [(0.5, None, None), (None, 1.5, 2.5)]
 
 
-def test_only_published_scores_count(tmp_path: Path) -> None:
-    put(tmp_path, "a", 1)
-    put(tmp_path, "a", 2, status="refused")
-    put(tmp_path, "b", 3, status="unbalanced")
-    assert list(select(tmp_path, "SELECT DISTINCT churn FROM scores").rows) == [(1.0,)]
-    letters = select(tmp_path, 'SELECT DISTINCT run_id, "rows", status FROM dead_letters ORDER BY 2')
-    assert list(letters.rows) == [("a", 1, "published"), ("a", 2, "refused"), ("b", 3, "unbalanced")]
-    assert list(select(tmp_path, "SELECT count(*) FROM ledger").rows) == [(3,)]
-
-
 def test_a_generation_that_was_deleted_by_hand_is_no_longer_there(tmp_path: Path) -> None:
     put(tmp_path, "a", 1)
     put(tmp_path, "b", 2)
@@ -397,13 +387,6 @@ def test_live_jobs_of_several_tasks_share_a_folder(live: Path) -> None:
     assert list(select(live, "SELECT task, churn FROM scores ORDER BY ALL").rows) == [("churn", 1.0), ("other", 2.0)]
     assert list(select(live, "SELECT run_id FROM dead_letters ORDER BY ALL").rows) == [(RUN,), ("other-live",)]
     assert list(select(live, "SELECT run_id, read FROM ledger ORDER BY ALL").rows) == [(RUN, 1), ("other-live", 2)]
-
-
-def test_dead_letters_of_a_live_job_count_once(live: Path) -> None:
-    append_letters(live, ["row 1", "row 2"], 1)
-    append_letters(live, ["row 2", "row 3"], 2)
-    got = select(live, "SELECT position, status, payload, attributes FROM dead_letters ORDER BY 1").rows
-    assert list(got) == [(f"row {i}", "live", b"\xff", '{"k": "v"}') for i in (1, 2, 3)]
 
 
 def test_the_ledger_of_a_live_job_is_one_row(live: Path) -> None:
