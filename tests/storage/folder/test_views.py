@@ -389,6 +389,13 @@ def test_live_jobs_of_several_tasks_share_a_folder(live: Path) -> None:
     assert list(select(live, "SELECT run_id, read FROM ledger ORDER BY ALL").rows) == [(RUN, 1), ("other-live", 2)]
 
 
+def test_dead_letters_of_a_live_job_count_once(live: Path) -> None:
+    append_letters(live, ["row 1", "row 2"], 1)
+    append_letters(live, ["row 2", "row 3"], 2)
+    got = select(live, "SELECT position, status, payload, attributes FROM dead_letters ORDER BY 1").rows
+    assert list(got) == [(f"row {i}", "live", b"\xff", '{"k": "v"}') for i in (1, 2, 3)]
+
+
 def test_the_ledger_of_a_live_job_is_one_row(live: Path) -> None:
     put(live, "a", 4)
     first = Ledger(read=10, accepted=4, rejected=3, late=1, first_time=5, last_time=6, reasons=(("x", 1), ("y", 2)))
