@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+import pipelines
 from pipelines.errors import UserError
 from pipelines.google.tables import Table
 from pipelines.jobs.config import Input
@@ -50,3 +52,11 @@ def test_paths_are_for_processes_in_any_folder(monkeypatch: pytest.MonkeyPatch, 
     events = Input.located(names, None, 0.1)
     assert (events.tables, events.files) == (names[1:3], (f"{tmp_path}/out", "gs://b/out"))
     assert events.local == (f"{tmp_path}/out",)
+
+
+def test_nothing_else_asks_which_kind_a_place_is() -> None:
+    root = Path(pipelines.__file__).parent
+    texts = {str(path.relative_to(root)): path.read_text() for path in root.rglob("*.py")}
+    asking = re.compile(r"is_bigquery|parse_table|FolderOutput|TableOutput")
+    found = {name for name, text in texts.items() if asking.search(text) and not name.startswith("jobs/outputs/")}
+    assert found == {"google/tables.py", "jobs/config.py"}
