@@ -17,7 +17,7 @@ import pytest
 
 from pipelines.runners.workers import ending, last_words
 from tests.support.command_line import command
-from tests.support.live_world import World, make_world
+from tests.support.live_world import World
 from tests.test_sockets import of
 
 pytestmark = pytest.mark.long
@@ -164,11 +164,6 @@ def test_a_signal_in_the_first_second_of_a_command_is_not_lost(tmp_path: Path) -
             process.send_signal(signal.SIGINT)
             # 1 is Python's own while it starts; 2: it had found that there is no task.
             assert ended(process, [], log) in (130, -signal.SIGINT, 1, 2)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def duration(words: Sequence[str], log: Path) -> float:

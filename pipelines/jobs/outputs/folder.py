@@ -1,4 +1,4 @@
-"""A folder of Parquet files as an output, see the package `storage.folder`."""
+"""A folder of Parquet files as an output, see `storage.folder`."""
 
 from __future__ import annotations
 
