@@ -34,7 +34,6 @@ from tests.support.live_world import (
     common,
     drained,
     live,
-    make_world,
     publish,
     split,
 )
@@ -46,11 +45,6 @@ pytestmark = pytest.mark.long
 COLUMNS = "score_id, task, entity_id, as_of, revision, churn, model_version, n_events, last_event_time"
 Rows = list[tuple[object, ...]]
 SOAK = "FORETIDE_SOAK" in os.environ
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
