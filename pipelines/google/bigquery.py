@@ -84,7 +84,8 @@ def explained(what: str = "") -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f"{before}BigQuery needs its library: pip install 'foretide[bigquery]'") from error
+        remedy = "Run pip install 'foretide[bigquery]'"
+        raise UserError(f"{before}BigQuery needs its library", remedy=remedy, code="bigquery") from error
     except Exception as error:
         if isinstance(error, UserError) or not _of_google(error):
             raise

@@ -91,7 +91,9 @@ def library() -> None:
     try:
         import google.cloud.pubsub_v1  # noqa: F401
     except ImportError as error:
-        raise UserError("Pub/Sub needs its library: pip install 'foretide[stream]'") from error
+        raise UserError(
+            "Pub/Sub needs its library", remedy="Run pip install 'foretide[stream]'", code="pubsub"
+        ) from error
 
 
 def _connect() -> SubscriberClient:
@@ -141,18 +143,18 @@ def check_name(name: str) -> None:
 def check_pullable(name: str, found: Subscription) -> None:
     """Raises UserError for a subscription that does not hand out messages to those who ask."""
     if found.detached:
-        raise UserError(f"{name} is detached from its topic and gets no messages: create another subscription")
+        raise UserError(f"{name} is detached from its topic and gets no messages", remedy="Create another subscription")
     if found.topic == "_deleted-topic_":
-        raise UserError(f"the topic of {name} was deleted: create another subscription of a topic that exists")
+        remedy = "Create another subscription of a topic that exists"
+        raise UserError(f"the topic of {name} was deleted", remedy=remedy)
     for kind, setting, field in (
         ("pushes its messages", found.push_config, "push_endpoint"),
         ("writes its messages to BigQuery", found.bigquery_config, "table"),
         ("writes its messages to a bucket", found.cloud_storage_config, "bucket"),
     ):
         if getattr(setting, field):
-            raise UserError(
-                f"{name} {kind}, so that they cannot be pulled: create a pull subscription of {found.topic}"
-            )
+            remedy = f"Create a pull subscription of {found.topic}"
+            raise UserError(f"{name} {kind}, so that they cannot be pulled", remedy=remedy)
 
 
 def facts(name: str, found: Subscription) -> Facts:
@@ -220,11 +222,12 @@ def check_runner(runner: str, beam_args: Sequence[str], arrival_attribute: str |
     runner = runner.rsplit(".", 1)[-1]
     if runner not in GOOD:
         reason = LOSING.get(runner, "it is not known to acknowledge messages only after they are kept")
-        raise UserError(f"--runner={runner} cannot run a live job: {reason}. Use one of {', '.join(GOOD)}")
+        raise UserError(f"--runner={runner} cannot run a live job: {reason}", remedy=f"Use one of {', '.join(GOOD)}")
     if runner == "DataflowRunner" and arrival_attribute is not None:
         raise UserError(
             "--arrival-attribute does not work on Dataflow: its own read, which is used there, takes whole numbers for "
-            "ms and does not tell how far a replay has come. Replay with another runner"
+            "ms and does not tell how far a replay has come",
+            remedy="Replay with another runner",
         )
     if runner in CHECKPOINTED:
         _check_checkpoints(runner, beam_args)
@@ -245,6 +248,6 @@ def _check_checkpoints(runner: str, beam_args: Sequence[str]) -> None:
         )
     if interval > SLOW_CHECKPOINT * 1_000:
         raise UserError(
-            f"--checkpointing_interval={interval}: messages are kept leased for {LONGEST / 60:.0f} minutes until a "
-            f"checkpoint; take at most {SLOW_CHECKPOINT * 1_000:.0f}"
+            f"--checkpointing_interval={interval}: messages are kept leased for {LONGEST / 60:.0f} minutes until a checkpoint",
+            remedy=f"Take at most {SLOW_CHECKPOINT * 1_000:.0f}",
         )

@@ -254,7 +254,7 @@ def explained(need: Need) -> Iterator[None]:
             looks = "Unless somebody did that, memory ran out" if killed else "It looks like a lack of memory"
             said = f"{str(error).rstrip('.') or 'MemoryError'}. {looks}{need.to}: there were {had} "
             said += f"{before.what}, and about {wanted} were expected to do"
-            raise UserError(f"{said}; {need.remedy}", getattr(error, "code", Exit.FAILED)) from error
+            raise UserError(f"{said}; {need.remedy}", getattr(error, "exit", Exit.FAILED)) from error
 
 
 def _engine(size: int, processes: int, name: str) -> Iterator[Part]:

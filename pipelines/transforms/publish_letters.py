@@ -110,7 +110,9 @@ def publisher() -> PublisherClient:
         from google.pubsub_v1 import PublisherClient
         from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
     except ImportError as error:
-        raise UserError("publishing to Pub/Sub needs its library: pip install 'foretide[stream]'") from error
+        raise UserError(
+            "publishing to Pub/Sub needs its library", remedy="Run pip install 'foretide[stream]'", code="pubsub"
+        ) from error
     emulator = os.environ.get(EMULATOR)
     if emulator:
         return PublisherClient(transport=PublisherGrpcTransport(channel=grpc.insecure_channel(emulator)))

@@ -126,7 +126,9 @@ def _format(path: str) -> str:
     extension = _extension(path)
     if extension is None:
         known = ", ".join(EXTENSIONS)
-        raise UserError(f"{path}: the format of this file is not known by its name ({known}); say it with --format")
+        raise UserError(
+            f"{path}: the format of this file is not known by its name ({known})", remedy="Say it with --format"
+        )
     return EXTENSIONS[extension]
 
 
@@ -155,8 +157,8 @@ def check_unchanged(piece: Piece) -> None:
     if found != piece.version:
         was, is_ = (f"{size:,} bytes of {format_time(int(at * 1e6))}" for size, at in (piece.version, found))
         raise UserError(
-            f"{piece.path}: changed while it was read (it had {was}, now {is_}), so nothing was published. Run again "
-            "when nothing writes to it any more, or name only files that are complete"
+            f"{piece.path}: changed while it was read (it had {was}, now {is_}), so nothing was published",
+            remedy="Run again when nothing writes to it any more, or name only files that are complete",
         )
 
 

@@ -73,7 +73,7 @@ def test_each_number_makes_it_larger() -> None:
 def test_what_surely_does_not_fit_is_refused_with_what_to_lower(given: Need, what: str, lower: str) -> None:
     with pytest.raises(UserError) as refused:
         given.lines(HERE)
-    assert refused.value.code == Exit.USAGE
+    assert refused.value.exit == Exit.USAGE
     assert re.match(
         r"it takes at least \d+ [GT]B of memory.*, 8.6 GB free in a test; the most of it, \d+", str(refused.value)
     )
@@ -114,7 +114,7 @@ def test_a_lack_of_memory_is_explained(capsys: pytest.CaptureFixture[str]) -> No
         assert re.search(
             r"about \d+\.\d GB were expected to do; the most of it, \d+ MB, is for batches", str(told.value)
         )
-        assert told.value.code == Exit.FAILED
+        assert told.value.exit == Exit.FAILED
     for other in (UserError("no room for improvement: a ROOM"), ValueError("x")):
         with pytest.raises(type(other), match=f"^{other}$"), explained(given):
             raise other

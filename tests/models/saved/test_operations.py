@@ -39,7 +39,7 @@ def model(toy: Path, tmp_path: Path) -> Path:
 def refused(folder: Path, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_engine(folder, "tensorflow", "cpu")
-    assert caught.value.code == Exit.MODEL
+    assert caught.value.exit == Exit.MODEL
     assert str(folder / "saved_model") in str(caught.value)
 
 
