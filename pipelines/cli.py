@@ -12,11 +12,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.commands import option_files as optionfiles
-from pipelines.errors import Exit, UserError, unknown_option
+from pipelines.errors import Exit, Finding, UserError, unknown_option
 from pipelines.google.tables import is_bigquery, parse_table
 from pipelines.jobs.config import (
     ExamplesConfig,
@@ -35,7 +36,7 @@ from pipelines.task.fields import format_duration, parse_duration
 from pipelines.task.spec import Task
 
 if TYPE_CHECKING:
-    from pipelines.doctor.launch import Launch
+    from pipelines.jobs.launch import Launch
 
 T = TypeVar("T")
 
@@ -189,9 +190,9 @@ def _doctor(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 def _launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
     """All that can be read of a launch: what is wrong in one argument does not hide what is wrong elsewhere."""
-    from pipelines.doctor.findings import Finding, told
-    from pipelines.doctor.launch import Launch
     from pipelines.events.decode import Since, Span
+    from pipelines.jobs.checks.findings import coded
+    from pipelines.jobs.launch import Launch
 
     problems: list[Finding] = []
 
@@ -199,7 +200,7 @@ def _launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
         try:
             return make()
         except UserError as problem:
-            problems.append(told(code, subject, problem))
+            problems.extend(replace(f, subject=subject) for f in coded(problem, code).findings)
             return None
 
     task = tried("task-file", args.task, lambda: _task(args))

@@ -1,4 +1,4 @@
-"""What is found wrong, or found to be well; errors that a user can mend; and the exit codes that scripts can rely on."""
+"""What is found wrong or well, errors that a user can mend, and the exit codes that scripts can rely on."""
 
 from __future__ import annotations
 

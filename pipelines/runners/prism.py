@@ -51,8 +51,8 @@ def locate(options: PipelineOptions) -> Path:
         raise UserError(
             f"no Prism, Beam's runner for streams on this machine: {_reason(error)}",
             Exit.FAILED,
-            remedy=f"Build it with `make services`, or with `go install {PACKAGE}@v{version}`, which other machines can "
-            "reach, and --prism_location=PATH",
+            remedy=f"Build it with `make services`, or with `go install {PACKAGE}@v{version}`, which other machines "
+            "can reach, and --prism_location=PATH",
             code="runner-reachable",
         ) from error
     return Path(command[0])

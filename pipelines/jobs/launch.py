@@ -1,4 +1,4 @@
-"""What is to be launched, as far as its command line and task file can be read."""
+"""What is to be launched: by a config, or as far as a command line and a task file can be read."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from typing import Literal
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.doctor.findings import Finding
+from pipelines.errors import Finding
 from pipelines.events.decode import Since, Span
 from pipelines.google import bigquery as bigquery
 from pipelines.google import subscription as pubsub
 from pipelines.google.tables import is_bigquery
-from pipelines.jobs.config import Execution, Input, PayloadFormat, WriteMethod
-from pipelines.models.engines.base import DeviceName, EngineName
+from pipelines.jobs.config import (
+    ExamplesConfig,
+    Execution,
+    Input,
+    PayloadFormat,
+    ScoreConfig,
+    StreamConfig,
+    WriteMethod,
+)
+from pipelines.models.engines.base import ALIGNMENT, DeviceName, EngineName
 from pipelines.runners import execution, portable
 from pipelines.runners.dataflow import is_dataflow
 from pipelines.task.spec import Task
@@ -23,21 +31,21 @@ from pipelines.task.spec import Task
 
 @dataclass(frozen=True)
 class Launch:
-    """The arguments of `foretide score` or `foretide stream`; what is None could not be read, or was not given."""
+    """The arguments of a command; what is None could not be read, or was not given."""
 
-    command: Literal["score", "stream"]
-    problems: tuple[Finding, ...]  # of the arguments themselves
+    command: Literal["score", "stream", "examples"]
+    execution: Execution
     task: Task | None
     span: Span | Since | None
     input: Input | None  # of a live job: its history
     max_bad_share: float
-    model: str
-    engine: EngineName
-    device: DeviceName
-    batch_size: int
-    output: str
-    method: WriteMethod
-    execution: Execution
+    problems: tuple[Finding, ...] = ()  # of the arguments themselves
+    model: str | None = None
+    engine: EngineName = "tensorflow"
+    device: DeviceName = "auto"
+    batch_size: int = ALIGNMENT
+    output: str | None = None
+    method: WriteMethod = "storage"
     replace_model: bool = False
     archive: str | None = None
     subscription: str | None = None
@@ -46,6 +54,18 @@ class Launch:
     avro_schema: str | None = None  # file
     dead_letters: str | None = None  # topic
     job_name: str | None = None  # of a live job
+
+    @classmethod
+    def of(cls, config: ScoreConfig | StreamConfig | ExamplesConfig) -> Launch:
+        """What a config says."""
+        same = {name: getattr(config, name) for name in cls.__dataclass_fields__ if hasattr(config, name)}
+        if isinstance(config, StreamConfig):
+            return cls(**{**same, "command": "stream", "span": Since(config.first), "input": config.bootstrap})
+        share = {"max_bad_share": config.input.max_bad_share}
+        if isinstance(config, ScoreConfig):
+            return cls(**{**same, **share, "command": "score", "span": Span(config.as_ofs)})
+        span = Span(config.as_ofs, config.task.horizon)
+        return cls(**{**same, **share, "command": "examples", "span": span, "output": None})
 
     @cached_property
     def runner(self) -> str:
@@ -73,7 +93,7 @@ class Launch:
     @property
     def tables(self) -> tuple[str, ...]:
         """Inputs of BigQuery."""
-        return tuple(p for p in (self.input.patterns if self.input else ()) if is_bigquery(p))
+        return tuple(dict.fromkeys(p for p in (self.input.patterns if self.input else ()) if is_bigquery(p)))
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -81,9 +101,14 @@ class Launch:
         return tuple(p for p in (self.input.patterns if self.input else ()) if not is_bigquery(p))
 
     @property
+    def on_bigquery(self) -> bool:
+        """Whether it reads or writes BigQuery."""
+        return bool(self.tables) or (self.output is not None and is_bigquery(self.output))
+
+    @property
     def real_bigquery(self) -> bool:
         """Whether it reads or writes BigQuery, and not an emulator of it."""
-        return bool(self.tables or is_bigquery(self.output)) and bigquery.EMULATOR not in os.environ
+        return self.on_bigquery and bigquery.EMULATOR not in os.environ
 
     @property
     def real_pubsub(self) -> bool:
