@@ -122,17 +122,25 @@ def refused(facts: Facts) -> Iterator[Finding]:
         full = sum(f.size > 0 for f in facts.files)
         sources = len(samples) * len(facts.files) / full if full else len(samples)
         together = joined(facts.named, samples, facts.whole)
-        yield verdict(together, bad_share(samples, sources), facts.launch.max_bad_share)
+        broken = sum(s.broken for s in samples)
+        unread = f"{broken} of {len(samples)} files cannot be read" if broken else ""
+        yield verdict(together, bad_share(samples, sources), facts.launch.max_bad_share, unread)
 
 
-def verdict(sample: Sample, share: float, most: float) -> Finding:
-    """What becomes of the rows of a sample; `share`: of bad ones, as a run would find it."""
+def verdict(sample: Sample, share: float, most: float, unread: str = "") -> Finding:
+    """What becomes of the rows of a sample.
+
+    Args:
+      share: of what is bad, as a run would find it.
+      most: of it that a run may have.
+      unread: what cannot be read at all, in words.
+    """
     source, n = sample.source, sample.refused
-    if not n and share <= most:
+    if not n and not unread:
         return ok(source, f"{source}: none of {sample.rows:,} rows would be refused")
     shown = [f"{n:,} as {reason} ({sample.examples[reason]})" for reason, n in sample.reasons.most_common(SHOWN)]
-    of = f"{source}: {n:,} of {sample.rows:,} rows ({n / max(sample.rows, 1):.1%}) would be refused"
-    said = f"{of}: {'; '.join(shown)}" if shown else of
+    rows = f"{n:,} of {sample.rows:,} rows ({n / max(sample.rows, 1):.1%}) would be refused: {'; '.join(shown)}"
+    said = f"{source}: {'; '.join([*([rows] if n else []), *([unread] if unread else [])])}"
     if share <= most:
         return warning(source, said)
     return error(source, f"{said}; --max-bad-share is {most:.1%}", exit=Exit.REFUSED)

@@ -125,7 +125,7 @@ def harmed(**changed: object) -> str:
 )
 def test_a_field_of_another_kind_is_named(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(content)
-    with pytest.raises(UserError, match=f"{FILE}:? .*{message}.*; train the model again$") as caught:
+    with pytest.raises(UserError, match=f"{FILE}:? .*{message}.*. Train the model again$") as caught:
         load_manifest(tmp_path)
     assert caught.value.exit == Exit.MODEL
 
