@@ -270,7 +270,6 @@ def flink_without_checkpoints(kit: Kit) -> Config:
 
 @fault("runner-options")
 def a_sink_that_is_for_dataflow(kit: Kit) -> Config:
-    kit.patch.setattr("pipelines.jobs.checks.place.columns", lambda facts: iter(()))
     return kit.stream(output="bq://test.d.scores", method="beam")
 
 

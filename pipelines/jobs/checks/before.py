@@ -38,12 +38,18 @@ class Check:
             for finding in self.look(facts):
                 yield finding if finding.code else replace(finding, code=self.code)
         except UserError as error:
-            raise coded(error, self.code) from error.__cause__
+            raise coded(error, self.code, self.subject(facts.launch)) from error.__cause__
+
+    def subject(self, launch: Launch) -> str:
+        """What an error is about that does not say it."""
+        first = getattr(launch, self.needs[0]) if self.needs else None
+        return first if isinstance(first, str) else self.code
 
 
 CHECKS: tuple[Check, ...] = (
     Check("runner-options", runner.options),
     Check("runner-options", runner.live, needs=("live",)),
+    Check("runner-options", runner.sink, needs=("live",)),
     Check("model-found", model.found, needs=("model",)),
     Check("model-task", model.fits, needs=("model", "task")),
     Check("model-loads", model.operations, needs=("model",)),
@@ -52,7 +58,6 @@ CHECKS: tuple[Check, ...] = (
     Check("output-place", place.archive, needs=("archive",)),
     Check("output-tables", place.columns, needs=("output", "task")),
     Check("runner-reachable", runner.reachable),
-    Check("runner-options", runner.sink, needs=("live",)),
     Check("messages", live.payload, needs=("live",)),
     Check("dead-letter-topic", live.letters, needs=("dead_letters",)),
     Check("subscription", live.subscription, needs=("live",)),

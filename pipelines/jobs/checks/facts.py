@@ -128,7 +128,7 @@ class Facts:
     @property
     def named(self) -> str:
         """The input in a few words."""
-        paths = [*(f.path for f in self.files), *self.launch.tables]
+        paths = [*(f.path for f in self.files), *self.launch.tables] or list(self.launch.files)
         return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
 
     @property
