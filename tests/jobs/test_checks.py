@@ -367,7 +367,7 @@ def test_files_count_as_much_as_they_hold(kit: Kit) -> None:
     task = kit.score.task
     assert checked(task, *good, bad, dry_run=True).samples[-1].refused == 100
     (kit.folder / "broken.parquet").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="1 of 4 files cannot be read; --max-bad-share is 5.0%") as error:
+    with pytest.raises(UserError, match="1 of 4 files cannot be read; --max-bad-share is") as error:
         checked(task, *good, kit.folder / "broken.parquet", dry_run=True)
     assert error.value.exit == Exit.REFUSED
     facts = Facts(Launch.of(kit.reading(*good, kit.folder / "broken.parquet")), dry_run=False)
