@@ -14,7 +14,8 @@ from pipelines.jobs.checks.before import checked
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.config import ScoreConfig
 from pipelines.jobs.launch import Launch
-from pipelines.jobs.outputs import Output, output
+from pipelines.jobs.outputs.base import Output
+from pipelines.jobs.outputs.kinds import output
 from pipelines.jobs.report import describe_as_ofs, describe_input, score_report
 from pipelines.jobs.source import Source
 from pipelines.models import remote

@@ -21,7 +21,8 @@ from pipelines.jobs import graph, memory
 from pipelines.jobs.checks.before import checked
 from pipelines.jobs.config import StreamConfig
 from pipelines.jobs.launch import Launch
-from pipelines.jobs.outputs import Live, output
+from pipelines.jobs.outputs.base import Live
+from pipelines.jobs.outputs.kinds import output
 from pipelines.jobs.report import describe_input, live_report
 from pipelines.jobs.source import Source
 from pipelines.ledger.counts import DeadLetter

@@ -20,7 +20,7 @@ from pipelines.jobs.config import TrainConfig
 from pipelines.jobs.report import describe_as_ofs
 from pipelines.models.engines.loading import silent_stderr
 from pipelines.models.example_files import check_rows
-from pipelines.storage.folder.runs import write_file
+from pipelines.system.files import write_file
 from pipelines.task.spec import ModelSpec, Task
 
 

@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import reduce
+from typing import Literal
 
 from pipelines.system.versioned import versioned
 
 NEVER = (1 << 63) - 1
+Status = Literal["published", "refused", "unbalanced"]  # how a run over files ended
 
 
 @versioned("dead_letter")

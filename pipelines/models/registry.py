@@ -23,8 +23,7 @@ from pathlib import Path
 from pipelines.errors import Exit, UserError
 from pipelines.models import remote
 from pipelines.models.saved.manifest import AGAIN, FILE, NAME, Manifest, load_manifest
-from pipelines.storage.folder.runs import write_file
-from pipelines.system.files import sync
+from pipelines.system.files import sync, write_file
 from pipelines.system.json_file import read_json
 from pipelines.system.locks import locked
 

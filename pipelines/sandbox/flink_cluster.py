@@ -27,7 +27,7 @@ from typing import Literal
 
 from pipelines.errors import Exit, UserError
 from pipelines.runners import flink
-from pipelines.storage.folder.runs import write_file
+from pipelines.system.files import write_file
 from pipelines.system.locks import locked
 from pipelines.system.processes import bound, end, free_port, listens
 

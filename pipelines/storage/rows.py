@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.ledger.counts import NEVER, Ledger, total
-from pipelines.storage.folder.runs import Status, write_file
+from pipelines.ledger.counts import NEVER, Ledger, Status, total
+from pipelines.system.files import write_file
 
 TIME = pa.timestamp("us", "UTC")
 COUNTS = tuple(f.name for f in fields(Ledger) if f.name not in ("first_time", "last_time", "reasons"))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -39,6 +41,16 @@ def create_private(path: Path) -> BinaryIO:
     return open(fd, "wb")
 
 
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a private file that is there whole, and on the disk, or not at all. Its folder must exist."""
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    with create_private(part) as f:
+        write(f)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(part, path)
+
+
 @contextmanager
 def private_umask() -> Iterator[None]:
     """Until the end of the block, all that this process makes is private, whichever library makes it. Of the whole
@@ -49,6 +61,24 @@ def private_umask() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def writable(place: str, flag: str) -> str:
+    """Looks whether a folder can be written to, or made. Returns what it found, in words.
+
+    Raises:
+      UserError: it cannot.
+    """
+    folder = Path(os.path.realpath(place))
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        if not there.is_dir():
+            raise UserError(f"{flag} {place}: {there} is a file, not a folder")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as problem:
+        raise UserError(f"{flag} {place}: cannot write to {there}: {problem.strerror or problem}") from None
+    return f"{folder} can be {'written to' if there == folder else 'made'}"
 
 
 def replaceable(output: Path | str, mark: str, what: str) -> Path:

@@ -25,13 +25,13 @@ from apache_beam.utils.subprocess_server import JavaJarServer
 from pipelines.errors import UserError
 from pipelines.google.tables import Table
 from pipelines.ledger.counts import DeadLetter, Ledger
+from pipelines.ledger.running import Appended
 from pipelines.storage.bigquery.append import Refused
 from pipelines.storage.bigquery.schema import arrow_schema, fields, stored
 from pipelines.storage.rows import Run
 from pipelines.transforms.append_table import appended
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, now, score_rows, stamped
-from pipelines.transforms.running_ledger import Appended
 from pipelines.transforms.write_table import refused_letter
 
 SERVICE = "sdks:java:io:google-cloud-platform:expansion-service:build"  # its name in --beam_services

@@ -19,6 +19,7 @@ from apache_beam.pvalue import TaggedOutput
 from pipelines.google.bigquery import writer
 from pipelines.google.tables import Table
 from pipelines.ledger.counts import DeadLetter, Ledger
+from pipelines.ledger.running import Appended, Running
 from pipelines.storage.bigquery.append import Refused, append, default_stream
 from pipelines.storage.bigquery.reconcile import Reconcile
 from pipelines.storage.bigquery.schema import arrow_schema, stored
@@ -28,7 +29,7 @@ from pipelines.transforms.output_rows import (
     Inputs,
     now,
 )
-from pipelines.transforms.running_ledger import Appended, Running, RunningTotal
+from pipelines.transforms.running_ledger import RunningTotal
 from pipelines.transforms.write_table import refused_letter, shortened
 
 log = logging.getLogger(__name__)

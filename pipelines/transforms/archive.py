@@ -30,9 +30,8 @@ from pipelines.events.formats import parquet
 from pipelines.events.formats.archived import EXTENSION, SCHEMA, table
 from pipelines.events.messages import Messages, Payload
 from pipelines.ledger.metrics import counter
-from pipelines.storage.folder.runs import write_file
 from pipelines.system.background import repeating
-from pipelines.system.files import create_private, make_private, sync
+from pipelines.system.files import create_private, make_private, sync, write_file
 from pipelines.system.locks import locked
 from pipelines.task.fields import format_time
 

@@ -12,8 +12,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from pipelines.ledger.counts import DeadLetter, Ledger
-from pipelines.storage.folder.runs import Status
+from pipelines.ledger.counts import DeadLetter, Ledger, Status
 from pipelines.storage.rows import DEAD_LETTERS, TIME, Run, live_schema, score_schema
 from pipelines.transforms.infer import ScoreBlock
 

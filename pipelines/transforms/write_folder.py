@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.ledger.counts import DeadLetter, Ledger, total
+from pipelines.ledger.running import Running
 from pipelines.storage.folder.live import append
 from pipelines.storage.folder.runs import LEDGER, Attempt, Outcome, publish, read_outcome
 from pipelines.storage.rows import Run, ledger_table, live_ledger_table, write_table
@@ -33,7 +34,7 @@ from pipelines.transforms.output_rows import (
     run_status,
     score_rows,
 )
-from pipelines.transforms.running_ledger import Running, RunningTotal
+from pipelines.transforms.running_ledger import RunningTotal
 
 
 def part_of(text: str, parts: int) -> int:

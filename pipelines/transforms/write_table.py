@@ -18,13 +18,11 @@ import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
 
 from pipelines.google.bigquery import client, execute, explained, patiently, writer
-from pipelines.google.tables import Table
-from pipelines.jobs.config import WriteMethod
-from pipelines.ledger.counts import DeadLetter, Ledger, total
+from pipelines.google.tables import Table, WriteMethod
+from pipelines.ledger.counts import DeadLetter, Ledger, Status, total
 from pipelines.storage.bigquery import schema
 from pipelines.storage.bigquery.append import AppendError, Refused, append, append_pending, commit, default_stream
 from pipelines.storage.bigquery.merge import Counts, merge, staged, time_parameter, visible
-from pipelines.storage.folder.runs import Status
 from pipelines.storage.rows import Run, ledger_table
 from pipelines.system.versioned import versioned
 from pipelines.task.fields import format_time

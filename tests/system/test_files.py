@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.system.files import replaceable, replacing
+from pipelines.system.files import replaceable, replacing, write_file
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -58,3 +58,15 @@ def test_only_its_own_kind_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to .*: Not a directory"):
         write(tmp_path / "file" / "x", "")
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    def fail(f: object) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_file(tmp_path / "a", fail)
+    assert not (tmp_path / "a").exists()
+    write_file(tmp_path / "a", lambda f: f.write(b"1"))
+    write_file(tmp_path / "a", lambda f: f.write(b"2"))
+    assert (tmp_path / "a").read_bytes() == b"2"

@@ -37,6 +37,7 @@ from pipelines.errors import UserError
 from pipelines.google.bigquery import writer
 from pipelines.google.tables import Table
 from pipelines.ledger.counts import DeadLetter, Ledger
+from pipelines.ledger.running import Appended, Window
 from pipelines.storage.bigquery import reconcile, schema
 from pipelines.storage.bigquery.append import Refused, default_stream
 from pipelines.storage.rows import Run
@@ -45,10 +46,9 @@ from pipelines.transforms.append_by_beam import SERVICE, WriteByBeam
 from pipelines.transforms.append_table import AppendTable
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, score_rows, stamped
-from pipelines.transforms.running_ledger import Appended, Window
 from pipelines.transforms.write_table import refused_letter
-from tests.scored import DAY, ROWS, block, blocks, letter
-from tests.warehouse import Warehouse
+from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
+from tests.support.warehouse import Warehouse
 
 RUN = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
 PATH = replace(RUN, outputs=("step_1", "step_1_p10", "step_1_p90"))

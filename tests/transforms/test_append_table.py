@@ -21,6 +21,7 @@ from apache_beam.transforms.periodicsequence import PeriodicImpulse
 from pipelines.google.bigquery import execute
 from pipelines.google.tables import Table
 from pipelines.ledger.counts import DeadLetter, Ledger
+from pipelines.ledger.running import Appended, Running, WindowRows
 from pipelines.storage.bigquery import schema
 from pipelines.storage.bigquery.append import Refused
 from pipelines.storage.rows import Run
@@ -28,10 +29,9 @@ from pipelines.transforms import append_table as livetable
 from pipelines.transforms.append_table import AppendTable
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import Inputs, block_table, score_rows, stamped
-from pipelines.transforms.running_ledger import Appended, Rows, Running
-from tests.scored import DAY, ROWS, block, blocks, letter
+from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
+from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
 from tests.transforms.test_running_ledger import on_prism
-from tests.warehouse import PROJECT, Warehouse
 
 RUN = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
 GOOD = Ledger(read=100, accepted=98, rejected=2, reasons=(("bad", 2),), sequences=200, scored=200)
@@ -195,7 +195,7 @@ def test_windows_are_counted_without_early_scores_and_refused_ones() -> None:
 
 def test_the_row_of_the_ledger() -> None:
     """An attempt goes on when a job is updated. What was not looked at is not known."""
-    running = Running("first", GOOD, 9, windows={(DAY, 0): Rows(3, 1), (2 * DAY, 0): Rows(2)})
+    running = Running("first", GOOD, 9, windows={(DAY, 0): WindowRows(3, 1), (2 * DAY, 0): WindowRows(2)})
     [row] = livetable.ledger_row(RUN, running).to_pylist()
     assert (row["attempt"], row["meant"], row["visible"]) == ("first", 5, None)
     assert row["differences"] == ["as of 1970-01-02: 3 rows meant, 1 visible"]
@@ -246,7 +246,7 @@ def play(pickled: bytes) -> Iterator[ScoreBlock]:
 
 def test_a_service_that_dies_loses_nothing(prism: str, tmp_path: Path) -> None:
     """It comes back a while later, with what it had acknowledged. It ends with the thread that starts it: this one."""
-    with Warehouse(tmp_path) as warehouse:
+    with OwnWarehouse(tmp_path) as warehouse:
         table = made(warehouse)
         now = time.time()
         source = PeriodicImpulse(start_timestamp=now, stop_timestamp=now + 12, fire_interval=0.1)

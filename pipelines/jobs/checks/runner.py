@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 
-from pipelines.errors import Finding
+from pipelines.errors import Finding, UserError
 from pipelines.google.subscription import EMULATOR, check_runner
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.checks.findings import error, ok, reported, warning
 from pipelines.runners import dataflow, flink
-from pipelines.transforms import append_by_beam
 
 REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 
@@ -22,8 +21,8 @@ def options(facts: Facts) -> Iterator[Finding]:
     launch = facts.launch
     job = dataflow.Job(
         model=launch.model or "",
-        output=launch.output or "",
-        inputs=launch.input.patterns if launch.input else (),
+        output=launch.output if not isinstance(launch.place, UserError) and launch.place.here else None,
+        inputs=launch.input.local if launch.input else (),
         archive=launch.archive,
         streaming=launch.live,
         device=launch.device,
@@ -55,13 +54,6 @@ def live(facts: Facts) -> Iterator[Finding]:
     """Whether a live job would lose messages there."""
     launch = facts.launch
     check_runner(launch.runner, launch.execution.beam_args, launch.arrival_attribute)
-    yield from ()
-
-
-def sink(facts: Facts) -> Iterator[Finding]:
-    """Whether Beam's own sink can be had there, where it is asked for."""
-    if facts.launch.method == "beam":
-        append_by_beam.check(facts.launch.runner, facts.launch.execution.beam_args)
     yield from ()
 
 

@@ -13,10 +13,9 @@ import pyarrow as pa
 
 from pipelines.google.bigquery import TIMEOUT, client, execute, explained, message, patiently
 from pipelines.google.tables import Table
-from pipelines.ledger.counts import Ledger
+from pipelines.ledger.counts import Ledger, Status
 from pipelines.storage.bigquery.merge import BETWEEN, bounds
 from pipelines.storage.bigquery.schema import WRITTEN
-from pipelines.storage.folder.runs import Status
 from pipelines.storage.rows import LAST, Run, ledgers, live_ledger, live_schema, score_schema
 
 log = logging.getLogger(__name__)

@@ -27,9 +27,8 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
 from pipelines.ledger.counts import Ledger
-from pipelines.storage.folder.runs import write_file
 from pipelines.storage.rows import live_ledger, write_table
-from pipelines.system.files import make_private, sync
+from pipelines.system.files import make_private, sync, write_file
 
 Kind = Literal["scores", "dead_letters", "ledger"]
 KINDS: tuple[Kind, ...] = ("scores", "dead_letters", "ledger")

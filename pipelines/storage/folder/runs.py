@@ -17,21 +17,19 @@ import json
 import os
 import re
 import shutil
-import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
 
 import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
-from pipelines.system.files import PRIVATE_FILE, create_private, make_private, sync
+from pipelines.ledger.counts import Status
+from pipelines.system.files import PRIVATE_FILE, make_private, sync, write_file
 from pipelines.system.locks import locked
 from pipelines.system.versioned import versioned
 
-Status = Literal["published", "refused", "unbalanced"]
 KINDS = ("scores", "dead_letters")
 LEDGER = "ledger.parquet"
 VOLATILE = ("attempt", "started_at", "finished_at")  # columns of the ledger in which equal runs differ
@@ -165,16 +163,6 @@ def current(out: Path) -> dict[str, Path]:
         with suppress(OSError):  # gone, or not a link
             found[name] = out / "generations" / Path(os.readlink(links / name)).name
     return found
-
-
-def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a private file that is there whole, and on the disk, or not at all. Its folder must exist."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    with create_private(part) as f:
-        write(f)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(part, path)
 
 
 def _outcome_path(run: Attempt) -> Path:

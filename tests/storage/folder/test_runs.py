@@ -17,21 +17,20 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import UserError
+from pipelines.ledger.counts import Status
 from pipelines.storage.folder.query import select
 from pipelines.storage.folder.runs import (
     LEDGER,
     Attempt,
     Outcome,
-    Status,
     begin,
     current,
     link_name,
     link_status,
     publish,
     read_outcome,
-    write_file,
 )
-from tests.publisher import LETTERS, PARTS, RUN, SCORES, VALUES, publish_copy, write_values
+from tests.support.publishing_process import LETTERS, PARTS, RUN, SCORES, VALUES, publish_copy, write_values
 
 
 def put(out: Path, attempt: str, value: int, status: Status = "published", finished_at: int = 1) -> Outcome:
@@ -160,25 +159,13 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         pass
 
 
-def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
-    def fail(f: object) -> None:
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_file(tmp_path / "a", fail)
-    assert not (tmp_path / "a").exists()
-    write_file(tmp_path / "a", lambda f: f.write(b"1"))
-    write_file(tmp_path / "a", lambda f: f.write(b"2"))
-    assert (tmp_path / "a").read_bytes() == b"2"
-
-
 class Publisher:
-    """The forking process of `tests.publisher`."""
+    """The forking process of `tests.support.publishing_process`."""
 
     def __init__(self, out: Path, templates: Path) -> None:
         for value in range(VALUES):
             write_values(templates / str(value), value)
-        command = [sys.executable, "-m", "tests.publisher", str(out), str(templates)]
+        command = [sys.executable, "-m", "tests.support.publishing_process", str(out), str(templates)]
         root = Path(__file__).parents[3]
         self.process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
