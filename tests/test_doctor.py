@@ -27,7 +27,7 @@ from pipelines.doctor.google import metric_of
 from pipelines.errors import Exit
 from pipelines.google import bigquery as client
 from pipelines.google.subscription import Client
-from pipelines.jobs.checks import memory as looks
+from pipelines.jobs import memory as looks
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.launch import Launch
 from pipelines.storage.bigquery import schema
