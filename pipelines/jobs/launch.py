@@ -13,7 +13,7 @@ from pipelines.errors import Finding, UserError
 from pipelines.events.decode import Since, Span
 from pipelines.google import subscription as pubsub
 from pipelines.google.tables import WriteMethod
-from pipelines.jobs.config import ExamplesConfig, Execution, Input, PayloadFormat, ScoreConfig, StreamConfig
+from pipelines.jobs.config import ExamplesConfig, Execution, Input, ScoreConfig, StreamConfig
 from pipelines.jobs.outputs.base import Output
 from pipelines.jobs.outputs.kinds import output
 from pipelines.models.engines.base import ALIGNMENT, DeviceName, EngineName
@@ -43,7 +43,7 @@ class Launch:
     archive: str | None = None
     subscription: str | None = None
     arrival_attribute: str | None = None
-    payload: PayloadFormat = "json"
+    payload: str = "json"
     avro_schema: str | None = None  # file
     dead_letters: str | None = None  # topic
     job_name: str | None = None  # of a live job
