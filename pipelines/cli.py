@@ -12,11 +12,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.commands import option_files as optionfiles
-from pipelines.errors import Exit, UserError, unknown_option
+from pipelines.errors import Exit, Finding, UserError, unknown_option
 from pipelines.events.formats.registry import FORMATS, PAYLOADS, payload_format
 from pipelines.jobs.config import (
     ExamplesConfig,
@@ -36,7 +37,7 @@ from pipelines.task.fields import format_duration, parse_duration
 from pipelines.task.spec import Task
 
 if TYPE_CHECKING:
-    from pipelines.doctor.launch import Launch
+    from pipelines.jobs.launch import Launch
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = optionfiles.expanded(sys.argv[1:] if argv is None else argv)
         except UserError as error:
             print(f"foretide: {error}", file=sys.stderr)
-            return int(error.code)
+            return int(error.exit)
         args, rest = _parser().parse_known_args(given)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if args.debug else "3")
         logging.basicConfig(
@@ -80,7 +81,7 @@ def _run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
         return code
     except UserError as error:
         print(f"foretide {args.command}: {error}", file=sys.stderr)
-        return int(error.code)
+        return int(error.exit)
     except KeyboardInterrupt:  # also of SIGTERM
         print(f"foretide {args.command}: interrupted; the same command starts it anew", file=sys.stderr)
         return int(Exit.INTERRUPTED)
@@ -189,10 +190,10 @@ def _doctor(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
-    """Reads all that can be read of a launch: what is wrong in one argument does not hide what is wrong elsewhere."""
-    from pipelines.doctor.findings import Finding, told
-    from pipelines.doctor.launch import Launch
+    """All that can be read of a launch: what is wrong in one argument does not hide what is wrong elsewhere."""
     from pipelines.events.decode import Since, Span
+    from pipelines.jobs.checks.findings import coded
+    from pipelines.jobs.launch import Launch
 
     problems: list[Finding] = []
 
@@ -200,7 +201,7 @@ def _launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
         try:
             return make()
         except UserError as problem:
-            problems.append(told(code, subject, problem))
+            problems.extend(replace(f, subject=subject) for f in coded(problem, code).findings)
             return None
 
     task = tried("task-file", args.task, lambda: _task(args))

@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = command_line(given, Path(folder))
         except UserError as error:
             print(f"foretide: {error}", file=sys.stderr)
-            return int(error.code)
+            return int(error.exit)
         return cli.main(command)
 
 

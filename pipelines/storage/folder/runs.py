@@ -104,8 +104,8 @@ def begin(out: str | os.PathLike[str], run_id: str, attempt: str) -> Iterator[At
         try:
             _create(run, held)
         except OSError as e:
-            why = f"cannot write to the output folder {run.out}: {e.strerror or e}. Choose another one"
-            raise UserError(why) from e
+            why = f"cannot write to the output folder {run.out}: {e.strerror or e}"
+            raise UserError(why, remedy="Choose another one") from e
         try:
             yield run
         finally:
