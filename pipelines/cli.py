@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.commands import option_files as optionfiles
 from pipelines.errors import Exit, UserError, unknown_option
-from pipelines.events.formats.registry import FORMATS
+from pipelines.events.formats.registry import FORMATS, PAYLOADS, payload_format
 from pipelines.jobs.config import (
     ExamplesConfig,
     Execution,
@@ -156,7 +156,7 @@ def _stream_config(args: argparse.Namespace, task: Task, execution: Execution) -
         )
     if args.first is None and "--update" in execution.beam_args:
         raise UserError("--update: say with --from TIME where the job began that it replaces")
-    if args.avro_schema is not None and args.payload != "avro":
+    if args.avro_schema is not None and not payload_format(args.payload).takes_schema:
         raise UserError("--avro-schema goes with --payload avro")
     bootstrap = _input(args, args.bootstrap, args.max_bad_share) if args.bootstrap else None
     return StreamConfig(
@@ -612,7 +612,7 @@ def _stream_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dead-letters", metavar="TOPIC", help="publish them to projects/PROJECT/topics/TOPIC (kept in the output)"
     )
-    command.add_argument("--payload", choices=("json", "avro"), default="json", help="of the messages (json)")
+    command.add_argument("--payload", choices=tuple(PAYLOADS), default="json", help="of the messages (json)")
     command.add_argument("--avro-schema", metavar="FILE", help="with --payload avro, of messages that carry none")
     command.add_argument(
         "--arrival-attribute", metavar="NAME", help="of a replay: the attribute that says when a message arrived"

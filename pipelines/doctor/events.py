@@ -22,7 +22,7 @@ from pipelines.events.block import EventBlock, Mask
 from pipelines.events.decode import Since, Span, decode, without_arrival
 from pipelines.events.formats import bigquery, payloads
 from pipelines.events.formats.base import Refusal, Rows, Unreadable, explain
-from pipelines.events.formats.registry import format_of
+from pipelines.events.formats.registry import format_of, payload_format
 from pipelines.events.times import FARTHEST
 from pipelines.task.fields import format_duration, format_time
 from pipelines.task.spec import Task, TimeField
@@ -233,7 +233,7 @@ def messages(launch: Launch, peeked: Peeked) -> Iterator[Finding]:
         yield skipped("messages", source, f"{source}: the {len(peeked.messages)} messages hold no event")
         return
     yield ok("messages", source, f"{source}: {len(peeked.messages)} messages can be read")
-    lacking = list(_columns(source, found, sample.task, launch.payload == "json"))
+    lacking = list(_columns(source, found, sample.task, payload_format(launch.payload).is_sparse))
     yield from lacking
     if any(f.severity == "error" for f in lacking):
         return

@@ -14,7 +14,7 @@ from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span
 from pipelines.google import subscription as pubsub
 from pipelines.google.tables import WriteMethod
-from pipelines.jobs.config import Execution, Input, PayloadFormat
+from pipelines.jobs.config import Execution, Input
 from pipelines.jobs.outputs.base import Output
 from pipelines.jobs.outputs.kinds import output
 from pipelines.models.engines.base import DeviceName, EngineName
@@ -44,7 +44,7 @@ class Launch:
     archive: str | None = None
     subscription: str | None = None
     arrival_attribute: str | None = None
-    payload: PayloadFormat = "json"
+    payload: str = "json"
     avro_schema: str | None = None  # file
     dead_letters: str | None = None  # topic
     job_name: str | None = None  # of a live job

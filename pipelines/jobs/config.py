@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pipelines.errors import UserError
 from pipelines.google.tables import WriteMethod, is_bigquery
@@ -26,7 +25,6 @@ SHARDS = 65_536  # at most: each block of events is divided into as many, and ea
 PULLERS = 256  # at most: each is a thread with a connection of its own
 BATCH = 1 << 20  # rows of a call of the model, at most: it runs no faster long before
 WHY_AS_OFS = "each is a pass over all entities, and every process holds the list"
-PayloadFormat = Literal["json", "avro"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class StreamConfig:
     task: Task
     subscription: str
     arrival_attribute: str | None  # of a message, when a replay says when it arrived; else the publish time is it
-    payload: PayloadFormat
+    payload: str  # one of `registry.PAYLOADS`
     avro_schema: str | None  # file
     bootstrap: Input | None  # history, read before the first score
     first: int  # us, the first as-of that the job is responsible for

@@ -84,7 +84,7 @@ def shards(execution: Execution, size: int) -> int:
     return execution.shards or min(max(size // SHARD_BYTES, SHARDS[0]), SHARDS[1])
 
 
-def _fitting(task: Task, span: Span | Since, found: bigquery.Found) -> Task:
+def _fitting(task: Task, span: Span | Since, found: bigquery.BigQueryInput) -> Task:
     """The task as a table is read with. Raises UserError when the table lacks a field of it."""
     arrival = task.events.arrival
     if isinstance(span, Since) and arrival is not None and arrival.field not in found.fields:

@@ -40,7 +40,7 @@ from pipelines.transforms.archive import Archive, compacting_archive
 from pipelines.transforms.build_sequences import Sequences
 from pipelines.transforms.decode_messages import DecodeMessages
 from pipelines.transforms.infer import Infer
-from pipelines.transforms.live_sequences import Live as Judge
+from pipelines.transforms.live_sequences import LiveSettings
 from pipelines.transforms.output_rows import Inputs, now
 from pipelines.transforms.publish_letters import PublishLetters, check_topic
 from pipelines.transforms.read_files import ReadEvents
@@ -100,7 +100,7 @@ def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -
     task, since = config.task, Since(config.first)
     ticks = not portable.runner_name(config.execution).endswith("DataflowRunner")  # whose own read gives none
     clock = onward if portable.is_local(config.execution) else time.time  # as emulators/prism has it
-    judge = Judge(config.subscription, config.early / 1e6, ticks, clock, config.shards)
+    judge = LiveSettings(config.subscription, config.early / 1e6, ticks, clock, config.shards)
     read, write = ReadLive(config, ready, live.stop, live.journal), WriteLive(config, live.write)
     # Dataflow asks for the names of a job's steps before it lets another one take its place, Flink does not tell why.
     kept = "" if ticks else Terms.of(task, since, config.shards).digest.hex()

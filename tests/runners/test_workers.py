@@ -130,7 +130,7 @@ def test_a_signal_ends_the_run(tmp_path: Path, number: signal.Signals, group: bo
 def deaf(seconds: float) -> list[str]:
     """A command that swallows every interrupt, as a library may."""
     code = f"""
-from pipelines import interrupts
+from pipelines.system import interrupts
 import time
 interrupts.GRACE = 0.5
 interrupts.install()
