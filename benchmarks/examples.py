@@ -16,11 +16,12 @@ import pyarrow as pa
 from benchmarks import workload as w
 from benchmarks.measure import Tensor
 from pipelines.events.sequences import SequenceBatch
-from pipelines.jobs.config import Execution, Input, TrainConfig
+from pipelines.jobs.config import Input, TrainConfig
 from pipelines.jobs.examples import record_batch
 from pipelines.ledger.counts import Ledger
 from pipelines.models.example_files import Examples, load_examples
 from pipelines.models.example_store import PREFIX, Layer, Stored, feature_id, read_layer, uses, write_layer
+from pipelines.runners.execution import Execution
 from pipelines.system.files import replacing
 from pipelines.task.file import load_task
 from pipelines.task.spec import Task

@@ -6,6 +6,7 @@ import argparse
 import faulthandler
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -20,7 +21,6 @@ from pipelines.errors import Exit, UserError, unknown_option
 from pipelines.google.tables import is_bigquery, parse_table
 from pipelines.jobs.config import (
     ExamplesConfig,
-    Execution,
     Input,
     ScoreConfig,
     StreamConfig,
@@ -28,6 +28,7 @@ from pipelines.jobs.config import (
     first_as_of,
     parse_as_ofs,
 )
+from pipelines.runners.execution import Execution
 from pipelines.system import interrupts
 from pipelines.system.files import private_umask
 from pipelines.system.terminal import shown_streams
@@ -355,9 +356,21 @@ def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _savepoint(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.runners.flink_job import savepoint
+    from apache_beam.options.pipeline_options import PipelineOptions
 
-    return savepoint(args.job, args.target, rest)
+    from pipelines.runners.flink import cluster
+    from pipelines.runners.flink_job import FlinkJob
+    from pipelines.runners.options import check_beam_args
+
+    check_beam_args(rest)
+    master = cluster(PipelineOptions(list(rest)))
+    if master is None:
+        raise UserError("--flink_master=HOST:PORT is missing: which cluster runs the job?")
+    place = FlinkJob(master, args.job).stop(args.target)
+    print(f"stopped     {args.job}\nsavepoint   {place}")
+    begin = f"--from of its first as-of and --savepoint_path={shlex.quote(place)}"
+    print(f"next        the same `foretide stream` as before, with {begin}")
+    return Exit.OK
 
 
 def _schema(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
@@ -386,7 +399,7 @@ def _place(path: str) -> str:
 
 def _execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
     if rest:
-        from pipelines.runners.execution import check_beam_args
+        from pipelines.runners.options import check_beam_args
 
         check_beam_args(rest)
     execution = Execution(args.workers, args.shards, rest, args.debug, *_resources(args))

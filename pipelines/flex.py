@@ -31,7 +31,9 @@ from pipelines.google.tables import NAME as TABLE
 from pipelines.google.tables import parse_table
 from pipelines.jobs.config import LATEST
 from pipelines.runners import dataflow
-from pipelines.runners.execution import check_beam_args
+from pipelines.runners.execution import Execution
+from pipelines.runners.kinds import resolve
+from pipelines.runners.options import beam_parser, check_beam_args
 
 Template = Literal["batch", "stream"]
 COMMANDS: Mapping[Template, str] = {"batch": "score", "stream": "stream"}
@@ -169,7 +171,7 @@ def command_line(argv: Sequence[str], folder: Path) -> list[str]:
         raise UserError(f"{unknown}: a launch of the {template} template has no such parameter")
     check_beam_args(beam)
     FileSystems.set_options(PipelineOptions(beam))  # credentials
-    if "--runner=DataflowRunner" in beam:
+    if resolve(Execution(1, None, tuple(beam), False)).on_google:
         _check_remote(given)
     command = [COMMANDS[template]]
     for name, value in given.items():
@@ -270,11 +272,7 @@ def _sorted_out(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 @cache
 def _beam_actions() -> list[argparse.Action]:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
-    for options in PipelineOptions.__subclasses__():
-        if hasattr(options, "_add_argparse_args"):
-            options._add_argparse_args(parser)
-    return parser._actions
+    return beam_parser()._actions
 
 
 def _template(given: Mapping[str, str]) -> Template:

@@ -39,7 +39,7 @@ def pubsub() -> Iterator[Emulator]:
 @pytest.fixture(scope="session")
 def prism() -> Iterator[str]:
     """The job endpoint of a Prism that many tests share."""
-    from pipelines.runners.execution import connections_end
+    from pipelines.runners.endings import connections_end
     from tests import services
 
     with connections_end(), services.prism() as endpoint:

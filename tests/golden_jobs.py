@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import difflib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -28,12 +28,12 @@ from pipelines.events.messages import Payload
 from pipelines.google.subscription import Facts
 from pipelines.google.tables import parse_table
 from pipelines.jobs import score, stream
-from pipelines.jobs.config import Execution, Input, ScoreConfig, StreamConfig
+from pipelines.jobs.config import Input, ScoreConfig, StreamConfig
 from pipelines.jobs.outputs import TableLive
 from pipelines.jobs.source import Source
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.running import Appended, Running, WindowRows
-from pipelines.runners import dataflow
+from pipelines.runners.execution import Execution
 from pipelines.storage.rows import Run
 from pipelines.system.progress import Progress
 from pipelines.task.fields import parse_time
@@ -44,6 +44,7 @@ from pipelines.transforms.live_sequences import Clock
 from pipelines.transforms.write_table import WriteTable
 from tests import small
 from tests.cloud import BUCKET, PROJECT, REGION
+from tests.runners.asked import asked
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGE = "europe-west1-docker.pkg.dev/my-project/foretide/foretide-cpu:1"
@@ -68,7 +69,7 @@ def shop(text: str = small.TASK) -> Task:
     return Task.model_validate(yaml.safe_load(text), strict=False)
 
 
-def backfill(flags: Sequence[str] = FLAGS, hints: dict[str, str] | None = None, batch_size: int = 256) -> Build:
+def backfill(flags: Sequence[str] = FLAGS, hints: Mapping[str, str] | None = None, batch_size: int = 256) -> Build:
     """What `foretide score` builds, from files and into BigQuery."""
     task = shop()
     execution, place = Execution(1, None, tuple(flags), False), f"bq://{TABLE.scores}"
@@ -113,7 +114,7 @@ def live(flags: Sequence[str] = FLAGS, history: bool = True, task: Task | None =
 
 def pipeline(build: Build, *flags: str, streaming: bool = False, accelerator: str | None = None) -> beam.Pipeline:
     """With the options that a command gives it."""
-    args = [*flags, *dataflow.added(flags, accelerator, streaming)]
+    args = [*flags, *asked(*flags, live=streaming, accelerator=accelerator).added()]
     p = beam.Pipeline(options=PipelineOptions([*args, *(["--streaming"] if streaming else [])]))
     build(p)
     return p

@@ -14,7 +14,8 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.errors import Exit, UserError
-from pipelines.jobs.config import ExamplesConfig, Execution, Input, ScoreConfig, TrainConfig
+from pipelines.jobs.config import ExamplesConfig, Input, ScoreConfig, TrainConfig
+from pipelines.runners.execution import Execution
 from pipelines.task.fields import UNITS, parse_time
 from pipelines.task.file import load_task
 from tests.small import TASK

@@ -14,10 +14,11 @@ from google.cloud.dataflow_v1beta3.types import ParameterType, TemplateMetadata
 from pipelines import cli
 from pipelines.errors import Exit
 from pipelines.flex import COMMANDS, FIELDS, OMITTED, Template, actions, main, metadata, metadata_text
-from pipelines.jobs.config import Execution, Input, ScoreConfig, StreamConfig
+from pipelines.jobs.config import Input, ScoreConfig, StreamConfig
 from pipelines.jobs.score import score
 from pipelines.jobs.stream import stream
 from pipelines.models import registry
+from pipelines.runners.execution import Execution
 from pipelines.task.fields import parse_time
 from pipelines.task.file import load_task
 from tests import images, small

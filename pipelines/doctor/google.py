@@ -378,11 +378,7 @@ def metric_of(kind: str) -> str:
 
 def _wanted(launch: Launch) -> tuple[str, int] | None:
     """(type, how many for a worker) of the GPUs that Dataflow is asked for."""
-    cloud = launch.options.view_as(GoogleCloudOptions)
-    options = [launch.execution.accelerator] if launch.execution.accelerator else []
-    options += [
-        o.partition("=")[2] for o in cloud.dataflow_service_options or () if o.startswith("worker_accelerator=")
-    ]
+    options = launch.runner.accelerators
     hints = launch.options.get_all_options().get("resource_hints") or ()
     options += [h.partition("=")[2] for h in hints if h.startswith("accelerator=")]
     for option in options:

@@ -14,10 +14,11 @@ from pipelines.events.decode import Since, Span
 from pipelines.google import bigquery as bigquery
 from pipelines.google import subscription as pubsub
 from pipelines.google.tables import is_bigquery
-from pipelines.jobs.config import Execution, Input, PayloadFormat, WriteMethod
+from pipelines.jobs.config import Input, PayloadFormat, WriteMethod
 from pipelines.models.engines.base import DeviceName, EngineName
-from pipelines.runners import execution, portable
-from pipelines.runners.dataflow import is_dataflow
+from pipelines.runners.base import Runner
+from pipelines.runners.execution import Execution, Job
+from pipelines.runners.kinds import resolve
 from pipelines.task.spec import Task
 
 
@@ -48,10 +49,14 @@ class Launch:
     job_name: str | None = None  # of a live job
 
     @cached_property
-    def runner(self) -> str:
-        """Its name, without its module."""
-        name = portable.runner_name(self.execution) if self.live else execution.runner(self.execution)
-        return name.rsplit(".", 1)[-1]
+    def runner(self) -> Runner:
+        return resolve(self.execution, self.live)
+
+    @property
+    def job(self) -> Job:
+        """What of it the runner has to be able to do."""
+        inputs = self.input.patterns if self.input else ()
+        return Job(self.model, self.output, inputs, self.archive, self.device)
 
     @cached_property
     def options(self) -> PipelineOptions:
@@ -63,12 +68,12 @@ class Launch:
 
     @property
     def on_dataflow(self) -> bool:
-        return is_dataflow(self.execution.beam_args)
+        return self.runner.on_google
 
     @property
     def here(self) -> bool:
         """Whether the workers are processes of this machine that the launch starts."""
-        return self.runner in ("PrismRunner", "FnApiRunner")
+        return self.runner.local
 
     @property
     def tables(self) -> tuple[str, ...]:

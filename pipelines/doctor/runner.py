@@ -10,9 +10,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions
 from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
 from pipelines.doctor.launch import Launch
 from pipelines.errors import UserError
-from pipelines.google.subscription import EMULATOR, check_runner
-from pipelines.runners import dataflow, flink
-from pipelines.runners.prism import locate
+from pipelines.google.subscription import EMULATOR
 from pipelines.transforms import append_by_beam as beamtable
 
 REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
@@ -24,7 +22,7 @@ def options(launch: Launch) -> Iterator[Finding]:
     yield from found
     codes = {f.code for f in found}
     if "runner-options" not in codes:
-        yield ok("runner-options", "--runner", f"{launch.runner} takes the options")
+        yield ok("runner-options", "--runner", f"{launch.runner.name} takes the options")
     if launch.on_dataflow and "worker-places" not in codes:
         yield ok("worker-places", "--runner", "the workers reach the places that are named")
 
@@ -32,30 +30,19 @@ def options(launch: Launch) -> Iterator[Finding]:
 def _for_live(launch: Launch) -> Iterator[Finding]:
     if not launch.live:
         return
-    args = launch.execution.beam_args
     try:
-        check_runner(launch.runner, args, launch.arrival_attribute)
+        launch.runner.check_live(launch.arrival_attribute)
     except UserError as problem:
         yield told("runner-options", "--runner", problem)
     if launch.method == "beam":
         try:
-            beamtable.check(launch.runner, args)
+            beamtable.check(launch.runner)
         except UserError as problem:
             yield told("runner-options", "--bigquery-method", problem)
 
 
 def _for_dataflow(launch: Launch) -> Iterator[Finding]:
-    job = dataflow.Job(
-        model=launch.model,
-        output=launch.output,
-        inputs=launch.input.patterns if launch.input else (),
-        archive=launch.archive,
-        streaming=launch.live,
-        device=launch.device,
-        accelerator=launch.execution.accelerator,
-        ram=launch.execution.inference_ram,
-    )
-    for problem in dataflow.problems(launch.execution.beam_args, job):
+    for problem in launch.runner.problems(launch.job):
         yield told(problem.about or "runner-options", str(problem).partition(" ")[0], problem)
     region = launch.options.view_as(GoogleCloudOptions).region
     if launch.on_dataflow and region and not REGION.fullmatch(region):
@@ -68,29 +55,20 @@ def _for_dataflow(launch: Launch) -> Iterator[Finding]:
 
 def reachable(launch: Launch) -> Iterator[Finding]:
     """Whether the runner is there. Dataflow is asked in `google`."""
-    if launch.runner == "PrismRunner":
-        try:
-            yield ok("runner-reachable", "Prism", f"Prism is {locate(launch.options)}")
-        except UserError as problem:
-            what, _, how = str(problem).partition(". ")
-            yield error("runner-reachable", "Prism", what, how)
-    elif launch.runner in flink.RUNNERS:
-        yield from _flink(launch)
-    elif launch.runner == "FnApiRunner":
-        yield ok("runner-reachable", "--runner", f"the job runs here, in {launch.execution.workers} process(es)")
-    elif not launch.on_dataflow:
-        yield skipped("runner-reachable", "--runner", f"there is no telling whether {launch.runner} would answer")
-
-
-def _flink(launch: Launch) -> Iterator[Finding]:
-    found = list(flink.problems(launch.execution.beam_args, launch.job_name))
+    runner, code = launch.runner, "runner-reachable"
+    found = list(runner.unreachable(launch.job_name))
     for problem in found:
         what, _, how = str(problem).partition("; ")
-        if problem.about == "runner-reachable":
-            yield error(problem.about, "Flink", what, f"{how}, or correct the address")
-        elif not problem.about:
-            yield error("runner-options", "Flink", what, "Add --job_endpoint=HOST:PORT")
+        if problem.about == code:
+            yield error(code, runner.place, what, f"{how}, or correct the address")
+        elif problem.about:
+            yield told(problem.about, runner.place, problem)
+        elif "--job_endpoint" in what:
+            yield error("runner-options", runner.place, what, "Add --job_endpoint=HOST:PORT")
         else:
-            yield told(problem.about, "Flink", problem)
-    if not found:
-        yield ok("runner-reachable", "Flink", "Flink answers, and what the job takes of it is there")
+            what, _, how = str(problem).partition(". ")
+            yield error(code, runner.place, what, how)
+    if not found and runner.ready:
+        yield ok(code, runner.place, runner.ready)
+    elif not found and not launch.on_dataflow:
+        yield skipped(code, "--runner", f"there is no telling whether {runner.name} would answer")

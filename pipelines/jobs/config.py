@@ -6,20 +6,23 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipelines.errors import UserError
 from pipelines.models.engines.base import DeviceName, EngineName
+from pipelines.runners.execution import Execution, Job, at_most
 from pipelines.task.fields import format_duration, format_time, parse_time
 from pipelines.task.spec import Task
+
+if TYPE_CHECKING:
+    from pipelines.runners.base import Runner
 
 FIRST = parse_time("0001-01-02")
 LIVE_SHARDS = 16
 LATEST = "latest"
 AS_OFS = 1_000_000  # of a run, at most: all processes hold the list, and each is a pass over the events of every shard
-WORKERS = 1_024  # processes of this machine, at most: each has the engine and the model in memory
-SHARDS = 65_536  # at most: each block of events is divided into as many, and each is a key of the shuffle or the state
 PULLERS = 256  # at most: each is a thread with a connection of its own
 BATCH = 1 << 20  # rows of a call of the model, at most: it runs no faster long before
 WHY_AS_OFS = "each is a pass over all entities, and every process holds the list"
@@ -37,26 +40,6 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Execution:
-    """Where the pipeline runs."""
-
-    workers: int  # processes on this machine
-    shards: int | None  # by the size of the input where None
-    beam_args: tuple[str, ...]  # for Beam as they are, such as --runner=FlinkRunner
-    debug: bool
-    accelerator: str | None = None  # of workers on Dataflow, as it names them
-    inference_ram: str | None = None  # of its workers for inference, such as 16GB
-
-    def check(self) -> None:
-        """
-        Raises:
-          UserError: more workers or shards than anybody means.
-        """
-        at_most("--workers", self.workers, WORKERS, "each is a process with the engine and the model in memory")
-        at_most("--shards", self.shards or 1, SHARDS, "every block of events is divided into as many")
-
-
-@dataclass(frozen=True)
 class ScoreConfig:
     task: Task
     input: Input
@@ -69,6 +52,15 @@ class ScoreConfig:
     execution: Execution
     method: WriteMethod = "storage"
     replace_model: bool = False  # scores of another model of the same revision, in BigQuery
+
+    @cached_property
+    def runner(self) -> Runner:
+        return _runner(self.execution)
+
+    @property
+    def job(self) -> Job:
+        """What of it the runner has to be able to do."""
+        return Job(self.model, self.output, self.input.patterns, device=self.device)
 
     def __post_init__(self) -> None:
         at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
@@ -104,6 +96,16 @@ class StreamConfig:
     execution: Execution
     method: WriteMethod = "storage"
 
+    @cached_property
+    def runner(self) -> Runner:
+        return _runner(self.execution, live=True)
+
+    @property
+    def job(self) -> Job:
+        """What of it the runner has to be able to do."""
+        history = self.bootstrap.patterns if self.bootstrap else ()
+        return Job(self.model, self.output, history, self.archive, self.device)
+
     def __post_init__(self) -> None:
         at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
         at_most("--pullers", self.pullers, PULLERS, "each is a thread with a connection of its own")
@@ -132,6 +134,10 @@ class ExamplesConfig:
     as_ofs: tuple[int, ...]
     output: str
     execution: Execution
+
+    @cached_property
+    def runner(self) -> Runner:
+        return _runner(self.execution)
 
 
 @dataclass(frozen=True)
@@ -181,13 +187,11 @@ class TrainConfig:
         return tuple(sorted({floor(self.task, last - i * self.train_every) for i in range(n)}))
 
 
-def at_most(flag: str, value: int, most: int, why: str) -> None:
-    """
-    Raises:
-      UserError: a number that nobody means, and that would take all memory before it failed.
-    """
-    if value > most:
-        raise UserError(f"{flag} {value}: at most {most:,}, for {why}")
+def _runner(execution: Execution, live: bool = False) -> Runner:
+    """Once the arguments are right: Beam takes seconds to load."""
+    from pipelines.runners.kinds import resolve
+
+    return resolve(execution, live)
 
 
 def floor(task: Task, time: int) -> int:

@@ -47,7 +47,7 @@ from pipelines.models.example_store import (
     uses,
     write_layer,
 )
-from pipelines.runners import dataflow, execution, flink
+from pipelines.runners import bounded
 from pipelines.system.files import create_private, make_private, replacing
 from pipelines.system.progress import Progress, watch
 from pipelines.task.file import describe
@@ -167,7 +167,7 @@ def _add(config: ExamplesConfig, source: Source, folder: Path, gap: Rectangle) -
         progress = partial / "progress"
         make_private(progress)
         with watch(progress, {"reading": source.size, "scoring": source.shards}), source.unchanged():
-            execution.run(config.execution, lambda p: build(p, config, task, gap, source, partial))
+            bounded.run(config.execution, lambda p: build(p, config, task, gap, source, partial))
         shutil.rmtree(progress)
         _check(config, read_layer(partial).ledger)
         if _folder(config, source) != folder:
@@ -193,15 +193,15 @@ def _stored(
 
 
 def _find(config: ExamplesConfig, dry_run: bool = False) -> Source:
-    if dataflow.is_dataflow(config.execution.beam_args):
+    if not config.runner.shares_folders:
         raise UserError("examples are kept in a folder, which workers of Dataflow cannot write: leave out --runner")
-    flink.check(config.execution.beam_args)
+    config.runner.check_reachable()
     return find(config.task, Span(config.as_ofs, config.task.horizon), config.input, config.execution, dry_run)
 
 
 def _need(config: ExamplesConfig, source: Source) -> memory.Need:
     where = config.execution
-    here, events = execution.is_local(where), rows(source.pieces)
+    here, events = config.runner.local, rows(source.pieces)
     return memory.making(config.task, config.as_ofs, events, source.shards, where.workers, here)
 
 

@@ -18,7 +18,7 @@ from pipelines.jobs.source import Source, find
 from pipelines.models import registry, remote
 from pipelines.models.saved.manifest import Manifest, check, load_manifest
 from pipelines.models.saved.operations import check_operations
-from pipelines.runners import dataflow, execution, flink
+from pipelines.runners import bounded
 from pipelines.storage.rows import Run
 from pipelines.system.progress import Progress, watch
 from pipelines.task.file import describe
@@ -39,7 +39,7 @@ def score(config: ScoreConfig) -> int:
     manifest, source, infer = _prepare(config)
     need = _need(config, manifest, source)
     print("\n".join(need.lines()), flush=True)
-    device = infer.device_in_use() if execution.is_local(config.execution) else "the workers' device"
+    device = infer.device_in_use() if config.runner.local else "the workers' device"
     horizon, active_within = config.task.label.terms
     run = Run(
         run_id=config.run_id(manifest.version),
@@ -53,12 +53,12 @@ def score(config: ScoreConfig) -> int:
         horizon=horizon,
         active_within=active_within,
     )
-    started, template = time.monotonic(), dataflow.is_template(config.execution.beam_args)
+    started, template = time.monotonic(), config.runner.template
     with _output(config).batch(run, config.as_ofs, later=template) as batch:
         with watch(batch.progress, {"reading": source.size, "scoring": source.shards}), source.unchanged():
             progress = Progress(str(batch.progress))
             with memory.explained(need):
-                execution.run(config.execution, lambda p: build(p, config, source, infer, batch.write, progress))
+                bounded.run(config.execution, lambda p: build(p, config, source, infer, batch.write, progress))
         if template:
             print(f"described   run {run.run_id}, attempt {run.attempt}: its row of the ledger tells how it ended")
             return Exit.OK
@@ -90,7 +90,7 @@ def plan(config: ScoreConfig) -> int:
     print(f"as of       {describe_as_ofs(config.as_ofs)}")
     print(describe_input(source, config.input))
     print(f"model       {manifest.version} in {config.model}, {on}")
-    print(f"runner      {execution.runner(where)}, {where.workers} worker(s), {source.shards} shards")
+    print(f"runner      {config.runner.name}, {where.workers} worker(s), {source.shards} shards")
     print("\n".join(_need(config, manifest, source).lines()))
     print(f"output      {config.output}, run {config.run_id(manifest.version)}")
     for line in _output(config).plan(config.as_ofs):
@@ -100,27 +100,16 @@ def plan(config: ScoreConfig) -> int:
 
 
 def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Manifest, Source, Infer]:
-    where = config.execution
-    dataflow.check(
-        where.beam_args,
-        dataflow.Job(
-            model=config.model,
-            output=config.output,
-            inputs=config.input.patterns,
-            device=config.device,
-            accelerator=where.accelerator,
-            ram=where.inference_ram,
-        ),
-    )
+    config.runner.check(config.job)
     folder = registry.resolve(config.model)
     manifest = load_manifest(folder)
     check(manifest, config.task)
     check_operations(folder / "saved_model", folder)
     model = remote.origin(folder)
     infer = Infer(model, config.task, config.engine, config.device, config.batch_size)
-    infer.with_resource_hints(**dataflow.hints(where.accelerator, where.inference_ram))
+    infer.with_resource_hints(**config.runner.hints)
     _output(config).check(config.task.outputs)
-    flink.check(config.execution.beam_args)
+    config.runner.check_reachable()
     return manifest, find(config.task, Span(config.as_ofs), config.input, config.execution, dry_run), infer
 
 
@@ -134,7 +123,7 @@ def _need(config: ScoreConfig, manifest: Manifest, source: Source) -> memory.Nee
         config.engine,
         config.batch_size,
         manifest.model,
-        execution.is_local(config.execution),
+        config.runner.local,
     )
 
 

@@ -14,8 +14,9 @@ from pipelines.events.decode import Since, Span, without_arrival
 from pipelines.events.formats import bigquery
 from pipelines.events.formats.base import Piece
 from pipelines.google.tables import is_bigquery
-from pipelines.jobs.config import Execution, Input
+from pipelines.jobs.config import Input
 from pipelines.models.example_store import InputFile
+from pipelines.runners.execution import Execution
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import check_fields, check_rows, check_unchanged, plan, preflight
 from pipelines.transforms.read_files import find as find_files

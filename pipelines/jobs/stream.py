@@ -16,7 +16,7 @@ from pipelines.errors import Exit, UserError
 from pipelines.events.decode import Since
 from pipelines.events.messages import Payload
 from pipelines.events.terms import Terms
-from pipelines.google.subscription import Facts, check_runner, preflight
+from pipelines.google.subscription import Facts, preflight
 from pipelines.jobs import graph, memory
 from pipelines.jobs.config import StreamConfig
 from pipelines.jobs.extent import rows
@@ -28,7 +28,7 @@ from pipelines.ledger.figures import summary
 from pipelines.models import registry
 from pipelines.models.engines.loading import import_framework
 from pipelines.models.saved.manifest import Manifest, check, load_manifest
-from pipelines.runners import dataflow, flink, portable
+from pipelines.runners import portable
 from pipelines.storage.rows import Run
 from pipelines.system.clock import onward
 from pipelines.system.progress import Progress
@@ -69,7 +69,7 @@ def stream(config: StreamConfig) -> int:
     for warning in ready.facts.warnings:
         print(f"warning     {warning}")
     print(_beginning(config, ready), flush=True)
-    if portable.is_local(config.execution):
+    if config.runner.local:
         import_framework(config.engine)  # here, and not in a thread of the job
     archive = compacting_archive(config.archive) if config.archive else nullcontext()
     letters = config.dead_letters is None  # otherwise they go to their topic
@@ -98,12 +98,11 @@ def plan(config: StreamConfig) -> int:
 def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -> None:
     """The graph."""
     task, since = config.task, Since(config.first)
-    ticks = not portable.runner_name(config.execution).endswith("DataflowRunner")  # whose own read gives none
-    clock = onward if portable.is_local(config.execution) else time.time  # as emulators/prism has it
-    judge = Judge(config.subscription, config.early / 1e6, ticks, clock, config.shards)
+    clock = onward if config.runner.local else time.time  # as emulators/prism has it
+    judge = Judge(config.subscription, config.early / 1e6, not config.runner.reads_pubsub, clock, config.shards)
     read, write = ReadLive(config, ready, live.stop, live.journal), WriteLive(config, live.write)
     # Dataflow asks for the names of a job's steps before it lets another one take its place, Flink does not tell why.
-    kept = "" if ticks else Terms.of(task, since, config.shards).digest.hex()
+    kept = "" if not config.runner.replaces_jobs else Terms.of(task, since, config.shards).digest.hex()
     graph.build(p, read, Sequences(task, since, live=judge), ready.infer, write, kept)
 
 
@@ -126,8 +125,7 @@ class ReadLive(beam.PTransform):
 
     def expand(self, p: beam.pvalue.PBegin) -> Events:
         config, task, since = self.config, self.config.task, Since(self.config.first)
-        runner = portable.runner_name(config.execution)
-        pulled = p | "Pull" >> pubsub.ReadMessages(self._source(), runner, config.pullers)
+        pulled = p | "Pull" >> pubsub.ReadMessages(self._source(), config.runner, config.pullers)
         if config.archive is not None:
             pulled.messages | "Archive" >> Archive(config.archive, self.ready.payload)
         how = config.subscription, self.ready.payload, config.max_bad_share, self.journal
@@ -171,25 +169,14 @@ class WriteLive(beam.PTransform):
 
 
 def _prepare(config: StreamConfig, dry_run: bool = False) -> Prepared:
-    dataflow.check(
-        config.execution.beam_args,
-        dataflow.Job(
-            model=config.model,
-            output=config.output,
-            inputs=config.bootstrap.patterns if config.bootstrap else (),
-            archive=config.archive,
-            streaming=True,
-            device=config.device,
-            accelerator=config.execution.accelerator,
-        ),
-    )
+    config.runner.check(config.job)
     manifest = load_manifest(registry.resolve(config.model))
     check(manifest, config.task)
     output(config.output, config.method).check(config.task.outputs)
-    check_runner(portable.runner_name(config.execution), config.execution.beam_args, config.arrival_attribute)
-    flink.check(config.execution.beam_args, config.job_name)
+    config.runner.check_live(config.arrival_attribute)
+    config.runner.check_reachable(config.job_name)
     if config.method == "beam":
-        beamtable.check(portable.runner_name(config.execution), config.execution.beam_args)
+        beamtable.check(config.runner)
     infer = Infer(config.model, config.task, config.engine, config.device, config.batch_size, WATCH)
     payload = Payload(config.payload, _text(config.avro_schema) if config.avro_schema else "")
     if config.dead_letters is not None:
@@ -214,13 +201,13 @@ def _beginning(config: StreamConfig, ready: Prepared) -> str:
         f"messages    {config.subscription} by {clock}, {config.payload}",
         *([describe_input(ready.history, config.bootstrap)] if ready.history and config.bootstrap else []),
         f"model       {ready.manifest.version} in {config.model}{watched}",
-        f"runner      {portable.runner_name(config.execution)}, {config.shards} shards, {config.pullers} puller(s)",
+        f"runner      {config.runner.name}, {config.shards} shards, {config.pullers} puller(s)",
         *_need(config, ready).lines(),
         f"output      {config.output}, run {config.run_id}",
     ]
     if config.archive is not None:
         lines.append(f"archive     {config.archive}: start again with --bootstrap {shlex.quote(config.archive)}")
-    elif portable.is_local(config.execution):
+    elif config.runner.local:
         lines.append("archive     none: what this process knows is gone when it ends (--archive FOLDER keeps it)")
     return "\n".join(lines)
 
@@ -233,7 +220,7 @@ def _need(config: StreamConfig, ready: Prepared) -> memory.Need:
         config.engine,
         config.batch_size,
         ready.manifest.model,
-        portable.is_local(config.execution),
+        config.runner.local,
     )
 
 

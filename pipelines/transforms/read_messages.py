@@ -33,6 +33,7 @@ from pipelines.google.leases import Bundle, Leases, Refused
 from pipelines.google.subscription import client
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.metrics import counter, distribution
+from pipelines.runners.base import Runner
 from pipelines.system.clock import Clock
 from pipelines.transforms.pulled_messages import MOST, Batch, Pulled, micros_of
 from pipelines.transforms.watermark import Together, Watermark
@@ -86,29 +87,28 @@ class ReadMessages(beam.PTransform):
     puller has seen. One that gets no messages would know of no time.
 
     Args:
-      runner: the name of the runner.
+      runner: may have a read of its own.
       pullers: how many pull at the same time. On Dataflow the service decides.
     """
 
     source: Source
-    runner: str
+    runner: Runner
     pullers: int = 1
     job: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
-        pulled = self._native(pbegin) if self.runner.endswith("DataflowRunner") else self._own(pbegin)
+        pulled = self._native(pbegin) if self.runner.reads_pubsub else self._own(pbegin)
         part = beam.ParDo(_Part()).with_output_types(Messages, dead=DeadLetter, ledger=Ledger)
         return pulled | "Part" >> part.with_outputs("dead", "ledger", main="messages")
 
     def _own(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[Pulled]:
         n = 1 if self.source.arrival_attribute else self.pullers
-        early = not self.runner.endswith("PrismRunner")
         return (
             pbegin
             | "Pullers" >> beam.Create(range(n), reshuffle=False)
             | "Spread" >> beam.Reshuffle()
             | "Number" >> beam.Map(int)  # else Prism asks the step before the pulls to finalize, and fails
-            | "Pull" >> beam.ParDo(_Pull(self.source, self.job, early)).with_output_types(Pulled)
+            | "Pull" >> beam.ParDo(_Pull(self.source, self.job, self.runner.settles_early)).with_output_types(Pulled)
         )
 
     def _native(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[Pulled]:

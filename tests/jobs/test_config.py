@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from pipelines.errors import UserError
-from pipelines.jobs.config import Execution, Input, ScoreConfig, TrainConfig, parse_as_ofs
+from pipelines.jobs.config import Input, ScoreConfig, TrainConfig, parse_as_ofs
+from pipelines.runners.execution import Execution
 from pipelines.task.fields import UNITS, format_time, parse_time
 from pipelines.task.spec import Task
 from tests.small import TASK

@@ -20,11 +20,12 @@ import pytest
 from pipelines.cli import main
 from pipelines.errors import Exit
 from pipelines.jobs import examples as module
-from pipelines.jobs.config import ExamplesConfig, Execution, Input
+from pipelines.jobs.config import ExamplesConfig, Input
 from pipelines.jobs.examples import make_examples
 from pipelines.models.example_files import Examples, load_examples
 from pipelines.models.example_store import FILE, PREFIX, Stored, adding
-from pipelines.runners import execution
+from pipelines.runners import bounded
+from pipelines.runners.execution import Execution
 from pipelines.task.fields import parse_time
 from pipelines.task.file import load_task
 from pipelines.task.spec import Task
@@ -151,7 +152,7 @@ def test_shards_make_no_difference(case: Case) -> None:
 
 
 def test_a_second_time_nothing_is_computed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.runners.execution.run", lambda *_: pytest.fail("the pipeline ran"))
+    monkeypatch.setattr("pipelines.runners.bounded.run", lambda *_: pytest.fail("the pipeline ran"))
     before = layers(case.folder / "out")
     text = case.write("out")
     assert "reused      5 features as of 2024-04-01 to 2024-04-08 (2 as-ofs)\nexamples    " in text
@@ -196,13 +197,13 @@ def test_another_input_shares_nothing(case: Case) -> None:
 def test_an_input_that_changes_while_it_is_read_leaves_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     file = case.folder / "moving.parquet"
     file.write_bytes((case.folder / "events.parquet").read_bytes())
-    run = execution.run
+    run = bounded.run
 
     def touched(*arguments: Any) -> None:
         run(*arguments)
         os.utime(file, ns=(0, 10**9))
 
-    monkeypatch.setattr("pipelines.runners.execution.run", touched)
+    monkeypatch.setattr("pipelines.runners.bounded.run", touched)
     text = case.write("moving", events=file, expect=Exit.USAGE)
     assert "the input changed while it was read: run the command again" in text
     assert not layers(case.folder / "moving")

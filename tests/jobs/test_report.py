@@ -10,12 +10,13 @@ import pytest
 import yaml
 
 from pipelines.events.formats.base import Piece
-from pipelines.jobs.config import Execution, Input, ScoreConfig, StreamConfig
+from pipelines.jobs.config import Input, ScoreConfig, StreamConfig
 from pipelines.jobs.outputs import Result
 from pipelines.jobs.report import describe_as_ofs, ledger_lines, live_report, score_report
 from pipelines.jobs.source import Source
 from pipelines.ledger.counts import Ledger, Status
 from pipelines.models.saved.manifest import Manifest, signature
+from pipelines.runners.execution import Execution
 from pipelines.task.fields import parse_time
 from pipelines.task.spec import Task
 from tests.small import TASK

@@ -43,6 +43,7 @@ from pipelines.transforms.read_messages import (
     _stamped,
     _Whole,
 )
+from tests.runners.asked import asked
 from tests.services import Emulator, emulator
 
 S = 1_000_000
@@ -229,7 +230,7 @@ def test_refused_messages_are_parted_and_counted() -> None:
 
 def test_dataflow_reads_natively_by_publish_time() -> None:
     p = beam.Pipeline()
-    out = p | ReadMessages(PLAIN, "DataflowRunner")
+    out = p | ReadMessages(PLAIN, asked("--runner=DataflowRunner", live=True))
     assert not out.messages.is_bounded
     assert not out.dead.is_bounded
     reads: list[ReadFromPubSub] = []
@@ -352,7 +353,7 @@ def start(
         stop = tmp_path / f"stop{len(jobs)}"
         flags = ["--streaming", f"--job_endpoint={prism}", "--environment_type=LOOPBACK"]
         p = beam.Pipeline("PortableRunner", PipelineOptions(flags))
-        out = p | ReadMessages(replace(plan, stop=str(stop)), "PrismRunner", pullers)
+        out = p | ReadMessages(replace(plan, stop=str(stop)), asked(live=True), pullers)
         assert not out.messages.is_bounded
         out.messages | beam.ParDo(Look()).with_output_types(tuple[str, bytes]) | beam.ParDo(Wait())
         out.dead | beam.ParDo(Bury())

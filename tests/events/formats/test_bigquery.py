@@ -24,9 +24,10 @@ from pipelines.events.block import EventBlock
 from pipelines.events.decode import Since, Span
 from pipelines.events.formats import bigquery
 from pipelines.google.bigquery import client, reader
-from pipelines.jobs.config import Execution, Input
+from pipelines.jobs.config import Input
 from pipelines.jobs.source import Source, find
 from pipelines.ledger.counts import DeadLetter, Ledger, total
+from pipelines.runners.execution import Execution
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import read_piece
 from tests.events.formats import writers
