@@ -30,7 +30,7 @@ def examine(launch: Launch) -> list[Finding]:
         try:
             found += look()
         except Exception as problem:  # the others are still worth having
-            if launch.execution.debug:
+            if launch.config.execution.debug:
                 raise
             said = f"it could not be looked at: {type(problem).__name__}: {problem}"
             found.append(error(code, code, said, "Report it, with the trace that --debug shows"))
@@ -43,7 +43,7 @@ def _looks(launch: Launch, services: google.Google) -> Iterator[tuple[str, Look]
     yield "model-loads", lambda: model.model(launch)
     yield "memory", lambda: memory.memory(launch)
     yield "output-place", lambda: place.places(launch, services)
-    if launch.live:
+    if launch.config.live:
         yield "subscription", lambda: _subscription(launch)
     yield "runner-options", lambda: runner.options(launch)
     yield "runner-reachable", lambda: runner.reachable(launch)
@@ -51,7 +51,7 @@ def _looks(launch: Launch, services: google.Google) -> Iterator[tuple[str, Look]
     yield "versions", versions.here
     yield "credentials", lambda: google.credentials(launch, services)
     yield "permissions", lambda: google.permissions(launch, services)
-    if launch.on_dataflow:
+    if launch.runner.on_google:
         yield "runner-reachable", lambda: google.dataflow(launch, services)
         yield "accelerators", lambda: google.accelerators(launch, services)
 

@@ -91,7 +91,7 @@ def events(launch: Launch, google: Google) -> Iterator[Finding]:
     """The input of a run over files, or the history that a live job starts from."""
     if launch.input is None:
         return
-    unreached = bigquery_answers() if launch.tables or is_bigquery(launch.output) else None
+    unreached = bigquery_answers() if launch.tables or is_bigquery(launch.config.output) else None
     if unreached is not None:
         yield unreached
     if launch.task is None:
@@ -144,7 +144,7 @@ def _named(files: Sequence[File]) -> str:
 def _fitting(launch: Launch, task: Task, found: Mapping[str, str], arrival_known: bool) -> Task:
     """The task as a source is read with: where arrival is known otherwise, rows need not have it."""
     arrival = task.events.arrival
-    without = arrival is not None and launch.live and arrival.field not in found
+    without = arrival is not None and launch.config.live and arrival.field not in found
     return without_arrival(task) if arrival_known or without else task
 
 
@@ -325,7 +325,7 @@ def _refusals(launch: Launch, sample: Sample) -> Iterator[Finding]:
         return
     shown = [f"{n:,} as {reason} ({sample.examples[reason]})" for reason, n in sample.reasons.most_common(5)]
     share = sample.refused / sample.rows
-    report = error if share > launch.max_bad_share else warning
+    report = error if share > launch.config.max_bad_share else warning
     said = f"{sample.refused:,} of {sample.rows:,} rows ({share:.1%}) would be refused: {'; '.join(shown)}"
     yield report("rows-refused", sample.source, f"{sample.source}: {said}")
 

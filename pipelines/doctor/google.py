@@ -162,7 +162,7 @@ class Grants:
 
 def credentials(launch: Launch, google: Google) -> Iterator[Finding]:
     """Whether there are any, where any of Google's services is to be used."""
-    if not _grants(launch) and not launch.on_dataflow:
+    if not _grants(launch) and not launch.runner.on_google:
         return
     try:
         account = google.account
@@ -215,7 +215,7 @@ def _grants(launch: Launch) -> list[Grants]:
         out += _bigquery(launch)
     out += [_bucket(b, p) for b, p in _buckets(launch).items()]
     cloud = launch.options.view_as(GoogleCloudOptions)
-    if launch.on_dataflow and cloud.project:
+    if launch.runner.on_google and cloud.project:
         out.append(_project(cloud.project, "dataflow.jobs.create", "dataflow.jobs.get"))
         email = cloud.service_account_email
         if email:
@@ -253,9 +253,9 @@ def _bigquery(launch: Launch) -> list[Grants]:
             projects.setdefault(found[1], ["bigquery.jobs.create"]).append("bigquery.readsessions.create")
         if table:
             wanted[table[1], table[2], table[3]] = read
-    if is_bigquery(launch.output):
+    if is_bigquery(launch.config.output):
         try:
-            out = parse_table(launch.output)
+            out = parse_table(launch.config.output)
         except UserError:  # a finding of its own
             out = None
         if out is not None:
@@ -275,10 +275,10 @@ def _buckets(launch: Launch) -> dict[str, tuple[str, ...]]:
     """Buckets, and what must be allowed in them."""
     read, write = ("storage.objects.get", "storage.objects.list"), ("storage.objects.create",)
     cloud = launch.options.view_as(GoogleCloudOptions)
-    temporary = [p for p in (cloud.temp_location, cloud.staging_location) if p] if launch.on_dataflow else []
+    temporary = [p for p in (cloud.temp_location, cloud.staging_location) if p] if launch.runner.on_google else []
     out: dict[str, tuple[str, ...]] = {}
     for place, wanted in [
-        *((p, read) for p in (*launch.files, launch.model)),
+        *((p, read) for p in (*launch.files, launch.config.model)),
         *((p, (*read, *write)) for p in temporary),
     ]:
         if place.startswith("gs://") and urlsplit(place).netloc:

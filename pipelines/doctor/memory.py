@@ -46,15 +46,17 @@ def _need(launch: Launch, task: Task) -> needs.Need:
             task,
             launch.span.as_ofs,
             events,
-            shards(launch.execution, size),
-            launch.execution.workers,
-            launch.engine,
-            launch.batch_size,
+            shards(launch.config.execution, size),
+            launch.config.execution.workers,
+            launch.config.engine,
+            launch.config.batch_size,
             _model(launch, task),
-            launch.here,
+            launch.runner.local,
         )
-    divided = launch.execution.shards or LIVE_SHARDS
-    return needs.streaming(task, events, divided, launch.engine, launch.batch_size, _model(launch, task), launch.here)
+    divided = launch.config.execution.shards or LIVE_SHARDS
+    return needs.streaming(
+        task, events, divided, launch.config.engine, launch.config.batch_size, _model(launch, task), launch.runner.local
+    )
 
 
 def _extent(launch: Launch) -> tuple[int, int]:
@@ -68,9 +70,9 @@ def _extent(launch: Launch) -> tuple[int, int]:
 
 def _model(launch: Launch, task: Task) -> dict[str, object]:
     """The manifest's ModelSpec; the task's where there is no model to be read here."""
-    if "://" not in launch.model:
+    if "://" not in launch.config.model:
         try:
-            return dict(load_manifest(registry.resolve(launch.model)).model)
+            return dict(load_manifest(registry.resolve(launch.config.model)).model)
         except UserError:  # told by `model`
             pass
     return task.model.model_dump()

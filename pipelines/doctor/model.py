@@ -22,17 +22,19 @@ LIBRARIES = {"tensorflow": "tensorflow", "openvino": "openvino", "openvino-bf16"
 
 def model(launch: Launch) -> Iterator[Finding]:
     """All about the model."""
-    if "://" in launch.model:
-        yield skipped("model-found", launch.model, f"{launch.model} is not of this machine, and not loaded here")
+    if "://" in launch.config.model:
+        yield skipped(
+            "model-found", launch.config.model, f"{launch.config.model} is not of this machine, and not loaded here"
+        )
         return
     try:
-        folder = registry.resolve(launch.model)
+        folder = registry.resolve(launch.config.model)
         manifest = load_manifest(folder)
     except UserError as problem:
         what, _, how = str(problem).rpartition("; ")
-        yield error("model-found", launch.model, what or how, f"{how[0].upper()}{how[1:]}" if what else "")
+        yield error("model-found", launch.config.model, what or how, f"{how[0].upper()}{how[1:]}" if what else "")
         return
-    yield ok("model-found", launch.model, f"{manifest.version} of {manifest.task} in {folder}")
+    yield ok("model-found", launch.config.model, f"{manifest.version} of {manifest.task} in {folder}")
     yield from _task(launch, manifest)
     yield from _batch(launch)
     yield from _engine(launch, folder, manifest)
@@ -40,36 +42,38 @@ def model(launch: Launch) -> Iterator[Finding]:
 
 def _task(launch: Launch, manifest: Manifest) -> Iterator[Finding]:
     if launch.task is None:
-        yield skipped("model-task", launch.model, "the task is not known")
+        yield skipped("model-task", launch.config.model, "the task is not known")
         return
     misfits = list(differences(manifest, launch.task))
     for misfit in misfits:
-        yield error("model-task", launch.model, f"{manifest.version} does not fit task {launch.task.task}: {misfit}")
+        yield error(
+            "model-task", launch.config.model, f"{manifest.version} does not fit task {launch.task.task}: {misfit}"
+        )
     if not misfits:
-        yield ok("model-task", launch.model, f"{manifest.version} was made for this task")
+        yield ok("model-task", launch.config.model, f"{manifest.version} was made for this task")
 
 
 def _batch(launch: Launch) -> Iterator[Finding]:
     if launch.task is None:
         return
     try:
-        Infer(launch.model, launch.task, launch.engine, launch.device, launch.batch_size)
+        Infer(launch.config.model, launch.task, launch.config.engine, launch.config.device, launch.config.batch_size)
     except UserError as problem:
         yield told("batch-size", "--batch-size", problem)
 
 
 def _engine(launch: Launch, folder: Path, manifest: Manifest) -> Iterator[Finding]:
-    library = LIBRARIES[launch.engine]
+    library = LIBRARIES[launch.config.engine]
     try:
         with silent_stderr():
             importlib.import_module(library)
     except ImportError:
         extra = "foretide" if library == "tensorflow" else f"foretide[{library}]"
-        problem = f"--engine {launch.engine} is not installed"
+        problem = f"--engine {launch.config.engine} is not installed"
         yield error("engine", "--engine", problem, f"Run pip install '{extra}', or choose another --engine")
         return
     try:  # what workers elsewhere have, this machine need not have
-        engine = load_engine(folder, launch.engine, launch.device if launch.here else "cpu")
+        engine = load_engine(folder, launch.config.engine, launch.config.device if launch.runner.local else "cpu")
     except UserError as problem:
         what, separator, how = str(problem).partition("; ")
         if what.startswith("--device"):

@@ -23,14 +23,14 @@ def places(launch: Launch, google: Google) -> Iterator[Finding]:
     if launch.archive is not None:
         yield _folder(launch.archive, "--archive")
     try:
-        output(launch.output, launch.method, launch.replace_model)
+        output(launch.config.output, launch.config.method, launch.replace_model)
     except UserError as problem:
         yield told("output-place", "--output", problem)
         return
-    if is_bigquery(launch.output):
+    if is_bigquery(launch.config.output):
         yield from _tables(launch, google)
     else:
-        yield _folder(launch.output, "--output")
+        yield _folder(launch.config.output, "--output")
 
 
 def _folder(place: str, flag: str) -> Finding:
@@ -84,7 +84,7 @@ def refused(code: str, subject: str, problem: UserError, google: Google) -> Iter
 
 
 def _tables(launch: Launch, google: Google) -> Iterator[Finding]:
-    table = parse_table(launch.output)
+    table = parse_table(launch.config.output)
     unreached = bigquery_answers()
     if unreached is not None or launch.task is None:
         yield skipped("output-tables", str(table), "the task is not known" if unreached is None else unreached.message)

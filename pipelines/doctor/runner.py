@@ -23,18 +23,18 @@ def options(launch: Launch) -> Iterator[Finding]:
     codes = {f.code for f in found}
     if "runner-options" not in codes:
         yield ok("runner-options", "--runner", f"{launch.runner.name} takes the options")
-    if launch.on_dataflow and "worker-places" not in codes:
+    if launch.runner.on_google and "worker-places" not in codes:
         yield ok("worker-places", "--runner", "the workers reach the places that are named")
 
 
 def _for_live(launch: Launch) -> Iterator[Finding]:
-    if not launch.live:
+    if not launch.config.live:
         return
     try:
         launch.runner.check_live(launch.arrival_attribute)
     except UserError as problem:
         yield told("runner-options", "--runner", problem)
-    if launch.method == "beam":
+    if launch.config.method == "beam":
         try:
             beamtable.check(launch.runner)
         except UserError as problem:
@@ -42,13 +42,13 @@ def _for_live(launch: Launch) -> Iterator[Finding]:
 
 
 def _for_dataflow(launch: Launch) -> Iterator[Finding]:
-    for problem in launch.runner.problems(launch.job):
+    for problem in launch.runner.problems(launch.config.job):
         yield told(problem.about or "runner-options", str(problem).partition(" ")[0], problem)
     region = launch.options.view_as(GoogleCloudOptions).region
-    if launch.on_dataflow and region and not REGION.fullmatch(region):
+    if launch.runner.on_google and region and not REGION.fullmatch(region):
         remedy = "Give a region such as europe-west1, not a zone"
         yield error("runner-options", "--region", f"--region={region} is no region", remedy)
-    if launch.on_dataflow and launch.subscription and not launch.real_pubsub:
+    if launch.runner.on_google and launch.subscription and not launch.real_pubsub:
         said = f"{EMULATOR} is set: this process would ask the emulator, and the workers of Dataflow Pub/Sub itself"
         yield warning("worker-places", EMULATOR, said, f"Unset {EMULATOR}")
 
@@ -70,5 +70,5 @@ def reachable(launch: Launch) -> Iterator[Finding]:
             yield error(code, runner.place, what, how)
     if not found and runner.ready:
         yield ok(code, runner.place, runner.ready)
-    elif not found and not launch.on_dataflow:
+    elif not found and not launch.runner.on_google:
         yield skipped(code, "--runner", f"there is no telling whether {runner.name} would answer")

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipelines.errors import UserError
-from pipelines.models.engines.base import DeviceName, EngineName
 from pipelines.runners.execution import Execution, Job, at_most
 from pipelines.task.fields import format_duration, format_time, parse_time
-from pipelines.task.spec import Task
 
 if TYPE_CHECKING:
+    from pipelines.models.engines.base import DeviceName, EngineName
     from pipelines.runners.base import Runner
+    from pipelines.task.spec import Task
 
 FIRST = parse_time("0001-01-02")
 LIVE_SHARDS = 16
@@ -36,34 +36,72 @@ class Input:
 
     patterns: tuple[str, ...]
     format: str | None  # by the name of the file where None
-    max_bad_share: float
 
 
-@dataclass(frozen=True)
-class ScoreConfig:
-    task: Task
-    input: Input
-    as_ofs: tuple[int, ...]  # us, ascending
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What every job over events is asked."""
+
+    execution: Execution
+    max_bad_share: (
+        float  # of the rows read: when more are bad, nothing of a run is published, and a live job pulls no more
+    )
+
+    live: ClassVar[bool] = False
+
+    @cached_property
+    def runner(self) -> Runner:
+        """Loads Beam, which takes seconds: after what may be wrong in the arguments."""
+        from pipelines.runners.kinds import resolve
+
+        return resolve(self.execution, self.live)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringFlags(Asked):
+    """What the flags of `foretide score` and `foretide stream` say by themselves, whatever the task."""
+
     model: str
     engine: EngineName
     device: DeviceName
     batch_size: int
     output: str
-    execution: Execution
     method: WriteMethod = "storage"
-    replace_model: bool = False  # scores of another model of the same revision, in BigQuery
 
-    @cached_property
-    def runner(self) -> Runner:
-        return _runner(self.execution)
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Patterns of the files and tables that are read."""
+        raise NotImplementedError
 
     @property
     def job(self) -> Job:
-        """What of it the runner has to be able to do."""
-        return Job(self.model, self.output, self.input.patterns, device=self.device)
+        """What the runner has to be able to do."""
+        return Job(self.model, self.output, self.inputs, device=self.device)
+
+    def check(self) -> None:
+        """Raises UserError for numbers that nobody means."""
+        at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreFlags(ScoringFlags):
+    input: Input
+    replace_model: bool = False  # scores of another model of the same revision, in BigQuery
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.input.patterns
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(ScoreFlags):
+    """A run over files."""
+
+    task: Task
+    as_ofs: tuple[int, ...]  # us, ascending
 
     def __post_init__(self) -> None:
-        at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
+        self.check()
 
     def run_id(self, model_version: str) -> str:
         """The same for the same question: a rerun replaces its own scores, whatever the machine or the workers."""
@@ -72,48 +110,47 @@ class ScoreConfig:
         return f"{self.task.task}-{format_time(self.as_ofs[-1])[:10]}-{digest}"
 
 
-@dataclass(frozen=True)
-class StreamConfig:
-    """A live job."""
-
-    task: Task
+@dataclass(frozen=True, kw_only=True)
+class StreamFlags(ScoringFlags):
     subscription: str
     arrival_attribute: str | None  # of a message, when a replay says when it arrived; else the publish time is it
     payload: PayloadFormat
     avro_schema: str | None  # file
     bootstrap: Input | None  # history, read before the first score
-    first: int  # us, the first as-of that the job is responsible for
-    early: int  # us between two early scores; 0 for none
-    model: str
-    engine: EngineName
-    device: DeviceName
-    batch_size: int
-    output: str
     archive: str | None  # folder
     dead_letters: str | None  # topic; else they go to the output folder
-    max_bad_share: float
     pullers: int
-    execution: Execution
-    method: WriteMethod = "storage"
 
-    @cached_property
-    def runner(self) -> Runner:
-        return _runner(self.execution, live=True)
+    live: ClassVar[bool] = True
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.bootstrap.patterns if self.bootstrap else ()
 
     @property
     def job(self) -> Job:
-        """What of it the runner has to be able to do."""
-        history = self.bootstrap.patterns if self.bootstrap else ()
-        return Job(self.model, self.output, history, self.archive, self.device)
-
-    def __post_init__(self) -> None:
-        at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
-        at_most("--pullers", self.pullers, PULLERS, "each is a thread with a connection of its own")
+        return replace(super().job, archive=self.archive)
 
     @property
     def shards(self) -> int:
         """Frozen with the state."""
         return self.execution.shards or LIVE_SHARDS
+
+    def check(self) -> None:
+        super().check()
+        at_most("--pullers", self.pullers, PULLERS, "each is a thread with a connection of its own")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig(StreamFlags):
+    """A live job."""
+
+    task: Task
+    first: int  # us, the first as-of that the job is responsible for
+    early: int  # us between two early scores; 0 for none
+
+    def __post_init__(self) -> None:
+        self.check()
 
     @property
     def run_id(self) -> str:
@@ -127,21 +164,18 @@ class StreamConfig:
         return self.run_id.lower().replace("_", "-")
 
 
-@dataclass(frozen=True)
-class ExamplesConfig:
+@dataclass(frozen=True, kw_only=True)
+class ExamplesConfig(Asked):
+    """Labelled sequences to be made."""
+
     task: Task
     input: Input
-    as_ofs: tuple[int, ...]
-    output: str
-    execution: Execution
-
-    @cached_property
-    def runner(self) -> Runner:
-        return _runner(self.execution)
+    as_ofs: tuple[int, ...]  # us, ascending
+    output: str  # the store
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Asked):
     """Training on rolling as-ofs: the label's horizon lies between training, validation and test."""
 
     task: Task
@@ -152,9 +186,8 @@ class TrainConfig:
     validation_as_ofs: int
     models: str  # the registry
     examples: str  # the store of examples
-    resume: bool
-    promote: bool
-    execution: Execution
+    resume: bool = False
+    promote: bool = False
 
     def __post_init__(self) -> None:
         for flag, n in (("--train-as-ofs", self.train_as_ofs), ("--validation-as-ofs", self.validation_as_ofs)):
@@ -180,18 +213,18 @@ class TrainConfig:
 
     def example_config(self, *as_ofs: int) -> ExamplesConfig:
         """The examples of some as-ofs."""
-        return ExamplesConfig(self.task, self.input, tuple(sorted(set(as_ofs))), self.examples, self.execution)
+        return ExamplesConfig(
+            task=self.task,
+            input=self.input,
+            as_ofs=tuple(sorted(set(as_ofs))),
+            output=self.examples,
+            execution=self.execution,
+            max_bad_share=self.max_bad_share,
+        )
 
     def _before(self, time: int, n: int) -> tuple[int, ...]:
         last = floor(self.task, time - self.task.horizon)
         return tuple(sorted({floor(self.task, last - i * self.train_every) for i in range(n)}))
-
-
-def _runner(execution: Execution, live: bool = False) -> Runner:
-    """Once the arguments are right: Beam takes seconds to load."""
-    from pipelines.runners.kinds import resolve
-
-    return resolve(execution, live)
 
 
 def floor(task: Task, time: int) -> int:

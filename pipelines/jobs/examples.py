@@ -147,7 +147,7 @@ def build(p: beam.Pipeline, config: ExamplesConfig, task: Task, gap: Rectangle, 
     span, progress = Span(gap.as_ofs, task.horizon), Progress(str(folder / "progress"))
     events = p | "Read" >> ReadEvents(task, span, source.pieces, source.shards, progress)
     read = events.blocks, events.ledger
-    built = read | "Sequences" >> Sequences(task, span, config.input.max_bad_share, progress)
+    built = read | "Sequences" >> Sequences(task, span, config.max_bad_share, progress)
     ledger = (
         (events.ledger, built.ledger)
         | "Ledgers" >> beam.Flatten()
@@ -223,10 +223,10 @@ def _file(path: str) -> InputFile:
 
 
 def _check(config: ExamplesConfig, ledger: Ledger) -> None:
-    if ledger.bad_share > config.input.max_bad_share:
+    if ledger.bad_share > config.max_bad_share:
         raise UserError(
             f"{100 * ledger.bad_share:.1f} % of the rows or files are bad, --max-bad-share is "
-            f"{100 * config.input.max_bad_share:.1f} %:\n" + "\n".join(ledger_lines(ledger)),
+            f"{100 * config.max_bad_share:.1f} %:\n" + "\n".join(ledger_lines(ledger)),
             Exit.REFUSED,
         )
     events = [d for d in ledger.differences if "events" in d]

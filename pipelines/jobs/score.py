@@ -49,7 +49,7 @@ def score(config: ScoreConfig) -> int:
         inputs=config.input.patterns,
         started_at=now(),
         model_version=manifest.version,
-        max_bad_share=config.input.max_bad_share,
+        max_bad_share=config.max_bad_share,
         horizon=horizon,
         active_within=active_within,
     )
@@ -78,7 +78,7 @@ def build(
     """The graph."""
     task, span = config.task, Span(config.as_ofs)
     read = ReadEvents(task, span, source.pieces, source.shards, progress)
-    sequences = Sequences(task, span, config.input.max_bad_share, progress)
+    sequences = Sequences(task, span, config.max_bad_share, progress)
     graph.build(p, read, sequences, infer, write)
 
 

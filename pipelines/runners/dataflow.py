@@ -24,15 +24,12 @@ from apache_beam.options.pipeline_options import (
 from pipelines.errors import UserError
 from pipelines.google.tables import is_bigquery
 from pipelines.runners.base import Runner
-from pipelines.runners.execution import Job
+from pipelines.runners.execution import ACCELERATOR, RAM, Job
 
 RUNNER = "--runner=DataflowRunner"
 PROJECT = re.compile(r"(?=.*[a-z])[a-z][-a-z0-9:.]+[a-z0-9]")
 JOB_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 BUCKET = re.compile(r"gs://[a-z0-9][-_a-z0-9.]+[a-z0-9]/.*")
-OPTION = r"(;[A-Za-z0-9_-]+(:[A-Za-z0-9._-]+)?)*"
-ACCELERATOR = re.compile(rf"type:[a-z0-9-]+;count:[1-9][0-9]*{OPTION};install-nvidia-driver(:[a-z0-9]+)?{OPTION}")
-RAM = re.compile(r"[0-9]+(\.[0-9]+)?([KMGT]i?)?B")
 SHARED = "use_nvidia_mps"  # of an accelerator: processes share it
 POOL = "worker_accelerator"
 ONE_PROCESS = "no_use_multiple_sdk_containers"  # in a worker: TensorFlow takes all the memory of a GPU for itself

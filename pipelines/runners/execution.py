@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,11 @@ from pipelines.errors import UserError
 
 WORKERS = 1_024  # processes of this machine, at most: each has the engine and the model in memory
 SHARDS = 65_536  # at most: each block of events is divided into as many, and each is a key of the shuffle or the state
+
+# How Dataflow names an accelerator, and memory.
+OPTION = r"(;[A-Za-z0-9_-]+(:[A-Za-z0-9._-]+)?)*"
+ACCELERATOR = re.compile(rf"type:[a-z0-9-]+;count:[1-9][0-9]*{OPTION};install-nvidia-driver(:[a-z0-9]+)?{OPTION}")
+RAM = re.compile(r"[0-9]+(\.[0-9]+)?([KMGT]i?)?B")
 
 
 @dataclass(frozen=True)
