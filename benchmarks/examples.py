@@ -41,8 +41,8 @@ def training(models: Path, **model: object) -> TrainConfig:
     task = task.model_copy(update={"model": task.model.with_values(model)})
     local = Execution(workers=1, shards=None, beam_args=(), debug=True)
     return TrainConfig(
-        task,
-        Input((), None, 0.0),
+        task=task,
+        input=Input((), None),
         test=(w.END,),
         train_as_ofs=6,
         train_every=7 * w.DAY,
@@ -52,6 +52,7 @@ def training(models: Path, **model: object) -> TrainConfig:
         resume=False,
         promote=False,
         execution=local,
+        max_bad_share=0.0,
     )
 
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = option_files.expanded(sys.argv[1:] if argv is None else argv)
         except UserError as error:
             print(f"foretide: {error}", file=sys.stderr)
-            return int(error.code)
+            return int(error.exit)
         args, rest = parser().parse_known_args(given)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if args.debug else "3")
         logging.basicConfig(
@@ -91,7 +91,7 @@ def _run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
         return code
     except UserError as error:
         print(f"foretide {args.command}: {error}", file=sys.stderr)
-        return int(error.code)
+        return int(error.exit)
     except KeyboardInterrupt:  # also of SIGTERM
         print(f"foretide {args.command}: interrupted; the same command starts it anew", file=sys.stderr)
         return int(Exit.INTERRUPTED)

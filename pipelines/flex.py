@@ -29,6 +29,7 @@ from pipelines.commands.flag import Flag, Form, parameter
 from pipelines.commands.flags import EVERY, PLACE, SOURCES
 from pipelines.commands.stream import TOPIC
 from pipelines.errors import UserError
+from pipelines.google.subscription import check_name
 from pipelines.google.tables import parse_table
 from pipelines.runners.execution import Execution
 from pipelines.runners.kinds import resolve
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = command_line(given, Path(folder))
         except UserError as error:
             print(f"foretide: {error}", file=sys.stderr)
-            return int(error.code)
+            return int(error.exit)
         return cli.main(command)
 
 

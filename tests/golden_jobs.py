@@ -73,8 +73,19 @@ def backfill(flags: Sequence[str] = FLAGS, hints: Mapping[str, str] | None = Non
     """What `foretide score` builds, from files and into BigQuery."""
     task = shop()
     execution, place = Execution(1, None, tuple(flags), False), f"bq://{TABLE.scores}"
-    events = Input((f"gs://{BUCKET}/events",), None, 0.05)
-    config = ScoreConfig(task, events, (AS_OF,), MODEL, "tensorflow", "auto", batch_size, place, execution)
+    events = Input((f"gs://{BUCKET}/events",), None)
+    config = ScoreConfig(
+        task=task,
+        input=events,
+        as_ofs=(AS_OF,),
+        model=MODEL,
+        engine="tensorflow",
+        device="auto",
+        batch_size=batch_size,
+        output=place,
+        execution=execution,
+        max_bad_share=0.05,
+    )
     infer = Infer(MODEL, task, "tensorflow", "auto", batch_size).with_resource_hints(**(hints or {}))
     write = WriteTable(_run(task), TABLE, config.as_ofs)
     return lambda p: score.build(p, config, FILES, infer, write, Progress())

@@ -23,12 +23,13 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.doctor import findings, versions
-from pipelines.doctor import memory as looks
 from pipelines.doctor.google import metric_of
-from pipelines.doctor.launch import Launch
 from pipelines.errors import Exit
 from pipelines.google import bigquery as client
 from pipelines.google.subscription import Client
+from pipelines.jobs.checks import memory as looks
+from pipelines.jobs.checks.facts import Facts
+from pipelines.jobs.launch import Launch
 from pipelines.storage.bigquery import schema
 from pipelines.system.machine import Room
 from pipelines.task.file import load_task
@@ -590,7 +591,10 @@ def a_wrong_column_of_a_table(kit: Kit) -> Steps:
 
 
 @broken(
-    "error", "pubsub", "no Pub/Sub emulator answers at 127.0.0.1:1: Connection refused", "Start it, or unset PUBSUB_"
+    "error",
+    "pubsub",
+    r"no Pub/Sub emulator answers at 127.0.0.1:1 \(PUBSUB_EMULATOR_HOST\): Connection refused",
+    "Start it, or unset PUBSUB_",
 )
 def an_emulator_that_does_not_answer(kit: Kit) -> Steps:
     _, subscription = kit.topic("unreachable")
@@ -935,7 +939,8 @@ def test_a_broken_task_does_not_hide_what_needs_no_task(kit: Kit) -> None:
 
 def test_permissions_on_services_that_are_not_emulated_are_asked(kit: Kit) -> None:
     """Of Pub/Sub and BigQuery themselves, which no emulator stands for."""
-    from pipelines.cli import _launch, _parser
+    from pipelines.cli import parser
+    from pipelines.commands.doctor import launch as read
     from pipelines.doctor.google import Google as Services
     from pipelines.doctor.google import permissions
 
@@ -946,10 +951,11 @@ def test_permissions_on_services_that_are_not_emulated_are_asked(kit: Kit) -> No
     flags = {"task": kit.world.task, "model": kit.world.model, "output": "bq://shop-data.scores.churn"}
     flags |= {"subscription": "projects/shop-data/subscriptions/orders"}
     flags |= {"dead_letters": "projects/shop-data/topics/letters"}
-    args, rest = _parser().parse_known_args(["doctor", "stream", *_flags(flags)])
-    launch = _launch(args, tuple(rest))
+    args, rest = parser().parse_known_args(["doctor", "stream", *_flags(flags)])
+    launch = read(args, tuple(rest))
     assert isinstance(launch, Launch)
-    found = {f.subject: f for f in permissions(launch, Services())}
+    facts = Facts(launch, dry_run=True, launching=False)
+    found = {f.subject: f for f in permissions(Services(), facts)}
     assert {name: f.severity for name, f in found.items()} == {
         "projects/shop-data/subscriptions/orders": "error",
         "projects/shop-data/topics/letters": "skipped",
@@ -980,7 +986,7 @@ def test_the_quota_of_a_gpu_has_its_name(kind: str, metric: str) -> None:
 
 
 def test_a_look_that_fails_does_not_end_the_others(kit: Kit) -> None:
-    kit.patch.setattr("pipelines.doctor.model.model", lambda launch: 1 // 0)
+    kit.patch.setattr("pipelines.doctor.model.engine", lambda facts: 1 // 0)
     report = kit.score()
     assert set(report.bad) == {"model-loads"}
     assert "ZeroDivisionError" in report.bad["model-loads"][0]["message"]

@@ -168,7 +168,7 @@ def test_the_command_and_beam_take_the_options(profile: str, monkeypatch: pytest
     launch = deployment(profile)[1]["spec"]["template"]["spec"]["containers"][0]["args"]
     assert launch[:2] == ["foretide", COMMANDS[profile]]
     monkeypatch.chdir(ROOT)
-    args, rest = cli._parser().parse_known_args(expanded(launch[1:]))
+    args, rest = cli.parser().parse_known_args(expanded(launch[1:]))
     assert set(options(profile)) - {"--shards=64"} <= set(rest)
     check_beam_args(rest)
     if profile == "stream":

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.commands import score, stream
 from pipelines.commands.command import TO_BEAM, Command, Group, execution, filled, load
 from pipelines.commands.flag import flag
-from pipelines.errors import UserError
+from pipelines.errors import Finding, UserError
 from pipelines.jobs.config import ScoreFlags, StreamFlags
 from pipelines.runners.execution import Execution
 
 if TYPE_CHECKING:
-    from pipelines.doctor.launch import Launch
+    from pipelines.jobs.launch import Launch
 
 T = TypeVar("T")
 
@@ -29,8 +30,8 @@ def run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 def launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
     """All that can be read of a launch: what is wrong in one argument does not hide what is wrong elsewhere."""
-    from pipelines.doctor.findings import Finding, told
-    from pipelines.doctor.launch import Launch
+    from pipelines.jobs.checks.findings import coded
+    from pipelines.jobs.launch import Launch
 
     problems: list[Finding] = []
 
@@ -38,7 +39,7 @@ def launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
         try:
             return make()
         except UserError as problem:
-            problems.append(told(code, subject, problem))
+            problems.extend(replace(f, subject=subject) for f in coded(problem, code).findings)
             return None
 
     task = tried("task-file", args.task, lambda: load(args))

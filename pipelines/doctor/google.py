@@ -17,11 +17,12 @@ from urllib.parse import quote, urlsplit
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, WorkerOptions
 
-from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
-from pipelines.doctor.launch import Launch
-from pipelines.errors import UserError
+from pipelines.errors import Finding, UserError
 from pipelines.events.formats import bigquery
 from pipelines.google.tables import NAME, is_bigquery, parse_table
+from pipelines.jobs.checks.facts import Facts
+from pipelines.jobs.checks.findings import error, ok, skipped, warning
+from pipelines.jobs.launch import Launch
 
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 TIMEOUT = 10.0  # s, of a request
@@ -92,13 +93,15 @@ class Google:
             from google.auth.exceptions import GoogleAuthError
             from google.auth.transport.requests import AuthorizedSession, Request
         except ImportError:
-            return UserError("google-auth is not installed: pip install 'foretide[gcp]'")
+            return UserError(
+                "google-auth is not installed", remedy="Run pip install 'foretide[gcp]'", code="credentials"
+            )
         try:
             credentials, _ = google.auth.default(scopes=SCOPES)
             credentials.refresh(Request())  # type: ignore[no-untyped-call]
         except GoogleAuthError as problem:
             said = str(problem.args[0] if problem.args else problem).splitlines()[0]
-            return UserError(f"no Google credentials that are accepted: {said}")
+            return UserError(f"no Google credentials that are accepted: {said}", code="credentials")
         return AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
 
     @property
@@ -106,6 +109,14 @@ class Google:
         """Whom the credentials are of, as policies have it."""
         email = getattr(self.session.credentials, "service_account_email", None)
         return f"serviceAccount:{email}" if email else "user:YOUR_ACCOUNT"
+
+    @property
+    def whom(self) -> str:
+        """The account; words that stand for it where there is none."""
+        try:
+            return self.account
+        except UserError:
+            return "user:YOUR_ACCOUNT"
 
     def ask(self, service: str, path: str, body: dict[str, Any] | None = None) -> Answer:
         """GET, or POST of a body.
@@ -160,43 +171,36 @@ class Grants:
         return google.ask(self.service, f"{self.path}:testIamPermissions", {"permissions": list(self.permissions)})
 
 
-def credentials(launch: Launch, google: Google) -> Iterator[Finding]:
+def credentials(google: Google, facts: Facts) -> Iterator[Finding]:
     """Whether there are any, where any of Google's services is to be used."""
-    if not _grants(launch) and not launch.runner.on_google:
-        return
-    try:
-        account = google.account
-    except UserError as problem:
-        yield told("credentials", "credentials", problem)
-        return
-    yield ok("credentials", "credentials", f"of {account}")
+    if _grants(facts.launch) or facts.launch.runner.on_google:
+        yield ok("credentials", f"of {google.account}")
 
 
-def permissions(launch: Launch, google: Google) -> Iterator[Finding]:
+def permissions(google: Google, facts: Facts) -> Iterator[Finding]:
     """Whether this account has what the launch and the job need. On Dataflow the job itself is another account's."""
-    for grants in _grants(launch):
+    for grants in _grants(facts.launch):
         try:
             answer = grants.held(google)
         except Unasked as why:
-            yield skipped("permissions", grants.subject, f"{grants.subject}: {why}")
+            yield skipped(grants.subject, f"{grants.subject}: {why}")
             continue
         yield _judged(grants, answer, google)
 
 
 def _judged(grants: Grants, answer: Answer, google: Google) -> Finding:
     if answer.status == 404 and grants.service not in TOLD:
-        return error("permissions", grants.subject, f"{grants.subject} is not there, or may not be seen")
+        return error(grants.subject, f"{grants.subject} is not there, or may not be seen")
     if answer.status not in (200, 403) or answer.disabled:
         why = f"{grants.service} does not say which permissions are held ({answer.message})"
-        return skipped("permissions", grants.subject, f"{grants.subject}: {why}")
+        return skipped(grants.subject, f"{grants.subject}: {why}")
     held = answer.content.get("permissions", []) if answer.status == 200 else []
     missing = [p for p in grants.permissions if p not in held]
     if not missing:
-        return ok("permissions", grants.subject, f"{grants.subject}: {', '.join(grants.permissions)}")
+        return ok(grants.subject, f"{grants.subject}: {', '.join(grants.permissions)}")
     roles = dict.fromkeys(ROLES[p] for p in missing)
     commands = "; ".join(grants.grant.format(role=role, member=google.account) for role in roles)
     return error(
-        "permissions",
         grants.subject,
         f"{google.account} lacks {', '.join(missing)} on {grants.subject}: it is in {', '.join(roles)}",
         f"Run {commands}",
@@ -206,11 +210,13 @@ def _judged(grants: Grants, answer: Answer, google: Google) -> Finding:
 def _grants(launch: Launch) -> list[Grants]:
     """All that is needed of services that are not emulated."""
     out = []
-    if launch.real_pubsub and launch.subscription is not None and launch.subscription.count("/") == 3:
-        name = launch.subscription
-        out.append(_pubsub(name, "subscriptions", "pubsub.subscriptions.consume", "pubsub.subscriptions.get"))
-        if launch.dead_letters and launch.dead_letters.count("/") == 3:
-            out.append(_pubsub(launch.dead_letters, "topics", "pubsub.topics.publish", "pubsub.topics.get"))
+    job = launch.stream if launch.real_pubsub else None
+    if job is not None and job.subscription.count("/") == 3:
+        out.append(
+            _pubsub(job.subscription, "subscriptions", "pubsub.subscriptions.consume", "pubsub.subscriptions.get")
+        )
+        if job.dead_letters and job.dead_letters.count("/") == 3:
+            out.append(_pubsub(job.dead_letters, "topics", "pubsub.topics.publish", "pubsub.topics.get"))
     if launch.real_bigquery:
         out += _bigquery(launch)
     out += [_bucket(b, p) for b, p in _buckets(launch).items()]
@@ -253,9 +259,9 @@ def _bigquery(launch: Launch) -> list[Grants]:
             projects.setdefault(found[1], ["bigquery.jobs.create"]).append("bigquery.readsessions.create")
         if table:
             wanted[table[1], table[2], table[3]] = read
-    if is_bigquery(launch.config.output):
+    if is_bigquery(launch.job.output):
         try:
-            out = parse_table(launch.config.output)
+            out = parse_table(launch.job.output)
         except UserError:  # a finding of its own
             out = None
         if out is not None:
@@ -278,7 +284,7 @@ def _buckets(launch: Launch) -> dict[str, tuple[str, ...]]:
     temporary = [p for p in (cloud.temp_location, cloud.staging_location) if p] if launch.runner.on_google else []
     out: dict[str, tuple[str, ...]] = {}
     for place, wanted in [
-        *((p, read) for p in (*launch.files, launch.config.model)),
+        *((p, read) for p in (*launch.files, launch.job.model)),
         *((p, (*read, *write)) for p in temporary),
     ]:
         if place.startswith("gs://") and urlsplit(place).netloc:
@@ -292,11 +298,13 @@ def _bucket(bucket: str, wanted: Sequence[str]) -> Grants:
     return Grants(f"gs://{bucket}", "storage", f"storage/v1/b/{quote(bucket, safe='')}", tuple(wanted), command)
 
 
-def dataflow(launch: Launch, google: Google) -> Iterator[Finding]:
+def dataflow(google: Google, facts: Facts) -> Iterator[Finding]:
     """Whether Dataflow answers for the project and region of the launch."""
-    cloud = launch.options.view_as(GoogleCloudOptions)
+    if not facts.launch.runner.on_google:
+        return
+    cloud = facts.launch.options.view_as(GoogleCloudOptions)
     if not cloud.project or not cloud.region:
-        yield skipped("runner-reachable", "Dataflow", "Dataflow is not asked: the launch names no project or region")
+        yield skipped("Dataflow", "Dataflow is not asked: the launch names no project or region")
         return
     where = f"Dataflow of {cloud.project} in {cloud.region}"
     try:
@@ -304,17 +312,15 @@ def dataflow(launch: Launch, google: Google) -> Iterator[Finding]:
         answer = google.ask("dataflow", path)
     except Unasked as why:
         yield error(
-            "runner-reachable",
             "Dataflow",
             f"{where}: {why}",
             "Mend the credentials, or the way to dataflow.googleapis.com",
         )
         return
     if answer.status == 200:
-        yield ok("runner-reachable", "Dataflow", f"{where} answers")
+        yield ok("Dataflow", f"{where} answers")
     elif answer.disabled:
         yield error(
-            "runner-reachable",
             "Dataflow",
             f"{where}: {answer.message}",
             f"Enable the API: gcloud services enable dataflow.googleapis.com --project={shlex.quote(cloud.project)}",
@@ -323,34 +329,33 @@ def dataflow(launch: Launch, google: Google) -> Iterator[Finding]:
         role = ROLES["dataflow.jobs.list"]
         project = shlex.quote(cloud.project)
         command = f"gcloud projects add-iam-policy-binding {project} --member={google.account} --role={role}"
-        yield error("permissions", where, f"{where}: {google.account} lacks dataflow.jobs.list", f"Run {command}")
+        yield error(where, f"{where}: {google.account} lacks dataflow.jobs.list", f"Run {command}", code="permissions")
     else:
-        yield error(
-            "runner-reachable", "Dataflow", f"{where}: {answer.message}", "Correct --project and --region, or try later"
-        )
+        yield error("Dataflow", f"{where}: {answer.message}", "Correct --project and --region, or try later")
 
 
-def accelerators(launch: Launch, google: Google) -> Iterator[Finding]:
+def accelerators(google: Google, facts: Facts) -> Iterator[Finding]:
     """Whether the region has the GPUs that workers are to have."""
+    launch = facts.launch
     cloud = launch.options.view_as(GoogleCloudOptions)
-    wanted = _wanted(launch)
+    wanted = _wanted(launch) if launch.runner.on_google else None
     if wanted is None:
         return
     kind, each = wanted
     most = launch.options.view_as(WorkerOptions).max_num_workers or launch.options.view_as(WorkerOptions).num_workers
     workers = int(most or 1)
     if not cloud.project or not cloud.region:
-        yield skipped("accelerators", kind, f"quota of {kind} is not asked: the launch names no project or region")
+        yield skipped(kind, f"quota of {kind} is not asked: the launch names no project or region")
         return
     region = launch.options.view_as(WorkerOptions).worker_region or cloud.region
     try:
         answer = google.ask("compute", f"compute/v1/projects/{cloud.project}/regions/{region}")
     except Unasked as why:
-        yield skipped("accelerators", kind, f"quota of {kind} in {region} is not known: {why}")
+        yield skipped(kind, f"quota of {kind} in {region} is not known: {why}")
         return
     if answer.status != 200:
         why_not = f"{answer.message} (it takes {ROLES['compute.regions.get']})"
-        yield skipped("accelerators", kind, f"quota of {kind} in {region} is not known: {why_not}")
+        yield skipped(kind, f"quota of {kind} in {region} is not known: {why_not}")
         return
     yield _quota(kind, each * workers, region, cloud.project, answer.content.get("quotas", []))
 
@@ -359,15 +364,15 @@ def _quota(kind: str, needed: int, region: str, project: str, quotas: list[dict[
     metric = metric_of(kind)
     found = next((q for q in quotas if q.get("metric") == metric), None)
     if found is None:
-        return skipped("accelerators", kind, f"{region} tells no quota {metric}")
+        return skipped(kind, f"{region} tells no quota {metric}")
     limit, usage = int(found.get("limit", 0)), int(found.get("usage", 0))
     said = f"{metric} of {project} in {region}: {usage} of {limit} in use, and the workers take up to {needed}"
     if limit - usage >= needed:
-        return ok("accelerators", kind, said)
+        return ok(kind, said)
     less = f", or --max_num_workers={limit - usage} with one GPU each" if limit > usage else ""
     remedy = f"Ask for a quota {metric} of {usage + needed} in {region}, take another region or type{less}"
     report = warning if limit > usage else error  # with some of them the job starts
-    return report("accelerators", kind, said, remedy)
+    return report(kind, said, remedy)
 
 
 def metric_of(kind: str) -> str:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError
+from pipelines.system.processes import listens
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client, QueryJob
@@ -84,11 +85,34 @@ def explained(what: str = "") -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f"{before}BigQuery needs its library: pip install 'foretide[bigquery]'") from error
+        remedy = "Run pip install 'foretide[bigquery]'"
+        raise UserError(f"{before}BigQuery needs its library", remedy=remedy, code="bigquery") from error
     except Exception as error:
         if isinstance(error, UserError) or not _of_google(error):
             raise
-        raise UserError(f"{before}{message(error)}") from error
+        code, remedy = _meaning(type(error).__name__)
+        raise UserError(f"{before}{message(error)}", remedy=remedy, code=code) from error
+
+
+def check_emulator() -> None:
+    """Raises UserError where an emulator is named and does not answer: a client would wait for it."""
+    host = os.environ.get(EMULATOR)
+    why = listens(host.rpartition("//")[2].rstrip("/")) if host else None
+    if why is not None:
+        remedy = f"Start it, or unset {EMULATOR} to use the real service"
+        said = f"no BigQuery emulator answers at {host}: {why}"
+        raise UserError(said, remedy=remedy, code="bigquery", subject=EMULATOR)
+
+
+def _meaning(kind: str) -> tuple[str, str]:
+    """The code and the remedy of what BigQuery refuses; empty where those who asked know them."""
+    if kind == "Forbidden":
+        roles = "roles/bigquery.dataEditor and roles/bigquery.jobUser"
+        command = "gcloud projects add-iam-policy-binding PROJECT --member=ACCOUNT --role=ROLE"
+        return "permissions", f"Grant {roles}: {command}"
+    if kind.endswith(("CredentialsError", "RefreshError")):
+        return "credentials", ""
+    return ("", "") if kind == "NotFound" else ("bigquery", "")
 
 
 def message(error: Exception) -> str:

@@ -6,12 +6,13 @@ import functools
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import Exit, UserError
+from pipelines.errors import Exit, Finding, UserError
 from pipelines.google.leases import Refused
+from pipelines.system.processes import listens
 
 if TYPE_CHECKING:
     from google.cloud.pubsub_v1 import SubscriberClient
@@ -21,6 +22,7 @@ EMULATOR = "PUBSUB_EMULATOR_HOST"
 TIMEOUT = 10.0  # s, of a request
 NAME = re.compile(r"projects/[a-z0-9][a-z0-9.:-]*/subscriptions/[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 LONG_DEADLINE = 60  # s
+RETENTION = 86_400  # s of messages that an operator needs to mend what is broken, at least
 FINAL = ("NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 METHODS = ("Pull", "Acknowledge", "ModifyAckDeadline")
 
@@ -89,7 +91,9 @@ def library() -> None:
     try:
         import google.cloud.pubsub_v1  # noqa: F401
     except ImportError as error:
-        raise UserError("Pub/Sub needs its library: pip install 'foretide[stream]'") from error
+        raise UserError(
+            "Pub/Sub needs its library", remedy="Run pip install 'foretide[stream]'", code="pubsub"
+        ) from error
 
 
 def _connect() -> SubscriberClient:
@@ -106,7 +110,7 @@ class Facts:
     topic: str
     deadline: int  # s of a lease
     backoff: int  # s, at least, until a message that was given back or lost comes again
-    warnings: tuple[str, ...]  # lines for the user
+    warnings: tuple[Finding, ...]
 
 
 def preflight(name: str) -> Facts:
@@ -117,6 +121,7 @@ def preflight(name: str) -> Facts:
     """
     check_name(name)
     library()
+    _check_emulator()
     from google.api_core.exceptions import GoogleAPICallError
     from google.auth.exceptions import GoogleAuthError
 
@@ -129,6 +134,17 @@ def preflight(name: str) -> Facts:
     return facts(name, found)
 
 
+def _check_emulator() -> None:
+    """Raises UserError where an emulator is named and does not answer: a client would wait for it."""
+    host = os.environ.get(EMULATOR)
+    why = listens(host) if host else None
+    if why is not None:
+        remedy = f"Start it, or unset {EMULATOR} to use the real service"
+        raise UserError(
+            f"no Pub/Sub emulator answers at {host} ({EMULATOR}): {why}", remedy=remedy, code="pubsub", subject=EMULATOR
+        )
+
+
 def check_name(name: str) -> None:
     """Raises UserError for what is not a full name of a subscription."""
     if NAME.fullmatch(name) is None:
@@ -139,64 +155,83 @@ def check_name(name: str) -> None:
 def check_pullable(name: str, found: Subscription) -> None:
     """Raises UserError for a subscription that does not hand out messages to those who ask."""
     if found.detached:
-        raise UserError(f"{name} is detached from its topic and gets no messages: create another subscription")
+        raise UserError(f"{name} is detached from its topic and gets no messages", remedy="Create another subscription")
     if found.topic == "_deleted-topic_":
-        raise UserError(f"the topic of {name} was deleted: create another subscription of a topic that exists")
+        remedy = "Create another subscription of a topic that exists"
+        raise UserError(f"the topic of {name} was deleted", remedy=remedy)
     for kind, setting, field in (
         ("pushes its messages", found.push_config, "push_endpoint"),
         ("writes its messages to BigQuery", found.bigquery_config, "table"),
         ("writes its messages to a bucket", found.cloud_storage_config, "bucket"),
     ):
         if getattr(setting, field):
-            raise UserError(
-                f"{name} {kind}, so that they cannot be pulled: create a pull subscription of {found.topic}"
-            )
+            remedy = f"Create a pull subscription of {found.topic}"
+            raise UserError(f"{name} {kind}, so that they cannot be pulled", remedy=remedy)
 
 
 def facts(name: str, found: Subscription) -> Facts:
-    """What matters of a subscription, with a line for each of its settings that costs something."""
+    """What matters of a subscription, with a warning for each of its settings that costs time or messages."""
     deadline = found.ack_deadline_seconds
     retry = found.retry_policy if "retry_policy" in found else None
     backoff = int(retry.minimum_backoff.total_seconds()) if retry is not None else 0
-    lines = []
+    costs = tuple(
+        Finding("subscription-settings", "warning", name, f"{name}: {what}", _update(name, flags) if flags else "")
+        for what, flags in _costs(found, deadline, backoff)
+    )
+    return Facts(name, found.topic, deadline, backoff, costs)
+
+
+def _costs(found: Subscription, deadline: int, backoff: int) -> Iterator[tuple[str, str]]:
+    """What a setting costs, and the flags that change it; none where it takes another subscription."""
     if deadline + backoff > LONG_DEADLINE:
-        lines.append(
-            f"its ack deadline ({deadline} s) and retry delay ({backoff} s): for so long scores wait after a "
-            "restart. 10 to 15 s and immediate retry suit: gcloud pubsub subscriptions update --ack-deadline=10 "
-            "--clear-retry-policy"
+        yield (
+            f"its ack deadline ({deadline} s) and retry delay ({backoff} s): for so long scores wait after a restart. "
+            "10 to 15 s and immediate retry suit",
+            "--ack-deadline=10 --clear-retry-policy",
         )
     if found.enable_message_ordering:
-        lines.append("it keeps the order of messages by key, which the job does not need and which slows it down")
+        yield "it keeps the order of messages by key, which the job does not need and which slows it down", ""
     if found.enable_exactly_once_delivery:
-        lines.append("it delivers exactly once, which the job does not need (a message that comes again counts once)")
+        yield (
+            "it delivers exactly once, which the job does not need (a message that comes again counts once)",
+            "--no-enable-exactly-once-delivery",
+        )
     if found.dead_letter_policy.dead_letter_topic:
         policy = found.dead_letter_policy
-        lines.append(
+        yield (
             f"after {policy.max_delivery_attempts} deliveries it moves a message to {policy.dead_letter_topic}: "
-            "after several failures of the job, events may be missing"
+            "after several failures of the job, events may be missing",
+            "--clear-dead-letter-policy",
         )
-    return Facts(name, found.topic, deadline, backoff, tuple(f"{name}: {line}" for line in lines))
+    if found.filter:
+        yield f"it has the filter {found.filter}: what that leaves out is never scored", ""
+    kept = int(found.message_retention_duration.total_seconds())
+    if 0 < kept < RETENTION:
+        yield (
+            f"it keeps messages for {kept // 60} minutes only: a job that stands still for longer loses them",
+            "--message-retention-duration=7d",
+        )
+
+
+def _update(name: str, flags: str) -> str:
+    _, project, _, short = map(shlex.quote, name.split("/"))
+    return f"Run gcloud pubsub subscriptions update {short} --project={project} {flags}"
 
 
 def explained(name: str, error: Exception) -> UserError:
-    """What a failed look at a subscription means to the user."""
-    kind = type(error).__name__
-    project, short = map(shlex.quote, (name.split("/")[1], name.rsplit("/", 1)[-1]))
-    host = os.environ.get(EMULATOR)
+    """What a failed look at a subscription or a topic means to the user."""
+    kind, host = type(error).__name__, os.environ.get(EMULATOR)
+    _, project, what, short = map(shlex.quote, name.split("/"))
+    role, of = ("subscriber", " --topic=TOPIC --ack-deadline=10") if what == "subscriptions" else ("publisher", "")
     if kind == "NotFound":
-        create = f"gcloud pubsub subscriptions create {short} --project={project} --topic=TOPIC --ack-deadline=10"
-        return UserError(f"{name} does not exist{f' in the emulator at {host}' if host else f'; {create}'}")
+        there = f" in the emulator at {host}" if host else ""
+        create = f"Run gcloud pubsub {what} create {short} --project={project}{of}"
+        return UserError(f"{name} does not exist{there}", remedy=create)
     if kind == "PermissionDenied":
-        return UserError(
-            f"{name}: you may not look at it. Reading takes the roles roles/pubsub.subscriber and roles/pubsub.viewer"
-        )
+        command = f"gcloud pubsub {what} add-iam-policy-binding {short} --project={project} --member=ACCOUNT --role="
+        remedy = f"Run {command}roles/pubsub.{role}, and the same with roles/pubsub.viewer"
+        return UserError(f"{name}: you may not look at it", remedy=remedy, code="permissions")
     if kind == "Unauthenticated" or "Credentials" in kind or kind == "RefreshError":
-        return UserError(
-            f"{name}: no valid credentials: run `gcloud auth application-default login`, or set "
-            f"GOOGLE_APPLICATION_CREDENTIALS ({kind})"
-        )
-    if kind in ("ServiceUnavailable", "DeadlineExceeded", "GatewayTimeout", "RetryError") and host:
-        return UserError(
-            f"no Pub/Sub emulator answers at {host} ({EMULATOR}): start it, or unset that to use the real service"
-        )
-    return UserError(f"{name} cannot be looked at: {kind}: {error}", Exit.FAILED)
+        remedy = "Run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+        return UserError(f"{name}: no valid credentials ({kind})", remedy=remedy, code="credentials")
+    return UserError(f"{name} cannot be looked at: {kind}: {error}", Exit.FAILED, code="pubsub")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipelines.errors import UserError
-from pipelines.runners.execution import Execution, Job, at_most
+from pipelines.runners.execution import Execution, at_most
 from pipelines.task.fields import format_duration, format_time, parse_time
 
 if TYPE_CHECKING:
@@ -68,16 +68,6 @@ class ScoringFlags(Asked):
     output: str
     method: WriteMethod = "storage"
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Patterns of the files and tables that are read."""
-        raise NotImplementedError
-
-    @property
-    def job(self) -> Job:
-        """What the runner has to be able to do."""
-        return Job(self.model, self.output, self.inputs, device=self.device)
-
     def check(self) -> None:
         """Raises UserError for numbers that nobody means."""
         at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
@@ -87,10 +77,6 @@ class ScoringFlags(Asked):
 class ScoreFlags(ScoringFlags):
     input: Input
     replace_model: bool = False  # scores of another model of the same revision, in BigQuery
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return self.input.patterns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +108,6 @@ class StreamFlags(ScoringFlags):
     pullers: int
 
     live: ClassVar[bool] = True
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return self.bootstrap.patterns if self.bootstrap else ()
-
-    @property
-    def job(self) -> Job:
-        return replace(super().job, archive=self.archive)
 
     @property
     def shards(self) -> int:

@@ -10,14 +10,14 @@ import apache_beam as beam
 from pipelines.errors import Exit
 from pipelines.events.decode import Span
 from pipelines.jobs import graph, memory
+from pipelines.jobs.checks.before import checked
+from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.config import ScoreConfig
-from pipelines.jobs.extent import rows
+from pipelines.jobs.launch import Launch
 from pipelines.jobs.outputs import Output, output
 from pipelines.jobs.report import describe_as_ofs, describe_input, score_report
-from pipelines.jobs.source import Source, find
-from pipelines.models import registry, remote
-from pipelines.models.saved.manifest import Manifest, check, load_manifest
-from pipelines.models.saved.operations import check_operations
+from pipelines.jobs.source import Source
+from pipelines.models import remote
 from pipelines.runners import bounded
 from pipelines.storage.rows import Run
 from pipelines.system.progress import Progress, watch
@@ -36,9 +36,9 @@ def score(config: ScoreConfig) -> int:
     Raises:
       UserError: the model does not fit the task, the input does not, or the pipeline failed.
     """
-    manifest, source, infer = _prepare(config)
-    need = _need(config, manifest, source)
-    print("\n".join(need.lines()), flush=True)
+    facts, infer, warnings = _prepare(config)
+    manifest, source, need = facts.manifest, facts.source, facts.need
+    print("\n".join([need.line(), *warnings]), flush=True)
     device = infer.device_in_use() if config.runner.local else "the workers' device"
     horizon, active_within = config.task.label.terms
     run = Run(
@@ -84,14 +84,15 @@ def build(
 
 def plan(config: ScoreConfig) -> int:
     """Checks all that a run checks, and prints what it would do."""
-    manifest, source, infer = _prepare(config, dry_run=True)
+    facts, infer, warnings = _prepare(config, dry_run=True)
+    manifest, source = facts.manifest, facts.source
     where, on = config.execution, f"{infer.engine}, device {infer.device}, batches of {infer.batch_size}"
     print(describe(config.task))
     print(f"as of       {describe_as_ofs(config.as_ofs)}")
     print(describe_input(source, config.input))
     print(f"model       {manifest.version} in {config.model}, {on}")
     print(f"runner      {config.runner.name}, {where.workers} worker(s), {source.shards} shards")
-    print("\n".join(_need(config, manifest, source).lines()))
+    print("\n".join([facts.need.line(), *warnings]))
     print(f"output      {config.output}, run {config.run_id(manifest.version)}")
     for line in _output(config).plan(config.as_ofs):
         print(line)
@@ -99,32 +100,13 @@ def plan(config: ScoreConfig) -> int:
     return Exit.OK
 
 
-def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Manifest, Source, Infer]:
-    config.runner.check(config.job)
-    folder = registry.resolve(config.model)
-    manifest = load_manifest(folder)
-    check(manifest, config.task)
-    check_operations(folder / "saved_model", folder)
-    model = remote.origin(folder)
+def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Facts, Infer, list[str]]:
+    """What is known of the run, the model in it, and warnings. Raises UserError where a check does not pass."""
+    facts, warnings = checked(Launch.of(config), dry_run)
+    model = remote.origin(facts.model)
     infer = Infer(model, config.task, config.engine, config.device, config.batch_size)
     infer.with_resource_hints(**config.runner.hints)
-    _output(config).check(config.task.outputs)
-    config.runner.check_reachable()
-    return manifest, find(config.task, Span(config.as_ofs), config.input, config.execution, dry_run), infer
-
-
-def _need(config: ScoreConfig, manifest: Manifest, source: Source) -> memory.Need:
-    return memory.scoring(
-        config.task,
-        config.as_ofs,
-        rows(source.pieces),
-        source.shards,
-        config.execution.workers,
-        config.engine,
-        config.batch_size,
-        manifest.model,
-        config.runner.local,
-    )
+    return facts, infer, warnings
 
 
 def _output(config: ScoreConfig) -> Output:

@@ -94,7 +94,7 @@ class Runner:
         if flag:
             yield UserError(
                 f"{flag} is for --runner=DataflowRunner: elsewhere a worker has what its machine has",
-                about="accelerators",
+                code="accelerators",
             )
 
     def unreachable(self, name: str | None = None) -> Iterator[UserError]:

@@ -89,7 +89,8 @@ class OnDataflow(Runner):
         if arrival_attribute is not None:
             raise UserError(
                 "--arrival-attribute does not work on Dataflow: its own read, which is used there, takes whole numbers "
-                "for ms and does not tell how far a replay has come. Replay with another runner"
+                "for ms and does not tell how far a replay has come",
+                remedy="Replay with another runner",
             )
 
     def _of_resources(self, device: str) -> Iterator[UserError]:
@@ -98,27 +99,29 @@ class OnDataflow(Runner):
         if accelerator and not ACCELERATOR.fullmatch(accelerator):
             example = "'type:nvidia-tesla-t4;count:1;install-nvidia-driver'"
             yield UserError(
-                f"--accelerator {accelerator}: must be such as {example}, in quotes for the shell", about="accelerators"
+                f"--accelerator {accelerator}: must be such as {example}, in quotes for the shell", code="accelerators"
             )
         if accelerator and device == "cpu":
             yield UserError(
-                "--accelerator does not go with --device cpu, which would leave it idle", about="accelerators"
+                "--accelerator does not go with --device cpu, which would leave it idle", code="accelerators"
             )
         if device == "gpu" and not (accelerator or pool or options.view_as(StandardOptions).resource_hints):
-            yield UserError("--device gpu needs --accelerator: no worker of the job has one", about="accelerators")
+            yield UserError("--device gpu needs --accelerator: no worker of the job has one", code="accelerators")
         if (accelerator or pool) and not worker.sdk_container_image:
             yield UserError(
                 "--accelerator needs --sdk_container_image=IMAGE with the libraries of GPUs, built from "
                 "templates/Dockerfile.gpu",
-                about="accelerators",
+                code="accelerators",
             )
         flag = next(self._asked(), None)
         if flag and pool:
             yield UserError(
-                f"{flag} does not go with --dataflow_service_options={POOL}: give one of the two", about="accelerators"
+                f"{flag} does not go with --dataflow_service_options={POOL}",
+                remedy="Give one of the two",
+                code="accelerators",
             )
         if flag and cloud.flexrs_goal and not self.live:
-            yield UserError(f"{flag} does not go with --flexrs_goal, whose workers are all alike", about="accelerators")
+            yield UserError(f"{flag} does not go with --flexrs_goal, whose workers are all alike", code="accelerators")
         if ram:
             yield from _of_ram(ram, self.live)
 
@@ -127,7 +130,7 @@ def _of_library() -> Iterator[UserError]:
     try:
         import apache_beam.runners.dataflow.internal.apiclient  # noqa: F401
     except ImportError:
-        yield UserError(f"{RUNNER} needs its libraries: pip install 'foretide[gcp]'")
+        yield UserError(f"{RUNNER} needs its libraries", remedy="Run pip install 'foretide[gcp]'")
 
 
 def _of_cloud(cloud: GoogleCloudOptions, streaming: bool) -> Iterator[UserError]:
@@ -157,32 +160,33 @@ def _of_package(options: PipelineOptions) -> Iterator[UserError]:
         yield UserError(
             f"{RUNNER} needs --sdk_container_image=IMAGE, built from templates/Dockerfile.cpu or Dockerfile.gpu: the "
             "workers of Beam's own image do not have this package",
-            about="worker-image",
+            code="worker-image",
         )
     if setup.setup_file and not os.path.isfile(setup.setup_file):
-        yield UserError(f"--setup_file={setup.setup_file}: no such file", about="worker-image")
+        yield UserError(f"--setup_file={setup.setup_file}: no such file", code="worker-image")
 
 
 def _of_inputs(job: Job) -> Iterator[UserError]:
     """Workers see nothing of this machine."""
     local = [place for place in job.inputs if "://" not in place and not is_bigquery(place)]
     for place in (*local, *([f"--model {job.model}"] if "://" not in job.model else [])):
-        yield UserError(
-            f"{place}: workers of Dataflow cannot read it here: copy it to gs://BUCKET/FOLDER", about="worker-places"
-        )
+        what = f"{place}: workers of Dataflow cannot read it here"
+        yield UserError(what, remedy="Copy it to gs://BUCKET/FOLDER", code="worker-places", subject=place)
 
 
 def _of_outputs(job: Job) -> Iterator[UserError]:
     if not is_bigquery(job.output):
         yield UserError(
             f"--output {job.output}: jobs on Dataflow write to BigQuery: bq://PROJECT.DATASET.TABLE",
-            about="worker-places",
+            code="worker-places",
+            subject="--output",
         )
     if job.archive is not None:
         yield UserError(
-            f"--archive {job.archive}: workers of Dataflow cannot write it here: leave it out, and let a subscription "
-            "of the same topic write messages to BigQuery, for --bootstrap",
-            about="worker-places",
+            f"--archive {job.archive}: workers of Dataflow cannot write it here",
+            remedy="Leave it out, and let a subscription of the same topic write messages to BigQuery, for --bootstrap",
+            code="worker-places",
+            subject="--archive",
         )
 
 
@@ -190,10 +194,10 @@ def _of_ram(ram: str, streaming: bool) -> Iterator[UserError]:
     if streaming:
         yield UserError(
             "--inference-ram is for backfills: the workers of a live job are all alike, as --machine_type says",
-            about="accelerators",
+            code="accelerators",
         )
     if not RAM.fullmatch(ram):
-        yield UserError(f"--inference-ram {ram}: must be such as 16GB", about="accelerators")
+        yield UserError(f"--inference-ram {ram}: must be such as 16GB", code="accelerators")
 
 
 def _pool(options: PipelineOptions) -> Iterator[str]:

@@ -41,8 +41,8 @@ class Execution:
 class Job:
     """What a command asks for that a runner may not be able to do, by the flags that say it."""
 
-    model: str
-    output: str
+    model: str = ""
+    output: str = ""
     inputs: Sequence[str] = ()
     archive: str | None = None
     device: str = "auto"

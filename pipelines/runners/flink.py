@@ -42,6 +42,7 @@ PLACE = re.compile(r"(\[[\da-fA-F:.]+\]|[\w.-]+):\d+")  # HOST:PORT, as the name
 VERSION = "1.19"  # of Flink, that the job server of `make flink` is for
 READY = 120.0  # s for a job server to come up
 ENDING = 5.0  # s that it has to end by itself
+STARTS = "Start one on this machine with `make flink`, or correct the address"
 # Flink's settings of where it listens.
 BINDINGS = ("jobmanager.bind-host", "taskmanager.bind-host", "rest.bind-address")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -141,8 +142,9 @@ class OnPortable(Runner):
             )
         if interval > SLOW_CHECKPOINT * 1_000:
             raise UserError(
-                f"--checkpointing_interval={interval}: messages are kept leased for {LONGEST / 60:.0f} minutes until a "
-                f"checkpoint; take at most {SLOW_CHECKPOINT * 1_000:.0f}"
+                f"--checkpointing_interval={interval}: messages are kept leased for {LONGEST / 60:.0f} minutes, until "
+                "a checkpoint",
+                remedy=f"Take at most {SLOW_CHECKPOINT * 1_000:.0f}",
             )
 
     def _unnamed(self) -> Iterator[UserError]:
@@ -228,8 +230,8 @@ def _version(args: Sequence[str]) -> str | None:
 def _of_service(address: str, what: str, flag: str) -> Iterator[UserError]:
     why = listens(address)
     if why is not None:
-        told = f"no {what} answers at {address} ({flag}): {why}; `make flink` starts one on this machine"
-        yield UserError(told, about="runner-reachable")
+        told = f"no {what} answers at {address} ({flag}): {why}"
+        yield UserError(told, remedy=STARTS, code="runner-reachable", subject="Flink")
 
 
 def _of_cluster(master: str, options: PipelineOptions, version: str | None, name: str | None) -> Iterator[UserError]:
@@ -239,22 +241,23 @@ def _of_cluster(master: str, options: PipelineOptions, version: str | None, name
         same = running(master, name) if name is not None else None
     except (OSError, ValueError, KeyError) as error:
         told = f"no Flink cluster answers at {master} (--flink_master): {reason(error)}"
-        yield UserError(f"{told}; `make flink` starts one on this machine", about="runner-reachable")
+        yield UserError(told, remedy=STARTS, code="runner-reachable", subject="Flink")
         return
     flink, given = options.view_as(FlinkRunnerOptions), options.view_as(PortableOptions).job_endpoint is not None
     if not given and (flink.parallelism > slots or not slots):  # where others submit, slots may come when asked for
-        told = f"--parallelism={max(1, flink.parallelism)} takes as many: start more TaskManagers"
-        yield UserError(f"the Flink cluster at {master} has {slots} task slot(s), and {told}", about="flink-slots")
+        told = f"--parallelism={max(1, flink.parallelism)} takes as many"
+        told = f"the Flink cluster at {master} has {slots} task slot(s), and {told}"
+        yield UserError(told, remedy="Start more TaskManagers", code="flink-slots", subject="Flink")
     own = flink.flink_job_server_jar == str(folder() / "job-server" / "job-server.jar")
     served = VERSION if own else version or (None if flink.flink_job_server_jar else flink.flink_version)
     if not given and served is not None and not release.startswith(f"{served}."):
-        told = f"and the job server for {served}: add --flink_version={'.'.join(release.split('.')[:2])}"
-        yield UserError(f"the Flink cluster at {master} is of version {release}, {told}", about="flink-version")
+        told = f"the Flink cluster at {master} is of version {release}, and the job server for {served}"
+        remedy = f"Add --flink_version={'.'.join(release.split('.')[:2])}"
+        yield UserError(told, remedy=remedy, code="flink-version", subject="Flink")
     if same is not None:
-        told = "stop it with `foretide savepoint`, and go on from there with --savepoint_path"
-        yield UserError(
-            f"the job {name} runs on the cluster at {master} already, as {same}: {told}", about="job-running"
-        )
+        told = f"the job {name} runs on the cluster at {master} already, as {same}"
+        remedy = "Stop it with `foretide savepoint`, and go on from there with --savepoint_path"
+        yield UserError(told, remedy=remedy, code="job-running", subject="Flink")
 
 
 def _command(options: PipelineOptions, artifacts: str) -> tuple[list[str], str]:

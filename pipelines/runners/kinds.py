@@ -34,7 +34,7 @@ class Unknown(Runner):
     def check_live(self, arrival_attribute: str | None = None) -> None:
         reason = LOSING.get(self.name, "it is not known to acknowledge messages only after they are kept")
         good = ", ".join(name for name, kind in KINDS.items() if kind is not InProcess)
-        raise UserError(f"--runner={self.name} cannot run a live job: {reason}. Use one of {good}")
+        raise UserError(f"--runner={self.name} cannot run a live job: {reason}", remedy=f"Use one of {good}")
 
 
 @cache

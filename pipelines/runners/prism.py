@@ -49,9 +49,11 @@ def locate(options: PipelineOptions) -> Path:
     except Exception as error:
         version = apache_beam.__version__
         raise UserError(
-            f"no Prism, Beam's runner for streams on this machine: {_reason(error)}. Build it with `make services`, or "
-            f"with `go install {PACKAGE}@v{version}`, which other machines can reach, and --prism_location=PATH",
+            f"no Prism, Beam's runner for streams on this machine: {_reason(error)}",
             Exit.FAILED,
+            remedy=f"Build it with `make services`, or with `go install {PACKAGE}@v{version}`, which other machines "
+            "can reach, and --prism_location=PATH",
+            code="runner-reachable",
         ) from error
     return Path(command[0])
 

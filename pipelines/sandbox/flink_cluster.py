@@ -404,7 +404,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(stop(folder) if args.action == "stop" else start(folder, args.task_managers, args.slots))
     except UserError as error:
         print(f"flinkcluster: {error}", file=sys.stderr)
-        return int(error.code)
+        return int(error.exit)
     return int(Exit.OK)
 
 

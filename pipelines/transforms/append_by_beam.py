@@ -124,8 +124,9 @@ def check(runner: Runner) -> None:
     flag = "--bigquery-method beam"
     if not runner.has_beam_sink:
         raise UserError(
-            f"{flag} is for Dataflow, whose workers run its Java, and where alone it writes each row exactly once: "
-            "leave it out, and views make one of rows that are written twice"
+            f"{flag} is for Dataflow, whose workers run its Java, and where alone it writes each row exactly once",
+            remedy="Leave it out, and views make one of rows that are written twice",
+            subject="--bigquery-method",
         )
     from apache_beam.io.gcp.bigquery import StorageWriteToBigQuery
 
@@ -139,8 +140,10 @@ def check(runner: Runner) -> None:
         reason = " ".join(str(error).split()).partition(". ")[0][:300] or type(error).__name__
         jar = os.path.join(JavaJarServer.JAR_CACHE, os.path.basename(JavaJarServer.path_to_beam_jar(SERVICE)))
         raise UserError(
-            f"{flag} needs Java 17 and Beam's expansion service ({reason}): put its JAR at {jar}, or say where it lies "
-            f"or at which HOST:PORT it runs by --beam_services='{json.dumps({SERVICE: '...'})}', or leave the flag out"
+            f"{flag} needs Java 17 and Beam's expansion service ({reason})",
+            remedy=f"Put its JAR at {jar}, or say where it lies or at which HOST:PORT it runs by "
+            f"--beam_services='{json.dumps({SERVICE: '...'})}', or leave the flag out",
+            subject="--bigquery-method",
         ) from error
 
 

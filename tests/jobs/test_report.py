@@ -39,7 +39,7 @@ GOOD = Ledger(
 )
 CONFIG = ScoreConfig(
     task=CHURN,
-    input=Input(("/data/events",), None, 0.05),
+    input=Input(("/data/events",), None),
     as_ofs=(parse_time("2024-05-06"),),
     model="m",
     engine="tensorflow",
@@ -47,6 +47,7 @@ CONFIG = ScoreConfig(
     batch_size=256,
     output="out",
     execution=Execution(1, None, (), False),
+    max_bad_share=0.05,
 )
 SOURCE = Source((Piece("a.parquet", "parquet", 0, 1, 1_500, True), Piece("a.parquet", "parquet", 1, 2, 500, False)), 8)
 
@@ -168,7 +169,7 @@ LIVE = StreamConfig(
     arrival_attribute=None,
     payload="json",
     avro_schema=None,
-    bootstrap=Input(("/data/events",), None, 0.05),
+    bootstrap=Input(("/data/events",), None),
     first=parse_time("2024-05-06"),
     early=0,
     model="m",

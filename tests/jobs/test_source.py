@@ -20,7 +20,7 @@ from pipelines.errors import UserError
 from pipelines.events.decode import Span
 from pipelines.google.bigquery import client
 from pipelines.jobs import source
-from pipelines.jobs.config import Input, ScoreConfig
+from pipelines.jobs.config import ScoreConfig
 from pipelines.ledger.counts import Ledger, total
 from pipelines.runners.execution import Execution
 from pipelines.system.progress import Progress
@@ -29,6 +29,7 @@ from pipelines.task.file import load_task
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import File, ReadEvents, read_piece
 from tests import small
+from tests.checked import checked
 from tests.jobs.test_score import untrained
 from tests.test_end_to_end import foretide
 from tests.warehouse import PROJECT, Warehouse
@@ -52,15 +53,13 @@ class Shop(NamedTuple):
 
 
 def find(*patterns: str) -> source.Source:
-    return source.find(TASK, SPAN, Input(patterns, None, 0.05), Execution(1, None, (), False))
+    return checked(TASK, *patterns, span=SPAN).source
 
 
 def shards(monkeypatch: pytest.MonkeyPatch, sizes: list[int], asked: int | None = None) -> int:
     files = [File(f"{i}.csv", size, "csv") for i, size in enumerate(sizes)]
-    monkeypatch.setattr(source, "find_files", lambda patterns, format: files)
-    monkeypatch.setattr(source, "preflight", lambda task, found, arrival: None)
     monkeypatch.setattr(source, "plan", lambda found: ())
-    return source.find(TASK, SPAN, Input(("x",), None, 0.05), Execution(1, asked, (), False)).shards
+    return source.planned(files, (), Execution(1, asked, (), False)).shards
 
 
 @pytest.mark.parametrize(

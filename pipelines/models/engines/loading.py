@@ -28,7 +28,9 @@ def load_engine(model_dir: Path | str, engine: EngineName, device: DeviceName) -
     if device not in get_args(DeviceName):
         raise UserError(f"--device {device}: there are {', '.join(get_args(DeviceName))}")
     if not (path / "saved_model.pb").is_file():
-        raise UserError(f"{model_dir} holds no saved_model: give the folder that foretide train wrote", Exit.MODEL)
+        raise UserError(
+            f"{model_dir} holds no saved_model", Exit.MODEL, remedy="Give the folder that foretide train wrote"
+        )
     check_operations(path, Path(model_dir))  # before anything of it can run
     if engine == "tensorflow":
         import_framework(engine)

@@ -20,9 +20,8 @@ class TensorFlowEngine:
     def __init__(self, path: Path, device: DeviceName) -> None:
         gpus = [] if device == "cpu" else tf.config.list_physical_devices("GPU")
         if device == "gpu" and not gpus:
-            raise UserError(
-                "--device gpu: TensorFlow sees no GPU here; use --device cpu, or auto to take one if there is"
-            )
+            remedy = "Use --device cpu, or auto to take one if there is"
+            raise UserError("--device gpu: TensorFlow sees no GPU here", remedy=remedy, code="device")
         self._placement = "/GPU:0" if gpus else "/CPU:0"
         self.device = _gpu(gpus[0]) if gpus else f"cpu ({os.cpu_count()} cores)"
         with tf.device(self._placement):

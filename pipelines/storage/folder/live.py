@@ -55,7 +55,9 @@ def prepare(out: str | os.PathLike[str], run_id: str) -> None:
         for kind in KINDS:
             make_private(folder(out, run_id, kind))
     except OSError as e:
-        raise UserError(f"cannot write to the output folder {out}: {e.strerror or e}. Choose another one") from e
+        raise UserError(
+            f"cannot write to the output folder {out}: {e.strerror or e}", remedy="Choose another one"
+        ) from e
 
 
 def folder(out: str | os.PathLike[str], run_id: str, kind: Kind) -> Path:

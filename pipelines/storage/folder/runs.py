@@ -105,7 +105,9 @@ def begin(out: str | os.PathLike[str], run_id: str, attempt: str) -> Iterator[At
     try:
         lock = _create(run)
     except OSError as e:
-        raise UserError(f"cannot write to the output folder {run.out}: {e.strerror or e}. Choose another one") from e
+        raise UserError(
+            f"cannot write to the output folder {run.out}: {e.strerror or e}", remedy="Choose another one"
+        ) from e
     try:
         yield run
     finally:
