@@ -43,9 +43,7 @@ class Asked:
     """What every job over events is asked."""
 
     execution: Execution
-    max_bad_share: (
-        float  # of the rows read: when more are bad, nothing of a run is published, and a live job pulls no more
-    )
+    max_bad_share: float  # of the rows read: with more bad ones a run publishes nothing, a live job pulls no more
 
     live: ClassVar[bool] = False
 

@@ -99,7 +99,7 @@ def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -
     """The graph."""
     task, since = config.task, Since(config.first)
     clock = onward if config.runner.local else time.time  # as emulators/prism has it
-    judge = Judge(config.subscription, config.early / 1e6, not config.runner.reads_pubsub, clock, config.shards)
+    judge = Judge(config.subscription, config.early, not config.runner.reads_pubsub, clock, config.shards)
     read, write = ReadLive(config, ready, live.stop, live.journal), WriteLive(config, live.write)
     # Dataflow asks for the names of a job's steps before it lets another one take its place, Flink does not tell why.
     kept = "" if not config.runner.replaces_jobs else Terms.of(task, since, config.shards).digest.hex()
@@ -128,7 +128,7 @@ class ReadLive(beam.PTransform):
         pulled = p | "Pull" >> pubsub.ReadMessages(self._source(), config.runner, config.pullers)
         if config.archive is not None:
             pulled.messages | "Archive" >> Archive(config.archive, self.ready.payload)
-        how = config.subscription, self.ready.payload, config.max_bad_share, self.journal
+        how = config.subscription, config.max_bad_share, self.ready.payload, self.journal
         decoded = pulled.messages | DecodeMessages(task, since, config.shards, *how)
         parts = [Events(decoded.blocks, decoded.dead, decoded.ledger)]
         history = self.ready.history
@@ -147,8 +147,8 @@ class ReadLive(beam.PTransform):
             subscription=self.config.subscription,
             first=self.config.first,
             every=task.score.every,
-            deadline=facts.deadline,
-            backoff=facts.backoff,
+            deadline_s=facts.deadline,
+            backoff_s=facts.backoff,
             arrival_attribute=self.config.arrival_attribute,
             stop=str(self.stop),
         )

@@ -59,8 +59,8 @@ class Source:
     subscription: str  # projects/P/subscriptions/S
     first: int  # us, the first as-of that the job is responsible for
     every: int  # us to the next one
-    deadline: int  # s of a lease, as the subscription has it
-    backoff: int = 0  # s, at least, until a message that was given back or lost comes again
+    deadline_s: int  # of a lease, as the subscription has it
+    backoff_s: int = 0  # at least, until a message that was given back or lost comes again
     slack: int = 2_000_000  # us, see Watermark
     arrival_attribute: str | None = None  # else the publish time is the arrival
     stop: str | None = None  # a file: when it is there, the source ends
@@ -68,7 +68,7 @@ class Source:
     @property
     def hidden(self) -> int:
         """us for which a message may be leased to nobody."""
-        return (self.deadline + self.backoff) * 1_000_000
+        return (self.deadline_s + self.backoff_s) * 1_000_000
 
     def due(self, after: int | None, until: int) -> bool:
         """Whether an as-of of the job lies in (after, until], us. None: however early."""
@@ -305,7 +305,7 @@ class _Pull(beam.DoFn):
     ) -> Iterator[TimestampedValue]:
         source, position = self.source, tracker.current_restriction().start
         puller = HERE.begin(source, self.job, n, position)
-        bundle = Bundle(client(), source.subscription, n, position, source.deadline, puller.begun)
+        bundle = Bundle(client(), source.subscription, n, position, source.deadline_s, puller.begun)
         settle = partial(HERE.settle, puller, bundle, self.early)
         finalizer.register(settle)  # also of none: Prism finalizes every bundle
         if not tracker.try_claim(position):

@@ -44,7 +44,7 @@ from pipelines.transforms.write_table import Merged, WriteTable
 from tests.scored import DAY, ROWS, block, blocks, letter
 from tests.warehouse import Warehouse
 
-RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
+RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1", 0.05)
 AS_OFS = (19_000 * DAY, 19_007 * DAY)
 GOOD = Ledger(read=100, accepted=98, rejected=2, reasons=(("bad", 2),), sequences=100, scored=100)
 REFUSED = Ledger(read=2, rejected=2, reasons=(("bad", 2),), sequences=100, scored=100)

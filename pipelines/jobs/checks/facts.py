@@ -209,9 +209,7 @@ class Facts:
                 local,
             )
         divided = scoring.execution.shards or LIVE_SHARDS
-        return memory.streaming(
-            self.task, events, divided, scoring.engine, scoring.batch_size, model, launch.runner.local
-        )
+        return memory.streaming(self.task, events, divided, scoring.engine, scoring.batch_size, model, local)
 
     @property
     def _model_spec(self) -> dict[str, object]:
