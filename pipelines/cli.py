@@ -23,8 +23,6 @@ from pipelines.errors import Exit, UserError, unknown_option
 from pipelines.system import interrupts
 from pipelines.system.terminal import shown_streams
 
-PLACES = ("task", "input", "output", "model", "models", "examples", "bootstrap", "archive", "avro_schema", "target")
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
@@ -107,10 +105,9 @@ def _run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 def _check_places(args: argparse.Namespace) -> None:
     """Raises UserError for an empty path, as a variable that is not set leaves it: it would mean this folder."""
-    for name in PLACES:
-        value = getattr(args, name, None)
-        if value == "" or (isinstance(value, list) and "" in value):
-            raise UserError(f"--{name.replace('_', '-')}: is empty; name a file or folder")
+    for flag in args.flags:
+        if flag.is_place and "" in (value if isinstance(value := getattr(args, flag.parameter), list) else [value]):
+            raise UserError(f"{flag.name}: is empty; name a file or folder")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Command:
         parser = commands.add_parser(
             self.name, help=self.help, description=self.help, epilog=epilog, allow_abbrev=False
         )
-        parser.set_defaults(run=self.run, rest=self.rest)
+        parser.set_defaults(run=self.run, rest=self.rest, flags=[flag for each in self.flags for flag in each.flags])
         for each in (*EVERY, *self.flags):
             each.add(parser)
 

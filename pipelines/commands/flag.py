@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+PLACES = ("FILE", "FOLDER", "PATH", "PLACE", "TABLE")  # as help shows their values
+
 
 @dataclass(frozen=True)
 class Form:
@@ -39,6 +41,16 @@ class Flag:
     def changed(self, **settings: Any) -> Flag:
         """The same with other settings, for another command."""
         return replace(self, settings={**self.settings, **settings})
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """Itself, as `OneOf` has several."""
+        return (self,)
+
+    @property
+    def is_place(self) -> bool:
+        """Whether it names a file, a folder or a table."""
+        return self.settings.get("metavar") in PLACES
 
     @property
     def parameter(self) -> str:
