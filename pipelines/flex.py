@@ -30,7 +30,7 @@ from pipelines.commands.flags import EVERY, PLACE, SOURCES
 from pipelines.commands.stream import TOPIC
 from pipelines.errors import UserError
 from pipelines.google.subscription import check_name
-from pipelines.google.tables import parse_table
+from pipelines.jobs.outputs.kinds import output
 from pipelines.runners.execution import Execution
 from pipelines.runners.kinds import resolve
 from pipelines.runners.options import beam_parser, check_beam_args
@@ -189,8 +189,8 @@ def _template(given: Mapping[str, str]) -> Template:
 
 def _check_remote(given: Mapping[str, str], shown: Mapping[str, Form]) -> None:
     """Raises UserError for what other machines cannot reach."""
-    if "output" in given:
-        parse_table(given["output"], "output")
+    if "output" in given and output(given["output"]).here:
+        raise UserError(f"output {given['output']}: workers of Dataflow cannot write it: bq://PROJECT.DATASET.TABLE")
     for name, value in given.items():
         pattern = shown[name].pattern
         if pattern in (PLACE, SOURCES) and not re.fullmatch(pattern, value):

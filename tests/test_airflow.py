@@ -24,9 +24,11 @@ from pipelines.google.bigquery import client
 from pipelines.storage.folder.query import query, select
 from templates.airflow import foretide_gate as gate
 from templates.airflow.foretide_gate import Folder, Limits, Settings, Spread, Tables
-from tests.test_end_to_end import foretide
-from tests.warehouse import PROJECT, Warehouse
-from tests.world import DAY, START, World, make_world
+from tests.support.command_line import foretide
+from tests.support.live_world import DAY, START, World, make_world
+from tests.support.warehouse import PROJECT, Warehouse
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parents[1]
 DAGS = ROOT / "templates" / "airflow"

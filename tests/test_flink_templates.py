@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,10 +25,10 @@ from pipelines.commands.option_files import expanded
 from pipelines.runners import flink, flink_job
 from pipelines.runners.options import check_beam_args
 from pipelines.sandbox.flink_cluster import FlinkCluster, Ports, java
-from tests.runners.asked import asked
-from tests.services import Emulator
-from tests.test_end_to_end import foretide
-from tests.world import AS_OFS, World, make_world
+from tests.support.asked_runners import asked
+from tests.support.command_line import foretide
+from tests.support.live_world import AS_OFS, World, make_world
+from tests.support.services import Emulator
 
 ROOT = Path(__file__).parents[1]
 FLINK = ROOT / "templates" / "flink"
@@ -258,14 +259,14 @@ def test_images_have_the_versions_that_are_tested_here() -> None:
     text = " ".join(rest for _, rest in instructions("Dockerfile"))
     assert worker["FROM"].startswith("python:3.11-")
     extras = set(re.findall(r"--extra (\w+)", text))
-    known = re.findall(r'^    "(\w+)": \[', (ROOT / "setup.py").read_text(), flags=re.MULTILINE)
-    assert extras == {"bigquery", "gcp", "stream"} <= set(known)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extras == {"bigquery", "gcp", "stream"} <= set(project["optional-dependencies"])
     base = [rest for word, rest in cluster if word == "FROM"][-1]
     assert base.partition("@")[0] == f"flink:{RELEASE}-scala_2.12-java17"
     assert RELEASE.startswith(f"{flink.VERSION}.")
     assert f"beam-runners-flink-{flink.VERSION}<" in (ROOT / "emulators" / "flink" / "pom.xml").read_text()
     assert any(f"flink-gs-fs-hadoop-{RELEASE}.jar" in rest for _, rest in cluster)
-    (version,) = re.findall(r'version="([\d.]+)"', (ROOT / "setup.py").read_text())
+    version = project["version"]
     deployed = [document["spec"] for profile in PROFILES for document in deployment(profile)]
     images = set(re.findall(r"foretide[/-](?:worker|flink):[\d.]+", f"{deployed} {compose()}"))
     assert {image.split(":")[1] for image in images} == {version}

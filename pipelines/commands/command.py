@@ -98,7 +98,8 @@ def execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
 
 
 def files(args: argparse.Namespace, paths: Sequence[str]) -> Input:
-    return filled(Input, args, patterns=tuple(paths))
+    """Events to be read. Paths are those of this machine, for processes in any folder."""
+    return Input.located(paths, args.format)
 
 
 def duration(flag: str, text: str) -> int:

@@ -7,7 +7,6 @@ import os
 from pipelines.commands import option_files
 from pipelines.commands.flag import Form, flag, positive, share
 from pipelines.google.tables import NAME as TABLE
-from pipelines.google.tables import is_bigquery
 from pipelines.jobs.config import LATEST
 from pipelines.runners.execution import ACCELERATOR
 
@@ -19,9 +18,9 @@ TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2
 NATURAL = "[1-9][0-9]*"
 
 
-def place(path: str) -> str:
-    """A path for processes in any folder. An empty one stays empty, and is refused."""
-    return path if not path or "://" in path or is_bigquery(path) else os.path.abspath(path)
+def folder(path: str) -> str:
+    """The path of a folder for processes in any. An empty one stays empty, and is refused."""
+    return path if not path or "://" in path else os.path.abspath(path)
 
 
 DEBUG = flag(
@@ -45,7 +44,6 @@ AS_OF = flag(
 INPUT = flag(
     "--input",
     Form("Events", "Events", "TEXT", SOURCES, "gs://my-bucket/events/*.parquet"),
-    type=place,
     required=True,
     nargs="+",
     metavar="PATH",

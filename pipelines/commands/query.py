@@ -7,6 +7,7 @@ import argparse
 from pipelines.commands.command import Command
 from pipelines.commands.flag import flag, natural
 from pipelines.errors import Exit
+from pipelines.jobs.outputs.kinds import output
 from pipelines.system.files import private_umask
 
 FLAGS = (
@@ -23,10 +24,8 @@ FLAGS = (
 
 
 def run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.storage.folder.query import query
-
     with private_umask():  # of what DuckDB keeps on the disk meanwhile, and of files that the statement writes
-        query(args.output, args.sql, args.format, args.limit)
+        output(args.output).query(args.sql, args.format, args.limit)
     return Exit.OK
 
 

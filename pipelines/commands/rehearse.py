@@ -8,7 +8,6 @@ from pipelines.commands.command import Command, duration, files, filled, load
 from pipelines.commands.flag import flag
 from pipelines.commands.flags import AS_OF, FORMAT, INPUT, MODEL, OUTPUT, TASK
 from pipelines.errors import UserError
-from pipelines.google.tables import is_bigquery
 from pipelines.jobs.config import parse_as_ofs
 
 FLAGS = (
@@ -28,7 +27,8 @@ def run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
     task = load(args)
     as_ofs = parse_as_ofs(task, args.as_of)
-    if any("://" in path or is_bigquery(path) for path in args.input):
+    events = files(args, args.input)
+    if events.local != events.patterns:
         raise UserError("--input: a rehearsal reads files of this machine")
     if (as_ofs[0] - task.sequence.origin) % task.score.every:
         raise UserError(f"--as-of {args.as_of}: a live job scores at sequence.origin plus multiples of score.every")
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
             args,
             task=task,
             task_file=args.task,
-            input=files(args, args.input),
+            input=events,
             start=as_ofs[0],
             end=as_ofs[-1],
             speed=duration("--speed", args.speed),

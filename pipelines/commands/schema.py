@@ -7,7 +7,7 @@ import argparse
 from pipelines.commands.command import Command, load
 from pipelines.commands.flag import flag
 from pipelines.commands.flags import DRY_RUN, OUTPUT, TASK
-from pipelines.google.tables import parse_table
+from pipelines.jobs.outputs.kinds import output
 
 FLAGS = (
     flag("action", choices=("apply",), help="what is there is only added to"),
@@ -18,9 +18,7 @@ FLAGS = (
 
 
 def run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.storage.bigquery.schema import schema_apply
-
-    return schema_apply(parse_table(args.output), load(args), args.dry_run)
+    return output(args.output).prepare(load(args), args.dry_run)
 
 
 COMMAND = Command("schema", "make or extend the tables and views of BigQuery that scores go to", run, FLAGS)

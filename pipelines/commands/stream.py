@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING
 
 from pipelines.commands.command import TO_BEAM, Command, duration, execution, files, filled, load
 from pipelines.commands.flag import Form, flag, positive
-from pipelines.commands.flags import FORMAT, METHOD, OUTPUT, PIPELINE, PLACE, SCORING, SOURCES, TIME, place
+from pipelines.commands.flags import FORMAT, METHOD, OUTPUT, PIPELINE, PLACE, SCORING, SOURCES, TIME, folder
 from pipelines.errors import UserError
 from pipelines.google.subscription import NAME
 from pipelines.jobs.config import StreamConfig, StreamFlags, first_as_of
+from pipelines.jobs.outputs.kinds import located
 from pipelines.runners.execution import Execution
 
 if TYPE_CHECKING:
     from pipelines.task.spec import Task
+
+
+def output(name: str) -> str:
+    """The name of an output for processes in any folder. An empty one stays empty, and is refused."""
+    return located(name) if name else ""
+
 
 TOPIC = "projects/[^/]+/topics/[^/]+"
 
@@ -37,11 +44,10 @@ FLAGS = (
     ),
     *PIPELINE,
     FORMAT,
-    *(each.changed(type=place) if each is OUTPUT else each for each in SCORING),
+    *(each.changed(type=output) if each is OUTPUT else each for each in SCORING),
     flag(
         "--bootstrap",
         Form("Events", "History", "TEXT", SOURCES, "gs://my-bucket/history/*.parquet"),
-        type=place,
         nargs="+",
         metavar="PATH",
         help="files of the history that the job starts from, such as an archive",
@@ -63,7 +69,7 @@ FLAGS = (
     flag(
         "--archive",
         "a folder of one machine",
-        type=place,
+        type=folder,
         metavar="FOLDER",
         help="keep every message, to bootstrap and to backfill from",
     ),

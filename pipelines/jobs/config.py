@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipelines.errors import UserError
+from pipelines.google.tables import WriteMethod, is_bigquery
+from pipelines.jobs.outputs.kinds import output
 from pipelines.runners.execution import Execution, at_most
 from pipelines.task.fields import format_duration, format_time, parse_time
 
 if TYPE_CHECKING:
+    from pipelines.jobs.outputs.base import Output
     from pipelines.models.engines.base import DeviceName, EngineName
     from pipelines.runners.base import Runner
     from pipelines.task.spec import Task
@@ -27,7 +32,6 @@ PULLERS = 256  # at most: each is a thread with a connection of its own
 BATCH = 1 << 20  # rows of a call of the model, at most: it runs no faster long before
 WHY_AS_OFS = "each is a pass over all entities, and every process holds the list"
 PayloadFormat = Literal["json", "avro"]
-WriteMethod = Literal["storage", "load", "beam"]  # into BigQuery: the Storage Write API, load jobs, or Beam's own sink
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,30 @@ class Input:
 
     patterns: tuple[str, ...]
     format: str | None  # by the name of the file where None
+
+    @classmethod
+    def located(cls, paths: Sequence[str], format: str | None) -> Input:
+        """With paths for processes in any folder."""
+        patterns = tuple(os.path.abspath(path) if _is_local(path) else path for path in paths)
+        return cls(patterns, format)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Tables and queries of BigQuery."""
+        return tuple(filter(is_bigquery, self.patterns))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(path for path in self.patterns if not is_bigquery(path))
+
+    @property
+    def local(self) -> tuple[str, ...]:
+        """Files of this machine."""
+        return tuple(filter(_is_local, self.patterns))
+
+
+def _is_local(path: str) -> bool:
+    return "://" not in path and not is_bigquery(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +94,11 @@ class ScoringFlags(Asked):
     output: str
     method: WriteMethod = "storage"
 
+    @property
+    def place(self) -> Output:
+        """Where scores go. Raises UserError for a name that is none."""
+        return output(self.output, self.method)
+
     def check(self) -> None:
         """Raises UserError for numbers that nobody means."""
         at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
@@ -75,6 +108,10 @@ class ScoringFlags(Asked):
 class ScoreFlags(ScoringFlags):
     input: Input
     replace_model: bool = False  # scores of another model of the same revision, in BigQuery
+
+    @property
+    def place(self) -> Output:
+        return output(self.output, self.method, self.replace_model)
 
 
 @dataclass(frozen=True, kw_only=True)

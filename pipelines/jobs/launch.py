@@ -8,11 +8,9 @@ from typing import Literal
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.errors import Finding
+from pipelines.errors import Finding, UserError
 from pipelines.events.decode import Since, Span
-from pipelines.google import bigquery as bigquery
 from pipelines.google import subscription as pubsub
-from pipelines.google.tables import is_bigquery
 from pipelines.jobs.config import (
     ExamplesConfig,
     Input,
@@ -22,6 +20,7 @@ from pipelines.jobs.config import (
     StreamConfig,
     StreamFlags,
 )
+from pipelines.jobs.outputs.base import Output
 from pipelines.runners.base import Runner
 from pipelines.runners.execution import Job
 from pipelines.task.spec import Task
@@ -88,33 +87,32 @@ class Launch:
         return self.runner.given
 
     @property
+    def place(self) -> Output | None:
+        """Where scores go; None where there are none, or where that cannot be told."""
+        try:
+            return self.scoring.place if self.scoring else None
+        except UserError:  # a check tells it
+            return None
+
+    @property
     def job(self) -> Job:
         """What the runner has to be able to do."""
-        inputs = self.input.patterns if self.input else ()
+        inputs = self.input.local if self.input else ()
         if self.scoring is None:
             return Job(inputs=inputs)
+        folder = self.scoring.output if self.place and self.place.here else None
         archive = self.stream.archive if self.stream else None
-        return Job(self.scoring.model, self.scoring.output, inputs, archive, self.scoring.device)
+        return Job(self.scoring.model, folder, inputs, archive, self.scoring.device)
 
     @property
     def tables(self) -> tuple[str, ...]:
         """Inputs of BigQuery."""
-        return tuple(dict.fromkeys(p for p in self.job.inputs if is_bigquery(p)))
+        return tuple(dict.fromkeys(self.input.tables)) if self.input else ()
 
     @property
     def files(self) -> tuple[str, ...]:
         """Inputs that are files."""
-        return tuple(p for p in self.job.inputs if not is_bigquery(p))
-
-    @property
-    def on_bigquery(self) -> bool:
-        """Whether it reads or writes BigQuery."""
-        return bool(self.tables) or is_bigquery(self.job.output)
-
-    @property
-    def real_bigquery(self) -> bool:
-        """Whether it reads or writes BigQuery, and not an emulator of it."""
-        return self.on_bigquery and bigquery.EMULATOR not in os.environ
+        return self.input.files if self.input else ()
 
     @property
     def real_pubsub(self) -> bool:

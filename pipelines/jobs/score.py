@@ -14,7 +14,6 @@ from pipelines.jobs.checks.before import checked
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.config import ScoreConfig
 from pipelines.jobs.launch import Launch
-from pipelines.jobs.outputs import Output, output
 from pipelines.jobs.report import describe_as_ofs, describe_input, score_report
 from pipelines.jobs.source import Source
 from pipelines.models import remote
@@ -54,7 +53,7 @@ def score(config: ScoreConfig) -> int:
         active_within=active_within,
     )
     started, template = time.monotonic(), config.runner.template
-    with _output(config).batch(run, config.as_ofs, later=template) as batch:
+    with config.place.batch(run, config.as_ofs, later=template) as batch:
         with watch(batch.progress, {"reading": source.size, "scoring": source.shards}), source.unchanged():
             progress = Progress(str(batch.progress))
             with memory.explained(need):
@@ -94,7 +93,7 @@ def plan(config: ScoreConfig) -> int:
     print(f"runner      {config.runner.name}, {where.workers} worker(s), {source.shards} shards")
     print("\n".join([facts.need.line(), *warnings]))
     print(f"output      {config.output}, run {config.run_id(manifest.version)}")
-    for line in _output(config).plan(config.as_ofs):
+    for line in config.place.plan(config.as_ofs):
         print(line)
     print("dry run: nothing was scored or written")
     return Exit.OK
@@ -107,7 +106,3 @@ def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Facts, Infer, 
     infer = Infer(model, config.task, config.engine, config.device, config.batch_size)
     infer.with_resource_hints(**config.runner.hints)
     return facts, infer, warnings
-
-
-def _output(config: ScoreConfig) -> Output:
-    return output(config.output, config.method, config.replace_model)

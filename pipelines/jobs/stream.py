@@ -21,7 +21,7 @@ from pipelines.jobs import graph, memory
 from pipelines.jobs.checks.before import checked
 from pipelines.jobs.config import StreamConfig
 from pipelines.jobs.launch import Launch
-from pipelines.jobs.outputs import Live, output
+from pipelines.jobs.outputs.base import Live
 from pipelines.jobs.report import describe_input, live_report
 from pipelines.jobs.source import Source
 from pipelines.ledger.counts import DeadLetter
@@ -75,7 +75,7 @@ def stream(config: StreamConfig) -> int:
     letters = config.dead_letters is None  # otherwise they go to their topic
     explained = memory.explained(need)
     unchanged = ready.history.unchanged() if ready.history else nullcontext()
-    with output(config.output, config.method).live(_run(config), letters) as live, archive, explained, unchanged:
+    with config.place.live(_run(config), letters) as live, archive, explained, unchanged:
         result = portable.run_stream(
             config.execution, lambda p: build(p, config, ready, live), live.stop, config.job_name
         )

@@ -22,7 +22,6 @@ from apache_beam.options.pipeline_options import (
 )
 
 from pipelines.errors import UserError
-from pipelines.google.tables import is_bigquery
 from pipelines.runners.base import Runner
 from pipelines.runners.execution import ACCELERATOR, RAM, Job
 
@@ -168,14 +167,13 @@ def _of_package(options: PipelineOptions) -> Iterator[UserError]:
 
 def _of_inputs(job: Job) -> Iterator[UserError]:
     """Workers see nothing of this machine."""
-    local = [place for place in job.inputs if "://" not in place and not is_bigquery(place)]
-    for place in (*local, *([f"--model {job.model}"] if "://" not in job.model else [])):
+    for place in (*job.inputs, *([f"--model {job.model}"] if "://" not in job.model else [])):
         what = f"{place}: workers of Dataflow cannot read it here"
         yield UserError(what, remedy="Copy it to gs://BUCKET/FOLDER", code="worker-places", subject=place)
 
 
 def _of_outputs(job: Job) -> Iterator[UserError]:
-    if not is_bigquery(job.output):
+    if job.output is not None:
         yield UserError(
             f"--output {job.output}: jobs on Dataflow write to BigQuery: bq://PROJECT.DATASET.TABLE",
             code="worker-places",

@@ -42,8 +42,8 @@ class Job:
     """What a command asks for that a runner may not be able to do, by the flags that say it."""
 
     model: str = ""
-    output: str = ""
-    inputs: Sequence[str] = ()
+    output: str | None = None  # where it is a folder of this machine
+    inputs: Sequence[str] = ()  # of this machine
     archive: str | None = None
     device: str = "auto"
 

@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
 
 from pipelines.google.bigquery import client, execute, explained, patiently, writer
-from pipelines.google.tables import Table
-from pipelines.jobs.config import WriteMethod
+from pipelines.google.tables import Table, WriteMethod
 from pipelines.ledger.counts import DeadLetter, Ledger, Status, total
 from pipelines.storage.bigquery import schema
 from pipelines.storage.bigquery.append import AppendError, Refused, append, append_pending, commit, default_stream

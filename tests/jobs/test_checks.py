@@ -32,9 +32,9 @@ from pipelines.runners.execution import Execution
 from pipelines.system.machine import Room
 from pipelines.task.file import load_task
 from pipelines.task.spec import TimeField
-from tests.checked import checked
-from tests.services import free_port
-from tests.world import AS_OFS, TASK, World, make_world
+from tests.support.checked_input import checked
+from tests.support.live_world import AS_OFS, TASK, World, make_world
+from tests.support.services import free_port
 
 Config = ScoreConfig | StreamConfig
 

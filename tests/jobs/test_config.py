@@ -15,7 +15,7 @@ from pipelines.jobs.config import Input, ScoreConfig, TrainConfig, parse_as_ofs
 from pipelines.runners.execution import Execution
 from pipelines.task.fields import UNITS, format_time, parse_time
 from pipelines.task.spec import Task
-from tests.small import TASK
+from tests.support.small_shop import TASK
 
 DAY = UNITS["d"]
 

@@ -10,11 +10,12 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.jobs.extent import ROW, rows
+from pipelines.events.formats.base import ROW
+from pipelines.jobs.extent import rows
 from pipelines.transforms.read_files import File, find, plan
-from tests import small
+from tests.support import small_shop
 
-TABLE = small.events()
+TABLE = small_shop.events()
 
 
 @pytest.fixture

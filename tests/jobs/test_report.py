@@ -11,7 +11,7 @@ import yaml
 
 from pipelines.events.formats.base import Piece
 from pipelines.jobs.config import Input, ScoreConfig, StreamConfig
-from pipelines.jobs.outputs import Result
+from pipelines.jobs.outputs.base import Result
 from pipelines.jobs.report import describe_as_ofs, ledger_lines, live_report, score_report
 from pipelines.jobs.source import Source
 from pipelines.ledger.counts import Ledger, Status
@@ -19,7 +19,7 @@ from pipelines.models.saved.manifest import Manifest, signature
 from pipelines.runners.execution import Execution
 from pipelines.task.fields import parse_time
 from pipelines.task.spec import Task
-from tests.small import TASK
+from tests.support.small_shop import TASK
 
 CHURN = Task.model_validate_json(json.dumps(yaml.safe_load(TASK)))
 GOOD = Ledger(

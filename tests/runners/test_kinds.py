@@ -14,7 +14,7 @@ from pipelines.runners.dataflow import OnDataflow
 from pipelines.runners.flink import OnFlink, OnPortable
 from pipelines.runners.kinds import KINDS, named
 from pipelines.runners.this_machine import InProcess, OnPrism
-from tests.runners.asked import asked
+from tests.support.asked_runners import asked
 
 ROOT = Path(pipelines.__path__[0])
 NAME = re.compile(rf"""["'](--runner=)?({"|".join([*KINDS, "DirectRunner"])})["']|endswith\(.*Runner""")

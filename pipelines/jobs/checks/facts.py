@@ -11,6 +11,7 @@ from apache_beam.io.filesystems import FileSystems
 from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span
 from pipelines.events.formats import bigquery
+from pipelines.events.formats.registry import format_of
 from pipelines.events.messages import Payload
 from pipelines.google import subscription as pubsub
 from pipelines.jobs import memory
@@ -19,7 +20,7 @@ from pipelines.jobs.checks.sample import ROWS, Looked, Sample, look, sampled
 from pipelines.jobs.config import LIVE_SHARDS, ScoringFlags, StreamFlags
 from pipelines.jobs.extent import rows
 from pipelines.jobs.launch import Launch
-from pipelines.jobs.outputs import Output, output
+from pipelines.jobs.outputs.base import Output
 from pipelines.jobs.source import Opened, Source, opened, planned, shards
 from pipelines.models import registry, remote
 from pipelines.models.saved.manifest import Manifest, load_manifest
@@ -104,7 +105,7 @@ class Facts:
 
     @known
     def output(self) -> Output:
-        return output(self.scoring.output, self.scoring.method, getattr(self.scoring, "replace_model", False))
+        return self.scoring.place
 
     @known
     def subscription(self) -> pubsub.Facts:
@@ -144,7 +145,7 @@ class Facts:
     @property
     def archives(self) -> set[str]:
         """Files of messages: they hold what came, good or bad."""
-        return {f.path for f in self.files if f.format == "messages"}
+        return {f.path for f in self.files if format_of(f.format).is_archive}
 
     @property
     def whole(self) -> bool:

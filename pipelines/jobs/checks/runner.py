@@ -11,7 +11,6 @@ from pipelines.errors import Finding
 from pipelines.google.subscription import EMULATOR
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.checks.findings import error, ok, reported, skipped, warning
-from pipelines.transforms import append_by_beam
 
 REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 
@@ -46,9 +45,8 @@ def live(facts: Facts) -> Iterator[Finding]:
 
 
 def sink(facts: Facts) -> Iterator[Finding]:
-    """Whether Beam's own sink can be had there, where it is asked for."""
-    if facts.stream.method == "beam":
-        append_by_beam.check(facts.launch.runner)
+    """Whether it can write the rows of a live job to the output."""
+    facts.output.check_runner(facts.launch.runner)
     yield from ()
 
 

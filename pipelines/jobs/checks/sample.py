@@ -13,10 +13,11 @@ import pyarrow as pa
 from pipelines.events.block import EventBlock
 from pipelines.events.decode import Since, Span, decode, without_arrival
 from pipelines.events.formats.base import Refusal, Rows, Unreadable, explain
+from pipelines.events.formats.registry import format_of
 from pipelines.events.times import FARTHEST
 from pipelines.jobs.extent import rows
 from pipelines.task.spec import Task
-from pipelines.transforms.read_files import FORMATS, File, fitting
+from pipelines.transforms.read_files import File, fitting
 
 FILES = 16  # that are looked into, from the first to the last
 ROWS = 50_000  # of all of them
@@ -100,7 +101,7 @@ class Looked:
     def needed(self) -> tuple[str, ...]:
         """Fields that must show: where rows may leave out what is null, those that no event is without."""
         events = self.task.events
-        loose = self.file.format in ("jsonl", "messages")
+        loose = format_of(self.file.format).is_sparse
         return (events.entity, events.time.field) if loose else tuple(self.task.columns)
 
     @property
@@ -119,10 +120,10 @@ def look(task: Task, span: Span | Since | None, files: Sequence[File]) -> list[L
 
 def _look(task: Task, span: Span | Since | None, file: File) -> Looked:
     try:
-        fields = FORMATS[file.format].fields(file.path)
+        fields = format_of(file.format).fields(file.path)
     except (Unreadable, OSError) as error:
         return Looked(file, task, {}, f"{file.path}: not a readable {file.format} file: {explain(error)}")
-    known = file.format == "messages" and task.events.arrival is not None  # beside the fields
+    known = format_of(file.format).is_archive and task.events.arrival is not None  # beside the fields
     return Looked(file, without_arrival(task) if known else fitting(task, span, fields), fields)
 
 
@@ -137,12 +138,12 @@ def _sample(looked: Looked, most: int) -> Sample:
     file, sample = looked.file, Sample(looked.file.path, looked.task, broken=bool(looked.problem))
     if looked.problem:
         return sample
-    pieces = FORMATS[file.format].pieces(file.path, file.size)
+    pieces = format_of(file.format).pieces(file.path, file.size)
     ends = pieces if len(pieces) < 3 else [pieces[0], pieces[-1]]
     sample.whole = len(ends) == len(pieces)
     for i, piece in enumerate(ends):
         broken = sample.broken
-        sample.take(FORMATS[file.format].read(piece, looked.task), most // len(ends))
+        sample.take(format_of(file.format).read(piece, looked.task), most // len(ends))
         sample.broken = broken if i else sample.broken  # a later break is one of rows
     sample.events = sample.rows if sample.whole else max(rows([file]), sample.rows)
     return sample
