@@ -369,7 +369,7 @@ def a_clock_that_is_ahead(kit: Kit) -> Steps:
 
 @broken("error", "rows-refused", r"900 of 2,100 rows \(42.9%\) .* 900 as user is missing", "Mend the data")
 def rows_of_nobody(kit: Kit) -> Steps:
-    users = pa.array([None if i < 900 else u for i, u in enumerate(kit.column("user"))], pa.string())
+    users = pa.array([None if i % 7 < 3 else u for i, u in enumerate(kit.column("user"))], pa.string())
     yield kit.score(input=kit.events(user=users))
     yield kit.score()
 
@@ -417,13 +417,13 @@ def a_model_that_is_not_there(kit: Kit) -> Steps:
 )
 def a_model_of_another_task(kit: Kit) -> Steps:
     report = kit.score(task=kit.task("    - {agg: count}", "    - {agg: recency}", TASK.replace("7d, a", "9d, a")))
-    assert len(report.bad["model-task"]) == 3
+    assert report.bad["model-task"][0]["message"].count("; ") == 2
     yield report
     yield kit.score()
 
 
 @broken(
-    "error", "model-loads", r"operation WriteFile \('WriteFile' of .*\) is none that a model may use", "Train the mod"
+    "error", "model-loads", r"operation WriteFile \('WriteFile' of .*\) is none that a model may use", "Unless you know"
 )
 def a_model_that_writes_a_file(kit: Kit) -> Steps:
     from tests.support import hostile_models  # they need TensorFlow
@@ -564,7 +564,10 @@ def a_warehouse_that_does_not_answer(kit: Kit) -> Steps:
 
 
 @broken(
-    "error", "permissions", "Access Denied: Table.* it takes roles/bigquery.dataEditor", f"to serviceAccount:{ACCOUNT}"
+    "error",
+    "permissions",
+    "Access Denied: Table",
+    f"Grant roles/bigquery.dataEditor .*--member=serviceAccount:{ACCOUNT}",
 )
 def a_warehouse_that_denies(kit: Kit) -> Steps:
     denial = {"error": {"code": 403, "message": "Access Denied: Table", "errors": [{"reason": "accessDenied"}]}}

@@ -30,6 +30,19 @@ TIMEOUT = 60.0  # seconds of a request
 REQUEST = re.compile(r"^[A-Z]+ https?://\S+: ")  # what stands before a message of the service
 
 
+def answers() -> None:
+    """
+    Raises:
+      UserError: an emulator does not answer, for which a client would wait.
+    """
+    host = os.environ.get(EMULATOR)
+    why = listens(host.rpartition("//")[2].rstrip("/")) if host is not None else None
+    if why is not None:
+        remedy = f"Start it, or unset {EMULATOR} to use the real service"
+        said = f"no BigQuery emulator answers at {host}: {why}"
+        raise UserError(said, remedy=remedy, code="bigquery", subject=EMULATOR)
+
+
 @functools.cache
 def client(project: str) -> Client:
     """The client of the REST API, whose jobs run in, and are paid by, a project.
@@ -92,16 +105,6 @@ def explained(what: str = "") -> Iterator[None]:
             raise
         code, remedy = _meaning(type(error).__name__)
         raise UserError(f"{before}{message(error)}", remedy=remedy, code=code) from error
-
-
-def check_emulator() -> None:
-    """Raises UserError where an emulator is named and does not answer: a client would wait for it."""
-    host = os.environ.get(EMULATOR)
-    why = listens(host.rpartition("//")[2].rstrip("/")) if host else None
-    if why is not None:
-        remedy = f"Start it, or unset {EMULATOR} to use the real service"
-        said = f"no BigQuery emulator answers at {host}: {why}"
-        raise UserError(said, remedy=remedy, code="bigquery", subject=EMULATOR)
 
 
 def _meaning(kind: str) -> tuple[str, str]:

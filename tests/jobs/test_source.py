@@ -29,7 +29,7 @@ from pipelines.task.file import load_task
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import File, ReadEvents, read_piece
 from tests.support import small_shop
-from tests.support.checked_input import checked
+from tests.support.checked import checked
 from tests.support.command_line import foretide
 from tests.support.toy_models import untrained
 from tests.support.warehouse import PROJECT, Warehouse

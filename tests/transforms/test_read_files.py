@@ -31,7 +31,7 @@ from pipelines.transforms import read_files as files
 from pipelines.transforms.archive import write_messages
 from pipelines.transforms.read_files import File, ReadEvents, find, plan, read_piece
 from tests.support import event_files
-from tests.support.checked_input import checked
+from tests.support.checked import checked
 from tests.support.event_files import SPAN, START, task, written
 from tests.support.sent_messages import messages, text
 

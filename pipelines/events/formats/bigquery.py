@@ -21,7 +21,7 @@ from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span
 from pipelines.events.formats.base import Piece, Reader, Refusal, Rows
 from pipelines.events.formats.parquet import json_row
-from pipelines.google.bigquery import TIMEOUT, check_emulator, client, execute, explained, patiently, reader
+from pipelines.google.bigquery import TIMEOUT, answers, client, execute, explained, patiently, reader
 from pipelines.google.tables import NAME, QUERY
 from pipelines.system.versioned import versioned
 from pipelines.task.fields import EPOCH, UNITS
@@ -79,7 +79,7 @@ def look(path: str) -> Found:
     Raises:
       UserError: it is neither, is not there, may not be read, or is wrong.
     """
-    check_emulator()
+    answers()
     query, table = QUERY.fullmatch(path), NAME.fullmatch(path)
     if query is not None:
         project, sql = query.groups()

@@ -38,7 +38,12 @@ class Check:
             for finding in self.look(facts):
                 yield finding if finding.code else replace(finding, code=self.code)
         except UserError as error:
-            raise coded(error, self.code) from error.__cause__
+            raise coded(error, self.code, self.subject(facts.launch)) from error.__cause__
+
+    def subject(self, launch: Launch) -> str:
+        """What an error is about that does not say it."""
+        first = getattr(launch, self.needs[0]) if self.needs else None
+        return first if isinstance(first, str) else self.code
 
 
 CHECKS: tuple[Check, ...] = (
@@ -48,11 +53,10 @@ CHECKS: tuple[Check, ...] = (
     Check("model-task", model.fits, needs=("scoring", "task")),
     Check("model-loads", model.operations, needs=("scoring",)),
     Check("batch-size", model.batch, needs=("scoring", "task")),
-    Check("output-place", place.output, needs=("scoring",)),
+    Check("runner-options", place.runner, needs=("stream",)),
+    Check("output-place", place.output, needs=("scoring", "task")),
     Check("output-place", place.archive, needs=("stream",)),
-    Check("output-tables", place.columns, needs=("scoring", "task")),
     Check("runner-reachable", runner.reachable),
-    Check("runner-options", runner.sink, needs=("stream",)),
     Check("messages", live.payload, needs=("stream",)),
     Check("dead-letter-topic", live.letters, needs=("stream",)),
     Check("subscription", live.subscription, needs=("stream",)),

@@ -32,7 +32,7 @@ def found(facts: Facts) -> Iterator[Finding]:
     if files:
         yield ok(files[0].path, f"{len(files)} file(s), {sum(f.size for f in files):,} bytes")
     if facts.launch.tables:
-        bigquery.check_emulator()
+        bigquery.answers()
         for path, table in facts.tables.items():
             if isinstance(table, UserError):
                 yield reported(table, subject=path)

@@ -103,7 +103,7 @@ class Facts:
     def manifest(self) -> Manifest:
         return load_manifest(self.model)
 
-    @known
+    @property
     def output(self) -> Output:
         return self.scoring.place
 
@@ -139,7 +139,7 @@ class Facts:
     @property
     def named(self) -> str:
         """The input in a few words."""
-        paths = [*(f.path for f in self.files), *self.launch.tables]
+        paths = [*(f.path for f in self.files), *self.launch.tables] or list(self.launch.files)
         return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
 
     @property

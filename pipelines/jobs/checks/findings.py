@@ -29,7 +29,7 @@ def reported(problem: UserError, subject: str = "", code: str = "") -> Finding:
     return replace(first, subject=first.subject or subject, code=first.code or code)
 
 
-def coded(problem: UserError, code: str) -> UserError:
-    """The error, with a code where it has none."""
-    problem.findings = tuple(f if f.code else replace(f, code=code) for f in problem.findings)
+def coded(problem: UserError, code: str, subject: str = "") -> UserError:
+    """The error, with a code and a subject where it has none."""
+    problem.findings = tuple(replace(f, code=f.code or code, subject=f.subject or subject) for f in problem.findings)
     return problem

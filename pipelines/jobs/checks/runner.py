@@ -44,12 +44,6 @@ def live(facts: Facts) -> Iterator[Finding]:
     yield from ()
 
 
-def sink(facts: Facts) -> Iterator[Finding]:
-    """Whether it can write the rows of a live job to the output."""
-    facts.output.check_runner(facts.launch.runner)
-    yield from ()
-
-
 def reachable(facts: Facts) -> Iterator[Finding]:
     """Whether it answers, and has what the job takes."""
     runner = facts.launch.runner

@@ -101,8 +101,8 @@ class Looked:
     def needed(self) -> tuple[str, ...]:
         """Fields that must show: where rows may leave out what is null, those that no event is without."""
         events = self.task.events
-        loose = format_of(self.file.format).is_sparse
-        return (events.entity, events.time.field) if loose else tuple(self.task.columns)
+        sparse = format_of(self.file.format).is_sparse
+        return (events.entity, events.time.field) if sparse else tuple(self.task.columns)
 
     @property
     def lacks(self) -> bool:
@@ -138,12 +138,13 @@ def _sample(looked: Looked, most: int) -> Sample:
     file, sample = looked.file, Sample(looked.file.path, looked.task, broken=bool(looked.problem))
     if looked.problem:
         return sample
-    pieces = format_of(file.format).pieces(file.path, file.size)
+    form = format_of(file.format)
+    pieces = form.pieces(file.path, file.size)
     ends = pieces if len(pieces) < 3 else [pieces[0], pieces[-1]]
     sample.whole = len(ends) == len(pieces)
     for i, piece in enumerate(ends):
         broken = sample.broken
-        sample.take(format_of(file.format).read(piece, looked.task), most // len(ends))
+        sample.take(form.read(piece, looked.task), most // len(ends))
         sample.broken = broken if i else sample.broken  # a later break is one of rows
     sample.events = sample.rows if sample.whole else max(rows([file]), sample.rows)
     return sample

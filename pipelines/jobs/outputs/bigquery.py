@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
-from pipelines.google.bigquery import check_emulator, execute, explained
+from pipelines.google.bigquery import answers, execute, explained
 from pipelines.google.permissions import Grants, output_grants
 from pipelines.google.tables import Table, WriteMethod, parse_table
 from pipelines.jobs.outputs.base import Letter, Options, Output, Result
@@ -45,7 +45,7 @@ class TableOutput(Output):
         return str(self.table)
 
     def check(self, outputs: Sequence[str]) -> str:
-        check_emulator()
+        answers()
         schema.check(self.table, outputs)
         return f"{self.table} has the columns {', '.join(outputs)}"
 

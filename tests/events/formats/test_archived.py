@@ -17,7 +17,7 @@ from pipelines.events.messages import Messages, Payload
 from pipelines.transforms.archive import write_messages
 from pipelines.transforms.read_files import File, find, plan, read_piece
 from tests.support import event_files
-from tests.support.checked_input import checked
+from tests.support.checked import checked
 from tests.support.event_files import START, Result, read, task, written
 from tests.support.sent_messages import AVRO, JSON, KINDS, messages, received, text
 

@@ -29,7 +29,7 @@ from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import read_piece
 from tests.support import event_files
-from tests.support.checked_input import checked
+from tests.support.checked import checked
 from tests.support.event_files import DAY, SPAN, START, task
 from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
 
