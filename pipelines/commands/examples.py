@@ -22,12 +22,7 @@ def run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     task = load(args)
     as_ofs = parse_as_ofs(task, args.as_of)
     config = filled(
-        ExamplesConfig,
-        args,
-        task=task,
-        input=files(args, args.input),
-        as_ofs=as_ofs,
-        execution=execution(args, rest),
+        ExamplesConfig, args, task=task, input=files(args, args.input), as_ofs=as_ofs, execution=execution(args, rest)
     )
     from pipelines.jobs.examples import plan, write_examples
 

@@ -6,6 +6,7 @@ import os
 
 from pipelines.commands import option_files
 from pipelines.commands.flag import Form, flag, positive, share
+from pipelines.events.formats.registry import FORMATS
 from pipelines.google.tables import NAME as TABLE
 from pipelines.jobs.config import LATEST
 from pipelines.runners.execution import ACCELERATOR
@@ -52,7 +53,7 @@ INPUT = flag(
 FORMAT = flag(
     "--format",
     Form("Events", "Format of files"),
-    choices=("parquet", "jsonl", "csv", "avro", "messages"),
+    choices=tuple(FORMATS),
     help="for files whose names do not say",
 )
 MAX_BAD_SHARE = flag(
@@ -145,12 +146,7 @@ OUTPUT = flag(
     metavar="PLACE",
     help="where scores, dead letters and ledger go: a folder, or bq://PROJECT.DATASET.TABLE",
 )
-METHOD = flag(
-    "--bigquery-method",
-    Form("Output", "How rows are written"),
-    dest="method",
-    default="storage",
-)
+METHOD = flag("--bigquery-method", Form("Output", "How rows are written"), dest="method", default="storage")
 MODELS = flag("--models", default="models", metavar="FOLDER")
 
 EVERY = (DEBUG, OPTIONS)  # of every command

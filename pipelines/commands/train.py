@@ -31,10 +31,7 @@ LEARNING = (  # also of `foretide tune`
     flag("--validation-as-ofs", type=positive, default=1, metavar="N", help="between the two (%(default)s)"),
     MODELS.changed(help="where models go, by task (%(default)s)"),
     flag(
-        "--examples",
-        default="examples",
-        metavar="FOLDER",
-        help="the store of examples, which are reused (%(default)s)",
+        "--examples", default="examples", metavar="FOLDER", help="the store of examples, which are reused (%(default)s)"
     ),
     flag("--epochs", type=positive, metavar="N", help="instead of the task's model.epochs"),
     flag("--batch-size", type=positive, metavar="N", help="instead of the task's model.batch_size"),
