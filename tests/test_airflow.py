@@ -25,7 +25,7 @@ from pipelines.storage.folder.query import query, select
 from templates.airflow import foretide_gate as gate
 from templates.airflow.foretide_gate import Folder, Limits, Settings, Spread, Tables
 from tests.support.command_line import foretide
-from tests.support.live_world import DAY, START, World, make_world
+from tests.support.live_world import DAY, ENGINE, START, World
 from tests.support.warehouse import PROJECT, Warehouse
 
 pytestmark = pytest.mark.long
@@ -171,13 +171,8 @@ def _answer(process: subprocess.Popen[str], log: list[str]) -> Any:
     raise AssertionError("".join(log)[-5000:])
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
 def backfill(world: World, output: str) -> None:
-    flags = ["--task", str(world.task), "--model", str(world.model), "--input", str(world.events)]
+    flags = ["--task", str(world.task), "--model", str(world.model), "--input", str(world.events), *ENGINE]
     foretide("score", *flags, "--as-of", f"{FIRST}..{THIRD}", "--output", output)
 
 
@@ -211,6 +206,7 @@ def workflows(
         "task_file": str(world.task),
         "model": str(world.model),
         "input": [str(events)],
+        "options": {"engine": "openvino"},
         "command": f"{sys.executable} -m pipelines.cli",
         "poll_seconds": 1,
         "alert_url": f"{cloud.url}/alert",

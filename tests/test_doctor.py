@@ -27,14 +27,14 @@ from pipelines.doctor.google import metric_of
 from pipelines.errors import Exit
 from pipelines.google import bigquery as client
 from pipelines.google.subscription import Client
-from pipelines.jobs.checks import memory as looks
+from pipelines.jobs import memory as looks
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.launch import Launch
 from pipelines.storage.bigquery import schema
 from pipelines.system.machine import Room
 from pipelines.task.file import load_task
 from tests.support.fake_google import ACCOUNT, Google, denying, google
-from tests.support.live_world import AS_OFS, DAY, START, TASK, World, make_world, publish
+from tests.support.live_world import AS_OFS, DAY, START, TASK, World, publish
 from tests.support.services import Emulator, emulator, free_port
 from tests.support.warehouse import PROJECT, Warehouse
 
@@ -181,11 +181,6 @@ def _flags(flags: Mapping[str, object]) -> list[str]:
 
 
 BEAM = ("temp_location", "sdk_container_image", "dataflow_service_options", "service_account_email", "max_num_workers")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pipelines.commands.command import TO_BEAM, Command, duration, execution, fi
 from pipelines.commands.flag import Form, flag, positive
 from pipelines.commands.flags import FORMAT, METHOD, OUTPUT, PIPELINE, PLACE, SCORING, SOURCES, TIME, folder
 from pipelines.errors import UserError
+from pipelines.events.formats.registry import PAYLOADS, payload_format
 from pipelines.google.subscription import NAME
 from pipelines.jobs.config import StreamConfig, StreamFlags, first_as_of
 from pipelines.jobs.outputs.kinds import located
@@ -82,7 +83,7 @@ FLAGS = (
     flag(
         "--payload",
         Form("Events", "Format of messages"),
-        choices=("json", "avro"),
+        choices=tuple(PAYLOADS),
         default="json",
         help="of the messages (%(default)s)",
     ),
@@ -141,7 +142,7 @@ def whole(args: argparse.Namespace, flags: StreamFlags, task: Task) -> StreamCon
             )
         if "--update" in given:
             raise UserError("--update: say with --from TIME where the job began that it replaces")
-    if args.avro_schema is not None and args.payload != "avro":
+    if args.avro_schema is not None and not payload_format(args.payload).takes_schema:
         raise UserError("--avro-schema goes with --payload avro")
     first = first_as_of(task, time.time_ns() // 1000, flags.bootstrap is not None, args.first)
     return filled(StreamConfig, flags, task=task, first=first, early=duration("--early", args.early))

@@ -15,6 +15,7 @@ from pipelines.events.block import EventBlock, Ints, Mask
 from pipelines.events.decode import Since, Span, without_arrival
 from pipelines.events.formats import payloads
 from pipelines.events.formats.base import Unreadable
+from pipelines.events.formats.registry import payload_format
 from pipelines.events.messages import Messages
 from pipelines.jobs.checks import data
 from pipelines.jobs.checks.facts import Facts
@@ -76,8 +77,8 @@ def of_messages(facts: Facts, messages: Messages) -> Iterator[Finding]:
         yield skipped(source, f"{source}: the {len(messages)} messages hold no event")
         return
     yield ok(source, f"{source}: {len(messages)} messages can be read")
-    events = sample.task.events
-    needed = (events.entity, events.time.field) if facts.stream.payload == "json" else tuple(sample.task.columns)
+    events, sparse = sample.task.events, payload_format(facts.stream.payload).is_sparse
+    needed = (events.entity, events.time.field) if sparse else tuple(sample.task.columns)
     columns = list(data.fields(source, found, sample.task, needed))
     yield from (replace(f, code="data-columns") for f in columns)
     if any(f.severity == "error" for f in columns):

@@ -29,8 +29,8 @@ def take_in(
             continue
         decoded = decode(task, part.table, span, part.lines, part.arrival, part.ids)
         ledger += _counted(decoded, len(part))
-        for row, (reason, value) in decoded.refused.items():
-            yield _letter(part.refusal(row, reason, value), source)
+        for refusal in part.refusals(decoded.refused):
+            yield _letter(refusal, source)
         if len(decoded.block):
             held.append(decoded.block)
         if sum(map(len, held)) >= BLOCK:

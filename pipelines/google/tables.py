@@ -59,11 +59,11 @@ class Table:
         return f"{self.project}.{self.dataset}.{self.table}{suffix}"
 
 
-def parse_table(text: str, flag: str = "--output") -> Table:
+def parse_table(text: str) -> Table:
     """`bq://project.dataset.table`. Raises UserError for anything else."""
     match = NAME.fullmatch(text)
     if match is None:
-        raise UserError(f"{flag} {text}: a table of BigQuery is named bq://PROJECT.DATASET.TABLE")
+        raise UserError(f"--output {text}: a table of BigQuery is named bq://PROJECT.DATASET.TABLE")
     return Table(*match.groups())
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.errors import UserError
 from pipelines.google.tables import WriteMethod, is_bigquery
@@ -31,7 +31,6 @@ AS_OFS = 1_000_000  # of a run, at most: all processes hold the list, and each i
 PULLERS = 256  # at most: each is a thread with a connection of its own
 BATCH = 1 << 20  # rows of a call of the model, at most: it runs no faster long before
 WHY_AS_OFS = "each is a pass over all entities, and every process holds the list"
-PayloadFormat = Literal["json", "avro"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class ScoreConfig(ScoreFlags):
 class StreamFlags(ScoringFlags):
     subscription: str
     arrival_attribute: str | None  # of a message, when a replay says when it arrived; else the publish time is it
-    payload: PayloadFormat
+    payload: str  # one of `registry.PAYLOADS`
     avro_schema: str | None  # file
     bootstrap: Input | None  # history, read before the first score
     archive: str | None  # folder

@@ -116,8 +116,9 @@ class Need:
         there = there or room()
         return f"memory      about {size}{self.to}, {quantity(there.size, 'B')} {there.what} ({what})"
 
-    def problem(self, there: Room) -> Finding | None:
+    def problem(self, there: Room | None = None) -> Finding | None:
         """What is wrong with it, and what to lower: an error where it surely takes more than there is."""
+        there = there or room()
         if not self.here or max(self.likely, self.least) <= CLOSE * there.size:
             return None
         impossible = self.least > there.size + there.swap

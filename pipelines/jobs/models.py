@@ -1,4 +1,4 @@
-"""Models side by side, as text: every version of a task, or two of them. Which version serves: `registry`."""
+"""What `foretide models` shows: versions of a task side by side, or two models. Which one serves: `models.registry`."""
 
 from __future__ import annotations
 

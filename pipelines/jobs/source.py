@@ -51,9 +51,9 @@ class Source:
 class Opened(NamedTuple):
     """A table or query, the task as it is read with, and its snapshot."""
 
-    found: bigquery.Found
+    found: bigquery.BigQueryInput
     task: Task
-    snapshot: bigquery.Opened
+    snapshot: bigquery.BigQuerySession
 
     @property
     def readable(self) -> bool:
@@ -61,7 +61,9 @@ class Opened(NamedTuple):
         return self.found.table is not None and self.found.table.table_type in bigquery.READABLE
 
 
-def opened(found: bigquery.Found, task: Task, span: Span | Since, workers: int, dry_run: bool = False) -> Opened:
+def opened(
+    found: bigquery.BigQueryInput, task: Task, span: Span | Since, workers: int, dry_run: bool = False
+) -> Opened:
     """Runs the query, where there is one; the rows of a table are those of this moment.
 
     Args:

@@ -40,7 +40,7 @@ from pipelines.transforms.archive import Archive, compacting_archive
 from pipelines.transforms.build_sequences import Sequences
 from pipelines.transforms.decode_messages import DecodeMessages
 from pipelines.transforms.infer import Infer
-from pipelines.transforms.live_sequences import Live as Judge
+from pipelines.transforms.live_sequences import LiveSettings
 from pipelines.transforms.output_rows import Inputs, now
 from pipelines.transforms.publish_letters import PublishLetters
 from pipelines.transforms.read_files import ReadEvents
@@ -99,7 +99,7 @@ def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -
     """The graph."""
     task, since = config.task, Since(config.first)
     clock = onward if config.runner.local else time.time  # as emulators/prism has it
-    judge = Judge(config.subscription, config.early, not config.runner.reads_pubsub, clock, config.shards)
+    judge = LiveSettings(config.subscription, config.early, not config.runner.reads_pubsub, clock, config.shards)
     read, write = ReadLive(config, ready, live.stop, live.journal), WriteLive(config, live.write)
     # Dataflow asks for the names of a job's steps before it lets another one take its place, Flink does not tell why.
     kept = "" if not config.runner.replaces_jobs else Terms.of(task, since, config.shards).digest.hex()

@@ -6,7 +6,7 @@
 
 Readers take no lock: serving.json is replaced in one step once the version it names is on the disk, so that whoever
 reads it, at whatever moment a process is killed, finds the old one or the new one, whole. What people read of all
-this: `modeltable`.
+this: `jobs.models`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Beam's own sink for the scores of a live job: in Java, and on Dataflow each row is there exactly once.
+"""Scores of a live job into BigQuery by Beam's own sink, in place of ours in `append_table`: in Java, and on Dataflow
+each row is there exactly once.
 
 Launching a job starts Beam's expansion service, a Java program, which puts the Java part into the graph. Dead letters
-and the ledger are appended as ever, see `livetable`.
+and the ledger are appended as ever.
 """
 
 from __future__ import annotations

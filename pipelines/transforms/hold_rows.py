@@ -1,4 +1,7 @@
-"""Rows are held until a bundle ends, so that they are written in few and large pieces."""
+"""Base classes of what writes rows bundle by bundle: held until it ends, they are written in few and large pieces.
+
+Where they are written to, a subclass of each sink says: `write_folder`, `write_table`, `append_table`.
+"""
 
 from __future__ import annotations
 

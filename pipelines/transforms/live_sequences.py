@@ -1,8 +1,8 @@
 """Sequences of a stream: what a shard keeps between two boundaries, and when it is looked at.
 
-`Clock` and `Core` are the whole state machine, without Beam; the DoFn below stores the state and sets the timers. What
-is computed at a boundary is in `due`; that it depends on arrivals alone is why order of delivery, redelivery, restarts
-and the moment at which a timer fires change nothing.
+`ShardClock` and `Core` are the whole state machine, without Beam; the DoFn below stores the state and sets the timers.
+What is computed at a boundary is in `due`; that it depends on arrivals alone is why order of delivery, redelivery,
+restarts and the moment at which a timer fires change nothing.
 
 A shard that keeps and holds nothing sleeps: no timer, three empty bags. A timer says that the watermark has passed its
 time: nothing that arrived before it is still to come, but for events that are then counted as `behind`.
@@ -50,7 +50,7 @@ class Bag(Protocol):
 
 
 @dataclass(frozen=True)
-class Clock:
+class ShardClock:
     """When a shard is looked at next; times in us."""
 
     due: int | None = None  # the next boundary; None: the shard sleeps
@@ -64,20 +64,20 @@ class Clock:
         return CLOCK.pack(self.armed, self.showing, *times)
 
     @staticmethod
-    def unpack(raw: bytes | None) -> Clock:
+    def unpack(raw: bytes | None) -> ShardClock:
         """A new clock for None."""
         if raw is None:
-            return Clock()
+            return ShardClock()
         armed, showing, *times = CLOCK.unpack(raw)
         at, last, tick = (None if t == NONE else t for t in times)
-        return Clock(at, armed, showing, last, tick)
+        return ShardClock(at, armed, showing, last, tick)
 
 
 @dataclass
 class Shard:
     """The state of a shard."""
 
-    clock: Clock
+    clock: ShardClock
     history: Bag  # tidy, what was kept at the last boundary
     shown: Bag  # came since then, and was part of early scores
     arrived: Bag  # came since
@@ -106,7 +106,7 @@ class Core:
     previews: bool
     by_ticks: bool
 
-    def received(self, clock: Clock, element: BlockOrTick) -> Clock:
+    def received(self, clock: ShardClock, element: BlockOrTick) -> ShardClock:
         """After a packed block, which is to be added to `arrived`, or a tick, which wakes nobody."""
         if isinstance(element, Tick):
             newest = element.time if clock.tick is None else max(element.time, clock.tick)
@@ -198,7 +198,7 @@ def _fill(bag: Bag, raws: Iterable[bytes]) -> None:
 
 
 @dataclass(frozen=True)
-class Live:
+class LiveSettings:
     """Settings of a stream.
 
     Args:
@@ -224,7 +224,7 @@ class LiveSequences(beam.PTransform):
 
     task: Task
     since: Since
-    live: Live
+    live: LiveSettings
 
     def expand(self, blocks: beam.PCollection[tuple[int, BlockOrTick]]) -> beam.pvalue.DoOutputsTuple:
         build = beam.ParDo(_Live(self.task, self.since, self.live)).with_input_types(tuple[int, BlockOrTick])
@@ -247,7 +247,7 @@ DUE, SHOW = beam.DoFn.TimerParam(DUE_TIMER), beam.DoFn.TimerParam(SHOW_TIMER)
 class _Live(beam.DoFn):
     """The cell `clock` begins with the digest of the terms, which are in a cell of their own."""
 
-    def __init__(self, task: Task, since: Since, live: Live) -> None:
+    def __init__(self, task: Task, since: Since, live: LiveSettings) -> None:
         self.core = Core(task, since, live.early > 0, live.ticks)
         self.live = live
         self.terms = Terms.of(task, since, live.shards)
@@ -311,16 +311,16 @@ class _Live(beam.DoFn):
             yield TaggedOutput("ledger", Ledger(sequences=built))
         self._store(clock, shard.clock, state, due_timer, show_timer)
 
-    def _clock(self, state: Any, terms: Any) -> Clock:
+    def _clock(self, state: Any, terms: Any) -> ShardClock:
         """Raises StateError where another job kept it."""
         raw = state.read()
         if raw is None:
             terms.write(self.terms.pack())
         elif raw[:SIZE] != self.digest:
             raise self.terms.refuse(terms.read())
-        return Clock.unpack(raw and raw[SIZE:])
+        return ShardClock.unpack(raw and raw[SIZE:])
 
-    def _store(self, before: Clock, after: Clock, state: Any, due_timer: Any, show_timer: Any) -> None:
+    def _store(self, before: ShardClock, after: ShardClock, state: Any, due_timer: Any, show_timer: Any) -> None:
         """Keeps the clock, and sets the timers that were not set before; one that nothing waits for fires at once, for
         a job does not end before its timers."""
         if after.due is not None and after.armed and (after.due != before.due or not before.armed):

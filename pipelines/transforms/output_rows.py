@@ -1,4 +1,4 @@
-"""Rows of scores and of dead letters as Arrow tables: what every sink writes. Columns: `rows`."""
+"""Rows that every sink writes, as Arrow tables, of what a pipeline gives: pure functions. Columns: `storage.rows`."""
 
 from __future__ import annotations
 

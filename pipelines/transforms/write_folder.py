@@ -1,8 +1,8 @@
-"""Writing into the output folder: scores, dead letters and ledger as Parquet. A run over files publishes them together
-at its end (`WriteRun`), a live job appends them as they come (`AppendRun`), and its ledger as a running total.
+"""Rows into the output folder, as Parquet: a run over files publishes scores, dead letters and ledger together at its
+end (`WriteRun`), a live job appends them as they come (`AppendRun`), and its ledger as a running total.
 
-Here: which rows are in which file. The rows are made in `tabular`, the folders and the commit are in
-`pipelines.storage.folder`.
+Here: which rows are in which file. The rows are made in `output_rows`, the folders and the commit are in
+`storage.folder`.
 """
 
 from __future__ import annotations

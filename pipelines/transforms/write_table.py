@@ -1,7 +1,7 @@
-"""Writing a run over files into BigQuery: rows wait in streams that nobody sees, or in a staging table, until all are
-there, and then one statement merges them.
+"""Rows of a run over files into BigQuery: they wait in streams that nobody sees, or in a staging table, until all are
+there, and then one statement merges them. What a live job writes is in `append_table`.
 
-What the statement does is in `bigquery.merge`, and how rows get into a stream in `bigquery.append`.
+What the statement does is in `storage.bigquery.merge`, and how rows get into a stream in `storage.bigquery.append`.
 """
 
 from __future__ import annotations

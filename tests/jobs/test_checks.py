@@ -20,8 +20,8 @@ from pipelines.doctor.doctor import checks, examine
 from pipelines.doctor.findings import CODES
 from pipelines.doctor.google import Google
 from pipelines.errors import Exit, Finding, UserError
-from pipelines.jobs import examples, score, stream
-from pipelines.jobs.checks import before, memory
+from pipelines.jobs import examples, memory, score, stream
+from pipelines.jobs.checks import before
 from pipelines.jobs.checks.before import Check, passed
 from pipelines.jobs.checks.data import better_unit
 from pipelines.jobs.checks.facts import Facts

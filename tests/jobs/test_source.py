@@ -31,6 +31,7 @@ from pipelines.transforms.read_files import File, ReadEvents, read_piece
 from tests.support import small_shop
 from tests.support.checked import checked
 from tests.support.command_line import foretide
+from tests.support.live_world import ENGINE
 from tests.support.toy_models import untrained
 from tests.support.warehouse import PROJECT, Warehouse
 
@@ -130,7 +131,7 @@ def test_files_and_tables_are_read_side_by_side(shop: Shop) -> None:
 def test_scores_of_a_table_are_those_of_its_files_to_the_byte(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though of the table only the history of the as-ofs is read, by several processes."""
     monkeypatch.setattr(ScoreConfig, "run_id", lambda *_: "run")  # else it says where the events came from
-    arguments = ["--as-of", "2024-04-01..2024-04-15", "--model", "model", "--output"]
+    arguments = ["--as-of", "2024-04-01..2024-04-15", "--model", "model", *ENGINE, "--output"]
     files = shop.foretide("score", *arguments, "of-files", "--input", str(shop.files))
     table = shop.foretide("score", *arguments, "of-table", "--input", shop.table, "--workers", "2")
     scores = [

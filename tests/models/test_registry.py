@@ -159,7 +159,7 @@ def test_a_pointer_to_a_version_that_is_gone(folder: Path, tmp_path: Path) -> No
     promote(folder, B)
     remove(folder / B)
     back = f"Go back to the one before with foretide models --models {tmp_path} rollback toy. Choose one"
-    with pytest.raises(UserError, match=f"names version {B}, which is gone: {back}"):
+    with pytest.raises(UserError, match=f"names version {B}, which is gone. {back}"):
         resolve(folder)
     assert any(back in p for p in models(tmp_path)[0].problems)
     rollback(folder)
@@ -183,7 +183,7 @@ def test_a_pointer_to_a_version_that_is_gone(folder: Path, tmp_path: Path) -> No
 )
 def test_a_pointer_that_cannot_be_read(content: str, folder: Path, tmp_path: Path) -> None:
     (folder / POINTER).write_text(content)
-    message = f"cannot be read: .*; write it anew with foretide models promote {folder}/VERSION"
+    message = f"cannot be read: .*. Write it anew with foretide models promote {folder}/VERSION"
     for read in (serving, resolve, rollback):
         with pytest.raises(UserError, match=message):
             read(folder)
@@ -206,7 +206,7 @@ def test_lists_versions_and_what_is_wrong(tmp_path: Path) -> None:
     assert listed.folder == folder
     assert listed.serving == Pointer(B)
     assert [v.path for v in listed.versions] == [folder / A, folder / B]
-    assert [p.partition(";")[0] for p in listed.problems] == [f"{folder}/empty is no model: it has no manifest.json"]
+    assert [p.partition(". ")[0] for p in listed.problems] == [f"{folder}/empty is no model: it has no manifest.json"]
 
 
 BROKEN: dict[str, object] = {"created": "x", "train": [], "metrics": [1], "model": {"units": 3}, "test": [10**30]}

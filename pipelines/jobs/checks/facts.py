@@ -158,14 +158,14 @@ class Facts:
         return look(self.task, self.span, self.files)
 
     @known
-    def tables(self) -> dict[str, bigquery.Found | UserError]:
+    def tables(self) -> dict[str, bigquery.BigQueryInput | UserError]:
         """Inputs of BigQuery, or why they cannot be had."""
         return {path: _or_error(bigquery.look, path) for path in self.launch.tables}
 
     @property
-    def fitting(self) -> list[tuple[bigquery.Found, Task]]:
+    def fitting(self) -> list[tuple[bigquery.BigQueryInput, Task]]:
         """Those that can be had and have all fields of the task, with the task as they are read with."""
-        there = (t for t in self.tables.values() if isinstance(t, bigquery.Found))
+        there = (t for t in self.tables.values() if isinstance(t, bigquery.BigQueryInput))
         read = ((table, fitting(self.task, self.span, table.fields)) for table in there)
         return [(table, task) for table, task in read if not {*task.columns} - {*table.fields}]
 

@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from pipelines.errors import Finding
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.checks.findings import ok
-from pipelines.system.machine import room
 
 
 def memory(facts: Facts) -> Iterator[Finding]:
     """Whether there is as much as it takes."""
-    there = room()
-    problem = facts.need.problem(there)
-    yield problem or ok("memory", facts.need.line(there).partition(" ")[2].strip())
+    yield facts.need.problem() or ok("memory", facts.need.line().partition(" ")[2].strip())

@@ -19,7 +19,7 @@ from pipelines.jobs.extent import rows
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import File, fitting
 
-FILES = 16  # that are looked into, from the first to the last
+FILES = 8  # that are looked into, from the first to the last
 ROWS = 50_000  # of all of them
 FIRST = 100  # rows of a source; where none of them can be an event, none is expected to be
 TOGETHER = 4  # files that are opened at the same time

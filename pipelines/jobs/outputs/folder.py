@@ -1,4 +1,4 @@
-"""A folder of Parquet files as an output, see `local.store` and `local.livestore`."""
+"""A folder of Parquet files as an output, see `storage.folder`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The part of the output folder that live jobs append to: whole files, merged in the background. Columns: `rows`.
+"""The part of the output folder that live jobs append to, file by file, merged in the background (`compaction`). What
+runs over files publish is in `runs`, and what the files hold in `rows`.
 
     <out>/live/<run_id>/<kind>/<level>-<us>-<random>.parquet   kind: scores, dead_letters, ledger
     <out>/live/<run_id>/<kind>/merged.json                     which merged files count, and which files they replaced
@@ -47,8 +48,6 @@ class Merged:
 
 def prepare(out: str | os.PathLike[str], run_id: str) -> None:
     """Makes the folders that `append` needs. Raises UserError if the output folder cannot be used."""
-    if "://" in os.fspath(out):
-        raise UserError(f"{os.fspath(out)}: the output must be a local folder")
     if not re.fullmatch(RUN_ID, run_id):
         raise ValueError(f"a run_id takes letters, digits, _ and -: {run_id!r}")
     try:

@@ -49,7 +49,7 @@ def test_what_reaches_outside_is_refused(what: str, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     folder = put(tmp_path / "model", does, victim)
     refused(
-        folder, f"saved_model.pb: operation {operation} .*, and a model may reach nothing but its own files; unless"
+        folder, f"saved_model.pb: operation {operation} .*, and a model may reach nothing but its own files. Unless"
     )
     assert not victim.exists()
 
