@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
-    """The console script. Whatever ends the process by a signal is told where standard error goes now."""
+    """Runs the program `foretide`. Whatever ends the process by a signal is told where standard error goes now."""
     interrupts.install()
     with suppress(OSError):  # there is none
         faulthandler.enable(os.dup(2))
@@ -57,7 +57,7 @@ def entry() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of all commands."""
+    """The parser of the whole command line: every command with its flags."""
     found = argparse.ArgumentParser(
         prog="foretide",
         description="A score for every customer, player or instrument, from event logs.",
