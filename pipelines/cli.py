@@ -15,6 +15,7 @@ from contextlib import suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
+from pipelines.commands import gate
 from pipelines.commands import option_files as optionfiles
 from pipelines.errors import Exit, UserError, unknown_option
 from pipelines.google.tables import is_bigquery, parse_table
@@ -40,10 +41,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EXIT_CODES = """exit codes: 0 done; 1 the program or the machine failed; 2 a wrong flag, task file or input;
-3 too many bad rows, no score published; 4 the ledger does not add up, no score published;
+3 too many bad rows or drift, no score published; 4 the ledger does not add up, no score published;
 5 the model does not fit the task; 6 the doctor found errors; 130 interrupted (SIGINT), 143 (SIGTERM)"""
 
-PLACES = ("task", "input", "output", "model", "models", "examples", "bootstrap", "archive", "avro_schema", "target")
+PLACES = (
+    "task",
+    "input",
+    "output",
+    "candidates",
+    "model",
+    "models",
+    "examples",
+    "bootstrap",
+    "archive",
+    "avro_schema",
+    "target",
+)
 
 MODEL_ACTIONS = {  # what they take: at least, at most, in words
     "list": (0, 1, "one task, or none for all"),
@@ -497,6 +510,8 @@ def _parser() -> argparse.ArgumentParser:
     kept.add_argument("job", metavar="JOB", help="its name or ID, as the cluster's page shows them")
     kept.add_argument("--target", metavar="FOLDER", help="where the savepoint goes, as the cluster reaches it")
     kept.epilog = f"--flink_master=HOST:PORT says which cluster; {EXIT_CODES}"
+
+    gate.flags(_command(commands, "gate", gate.run, gate.HELP))
 
     query = _command(commands, "query", _query, "run SQL on scores, dead_letters and ledger")
     query.add_argument("sql", metavar="SQL", help='such as "SELECT * FROM scores ORDER BY churn DESC LIMIT 10"')
