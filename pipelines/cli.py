@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pipelines.commands import gate
 from pipelines.commands import option_files as optionfiles
 from pipelines.errors import Exit, UserError, unknown_option
-from pipelines.google.tables import is_bigquery, parse_table
+from pipelines.events.formats.registry import FORMATS
 from pipelines.jobs.config import (
     ExamplesConfig,
     Execution,
@@ -29,6 +29,7 @@ from pipelines.jobs.config import (
     first_as_of,
     parse_as_ofs,
 )
+from pipelines.jobs.outputs.kinds import located, output
 from pipelines.system import interrupts
 from pipelines.system.files import private_umask
 from pipelines.system.terminal import shown_streams
@@ -184,7 +185,7 @@ def _stream_config(args: argparse.Namespace, task: Task, execution: Execution) -
         engine=args.engine,
         device=args.device,
         batch_size=args.batch_size,
-        output=_place(args.output),
+        output=located(args.output),
         archive=args.archive and os.path.abspath(args.archive),
         dead_letters=args.dead_letters,
         max_bad_share=args.max_bad_share,
@@ -235,7 +236,7 @@ def _launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
         span=span,
         input=_input(args, paths, args.max_bad_share) if paths else None,
         max_bad_share=args.max_bad_share,
-        output=_place(args.output),
+        output=located(args.output),
         execution=execution,
         method=args.bigquery_method,
         archive=archive and os.path.abspath(archive),
@@ -256,14 +257,15 @@ def _rehearse(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
     task = _task(args)
     as_ofs = parse_as_ofs(task, args.as_of)
-    if any("://" in path or is_bigquery(path) for path in args.input):
+    events = _input(args, args.input, 1.0)
+    if events.local != events.patterns:
         raise UserError("--input: a rehearsal reads files of this machine")
     if (as_ofs[0] - task.sequence.origin) % task.score.every:
         raise UserError(f"--as-of {args.as_of}: a live job scores at sequence.origin plus multiples of score.every")
     config = RehearseConfig(
         task=task,
         task_file=args.task,
-        input=_input(args, args.input, 1.0),
+        input=events,
         start=as_ofs[0],
         end=as_ofs[-1],
         speed=_duration("--speed", args.speed) / 1e6,
@@ -358,12 +360,10 @@ def _models(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _query(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.storage.folder.query import query
-
     if rest:
         raise unknown_option(rest, "; see foretide query --help")
     with private_umask():  # of what DuckDB keeps on the disk meanwhile, and of files that the statement writes
-        query(args.output, args.sql, args.format, args.limit)
+        output(args.output).query(args.sql, args.format, args.limit)
     return int(Exit.OK)
 
 
@@ -374,11 +374,9 @@ def _savepoint(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _schema(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
-    from pipelines.storage.bigquery.schema import schema_apply
-
     if rest:
         raise unknown_option(rest, "; see foretide schema --help")
-    return schema_apply(parse_table(args.output), _task(args), args.dry_run)
+    return output(args.output).prepare(_task(args), args.dry_run)
 
 
 def _task(args: argparse.Namespace) -> Task:
@@ -388,13 +386,7 @@ def _task(args: argparse.Namespace) -> Task:
 
 
 def _input(args: argparse.Namespace, paths: Sequence[str], max_bad_share: float) -> Input:
-    patterns = tuple(map(_place, paths))
-    return Input(patterns, args.format, max_bad_share)
-
-
-def _place(path: str) -> str:
-    """A path for processes in any folder."""
-    return path if "://" in path or is_bigquery(path) else os.path.abspath(path)
+    return Input.located(paths, args.format, max_bad_share)
 
 
 def _execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
@@ -663,7 +655,7 @@ def _input_flag(command: argparse.ArgumentParser) -> None:
 def _format_flag(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--format",
-        choices=("parquet", "jsonl", "csv", "avro", "messages"),
+        choices=tuple(FORMATS),
         help="for files whose names do not say",
     )
 

@@ -28,8 +28,8 @@ from pipelines.errors import UserError
 from pipelines.google.subscription import NAME as SUBSCRIPTION
 from pipelines.google.subscription import check_name
 from pipelines.google.tables import NAME as TABLE
-from pipelines.google.tables import parse_table
 from pipelines.jobs.config import LATEST
+from pipelines.jobs.outputs.kinds import output
 from pipelines.runners import dataflow
 from pipelines.runners.execution import check_beam_args
 
@@ -286,8 +286,8 @@ def _template(given: Mapping[str, str]) -> Template:
 
 def _check_remote(given: Mapping[str, str]) -> None:
     """Raises UserError for what other machines cannot reach."""
-    if "output" in given:
-        parse_table(given["output"], "output")
+    if "output" in given and output(given["output"]).here:
+        raise UserError(f"output {given['output']}: workers of Dataflow cannot write it: bq://PROJECT.DATASET.TABLE")
     for name, value in given.items():
         pattern = FIELDS[name].pattern
         if pattern in (PLACE, SOURCES) and not re.fullmatch(pattern, value):

@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 from hypothesis import strategies as st
 
+from pipelines.task.aggregations.base import Reads
+from pipelines.task.aggregations.kinds import AGGREGATIONS
 from pipelines.task.spec import Task
 from tests.oracle import Event
 
 STEP = 10_000_000
 KINDS = ("a", "b", "c")
-AGGREGATIONS = ("sum", "mean", "min", "max", "std", "first", "last")
+FIELDS: dict[Reads, list[str]] = {"number": ["value", "price"], "hash": ["kind", "page"], "word": ["page", "id"]}
+
+
+def features() -> Iterator[st.SearchStrategy[dict[str, Any]]]:
+    """One of every aggregation, with all that its class takes."""
+    for name, aggregation in AGGREGATIONS.items():
+        common = {"agg": st.just(name), "fill": st.sampled_from(["zero", "forward"])}
+        if not aggregation.whole:
+            common["by"] = st.sampled_from([None, "kind"])
+        if aggregation.reads == "nothing":
+            yield st.fixed_dictionaries(common)
+        else:
+            yield st.fixed_dictionaries({**common, "field": st.sampled_from(FIELDS[aggregation.reads])})
+        if aggregation.words:
+            text = {"field": st.sampled_from(FIELDS["word"]), "vocabulary": st.just(3)}
+            yield st.fixed_dictionaries({**common, **text})
 
 
 @st.composite
 def tasks(draw: st.DrawFn, arrivals: st.SearchStrategy[bool] = st.booleans()) -> Task:  # noqa: B008
-    feature: st.SearchStrategy[dict[str, Any]] = st.one_of(
-        st.builds(dict, agg=st.just("count"), by=st.sampled_from([None, "kind"])),
-        st.builds(
-            dict, agg=st.just("distinct"), field=st.sampled_from(["kind", "page"]), by=st.sampled_from([None, "kind"])
-        ),
-        st.builds(
-            dict,
-            agg=st.sampled_from(AGGREGATIONS),
-            field=st.sampled_from(["value", "price"]),
-            by=st.sampled_from([None, "kind"]),
-            values=st.just(None),
-            fill=st.sampled_from(["zero", "forward"]),
-        ),
-        st.builds(dict, agg=st.just("recency")),
-        st.builds(
-            dict,
-            agg=st.sampled_from(["first", "last"]),
-            field=st.sampled_from(["page", "id"]),
-            by=st.sampled_from([None, "kind"]),
-            fill=st.sampled_from(["zero", "forward"]),
-            vocabulary=st.just(3),
-        ),
-    )
-    names = st.lists(feature, min_size=1, max_size=6, unique_by=lambda f: (f["agg"], f.get("field"), f.get("by")))
-    features = draw(names)
+    feature = st.one_of(*features())
+    named = st.lists(feature, min_size=1, max_size=6, unique_by=lambda f: (f["agg"], f.get("field"), f.get("by")))
+    chosen = draw(named)
     every = draw(st.integers(1, 3))
     arrival = draw(arrivals)
     lateness = draw(st.integers(0, 2)) * every if arrival else 0
@@ -62,7 +57,7 @@ def tasks(draw: st.DrawFn, arrivals: st.SearchStrategy[bool] = st.booleans()) ->
                 "step": "10s",
                 "steps": draw(st.integers(1, 6)),
                 "origin": draw(st.sampled_from(["1970-01-01", "1970-01-01T00:00:03"])),
-                "features": tuple(features),
+                "features": tuple(chosen),
             },
             "score": {"every": f"{every * 10}s", "allowed_lateness": f"{lateness * 10}s"},
             "label": {"kind": "churn", "horizon": "25s", "active_within": "10s"},

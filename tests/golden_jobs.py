@@ -29,7 +29,7 @@ from pipelines.google.subscription import Facts
 from pipelines.google.tables import parse_table
 from pipelines.jobs import score, stream
 from pipelines.jobs.config import Execution, Input, ScoreConfig, StreamConfig
-from pipelines.jobs.outputs import TableLive
+from pipelines.jobs.outputs.bigquery import TableLive
 from pipelines.jobs.source import Source
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.running import Appended, Running, WindowRows

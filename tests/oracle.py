@@ -5,7 +5,8 @@ Events are dicts of the task's fields: text, numbers or None; times are integers
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from pipelines.events.block import hash64
 from pipelines.task.labels.churn import ChurnLabel
-from pipelines.task.spec import Aggregation, Feature, Task
+from pipelines.task.spec import Feature, Task
 
 Event = Mapping[str, Any]
 Copies = Sequence[Event]  # of one event, with one time and arrival; they may contradict one another
@@ -127,8 +128,8 @@ def tensor(task: Task, history: Sequence[Copies], as_of: int) -> npt.NDArray[np.
     for column, f in enumerate(task.features):
         last = F4(0)
         for row, events in enumerate(steps):
-            if f.agg == "recency":
-                out[row, column] = since(task, [c for events in steps[: row + 1] for c in events], start, row)
+            if f.agg in OVER:
+                out[row, column] = OVER[f.agg](task, [c for events in steps[: row + 1] for c in events], start, row)
                 continue
             if events or f.fill == "zero":
                 last = cell(task, f, events)
@@ -144,32 +145,48 @@ def since(task: Task, events: Sequence[Copies], start: int, row: int) -> np.floa
 
 def cell(task: Task, f: Feature, events: Sequence[Copies]) -> np.float32:
     chosen = [c for c in events if f.by is None or category(c, f.by) == f.value]
+    known = [(place(task, c[0]), v) for c in chosen if (v := value(f, c)) is not None]
+    values = [1 + (v >> 41) if f.reads == "word" else v for _, v in sorted(known)]
+    return F4(REDUCED[f.agg](values) if values else 0)
+
+
+def value(f: Feature, copies: Copies) -> Any:
+    """What a feature reads of an event; None for nothing."""
     if f.field is None:
-        return F4(len(chosen))
-    if f.agg == "distinct":
-        return F4(len({text(c, f.field) for c in chosen} - {0}))
-    if f.vocabulary is not None:
-        hashes = [(place(task, c[0]), text(c, f.field)) for c in chosen if text(c, f.field)]
-        picked = sorted(hashes)[0 if f.agg == "first" else -1][1] if hashes else None
-        return F4(0 if picked is None else 1 + (picked >> 41))
-    known = [(place(task, c[0]), v) for c in chosen if (v := number(c, f.field)) is not None]
-    return reduced(f.agg, [v for _, v in sorted(known)]) if known else F4(0)
+        return 1
+    return number(copies, f.field) if f.reads == "number" else text(copies, f.field) or None
 
 
-def reduced(agg: Aggregation, values: Sequence[np.float32]) -> np.float32:
-    if agg == "sum":
-        total = F4(0)
-        for v in values:
-            total = F4(total + v)
-        return total
-    if agg in ("mean", "std"):
-        mean = sum(float(v) for v in values) / len(values)
-        if agg == "mean":
-            return F4(mean)
-        return F4(np.sqrt(sum((float(v) - mean) ** 2 for v in values) / len(values)))
-    if agg in ("min", "max"):
-        return min(values) if agg == "min" else max(values)
-    return values[0] if agg == "first" else values[-1]
+def added(values: Sequence[np.float32]) -> np.float32:
+    total = F4(0)
+    for v in values:
+        total = F4(total + v)
+    return total
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(float(v) for v in values) / len(values)
+
+
+def deviation(values: Sequence[float]) -> float:
+    return math.sqrt(mean([(float(v) - mean(values)) ** 2 for v in values]))
+
+
+# What an aggregation of the window makes of its events up to the end of a step.
+OVER = {"recency": since}
+
+# What an aggregation of a step makes of the values of a step, at least one, in order of time.
+REDUCED: Mapping[str, Callable[[Sequence[Any]], Any]] = {
+    "count": len,
+    "sum": added,
+    "mean": mean,
+    "min": min,
+    "max": max,
+    "std": deviation,
+    "first": lambda values: values[0],
+    "last": lambda values: values[-1],
+    "distinct": lambda values: len(set(values)),
+}
 
 
 def revision(task: Task, history: Sequence[Copies], as_of: int) -> int:

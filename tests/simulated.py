@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from pipelines.events.block import Hashes, Ints, hash64, split, unpack
 from pipelines.events.decode import Since, decode, without_arrival
 from pipelines.events.due import EARLY
+from pipelines.events.messages import BlockOrTick, Tick
 from pipelines.events.sequences import SequenceBatch
 from pipelines.task.spec import Task
-from pipelines.transforms.live_sequences import TICK, Clock, Core, Passed, Shard
+from pipelines.transforms.live_sequences import Clock, Core, Passed, Shard
 from tests.generated import STEP, event_lists, table_of, tasks
 from tests.oracle import Event, Expected, is_event, once, oracle
 
@@ -252,11 +253,11 @@ class Simulation:
                 world.since_shown[shard] += [(e, False) for e in known if e["arrival"] >= due]
         world.delivered.extend(m for m in messages if m not in world.delivered)
 
-    def _receive(self, shard: int, raw: bytes) -> None:
+    def _receive(self, shard: int, raw: BlockOrTick) -> None:
         kept = self.world.kept[shard]
         before = Clock.unpack(kept.clock)
         after = self.core.received(before, raw)
-        if len(raw) != TICK.size:
+        if not isinstance(raw, Tick):
             kept.arrived.add(raw)
         self._store(kept, before, after)
 
@@ -291,7 +292,7 @@ class Simulation:
         if self.case.by_ticks:
             for shard, kept in self.world.kept.items():
                 if kept.ticks and self.random.random() < 0.7:
-                    self._receive(shard, TICK.pack(kept.ticks.pop(self.random.randrange(len(kept.ticks)))))
+                    self._receive(shard, Tick(kept.ticks.pop(self.random.randrange(len(kept.ticks)))))
 
     def _fire(self) -> None:
         """Some of the timers that the watermark has passed."""

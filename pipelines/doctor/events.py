@@ -15,18 +15,18 @@ import pyarrow as pa
 from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
 from pipelines.doctor.google import Google
 from pipelines.doctor.launch import Launch
-from pipelines.doctor.place import bigquery_answers, refused
+from pipelines.doctor.place import refused
 from pipelines.doctor.subscription import Peeked
 from pipelines.errors import UserError
 from pipelines.events.block import EventBlock, Mask
 from pipelines.events.decode import Since, Span, decode, without_arrival
 from pipelines.events.formats import bigquery, payloads
 from pipelines.events.formats.base import Refusal, Rows, Unreadable, explain
+from pipelines.events.formats.registry import format_of
 from pipelines.events.times import FARTHEST
-from pipelines.google.tables import is_bigquery
 from pipelines.task.fields import format_duration, format_time
 from pipelines.task.spec import Task, TimeField
-from pipelines.transforms.read_files import FORMATS, File, better_unit, check_fields, find
+from pipelines.transforms.read_files import File, better_unit, check_fields, find
 
 FILES = 8  # that are looked into
 ROWS = 50_000  # of the sample
@@ -91,9 +91,6 @@ def events(launch: Launch, google: Google) -> Iterator[Finding]:
     """The input of a run over files, or the history that a live job starts from."""
     if launch.input is None:
         return
-    unreached = bigquery_answers() if launch.tables or is_bigquery(launch.output) else None
-    if unreached is not None:
-        yield unreached
     if launch.task is None:
         yield skipped("data-columns", "task", "the data is not held against the task, which cannot be read")
     files: list[File] = []
@@ -106,7 +103,7 @@ def events(launch: Launch, google: Google) -> Iterator[Finding]:
         yield ok("input-found", files[0].path, f"{len(files)} file(s), {sum(f.size for f in files):,} bytes")
         if launch.task is not None:
             yield from _files(launch, launch.task, files)
-    for table in launch.tables if unreached is None else ():
+    for table in launch.tables:
         yield from _table(launch, table, google)
 
 
@@ -117,14 +114,15 @@ def _files(launch: Launch, task: Task, files: Sequence[File]) -> Iterator[Findin
     )
     samples: dict[bool, Sample] = {}  # by whether rows have the task's arrival
     for file in chosen:
+        form = format_of(file.format)
         try:
-            found = FORMATS[file.format].fields(file.path)
+            found = form.fields(file.path)
         except (Unreadable, OSError) as problem:
             yield error("input-found", file.path, f"{file.path}: not a readable {file.format} file: {explain(problem)}")
             continue
-        fit = _fitting(launch, task, found, file.format == "messages")
+        fit = _fitting(launch, task, found, form.is_archive)
         if found:
-            lacking = list(_columns(file.path, found, fit, file.format in ("jsonl", "messages")))
+            lacking = list(_columns(file.path, found, fit, form.is_sparse))
             yield from lacking
             if any(f.severity == "error" for f in lacking):
                 continue
@@ -170,12 +168,13 @@ def _lacking(source: str, found: Mapping[str, str], needed: Collection[str]) -> 
 
 def _read(sample: Sample, file: File, most: int) -> None:
     """Rows of the first and of the last piece of a file."""
-    pieces = FORMATS[file.format].pieces(file.path, file.size)
+    form = format_of(file.format)
+    pieces = form.pieces(file.path, file.size)
     ends = pieces if len(pieces) < 3 else [pieces[0], pieces[-1]]
     sample.whole &= len(ends) == len(pieces)
     for piece in ends:
         left = most // len(ends)
-        for part in FORMATS[file.format].read(piece, sample.task):
+        for part in form.read(piece, sample.task):
             if left <= 0:
                 sample.whole = False
                 break

@@ -20,8 +20,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, WorkerOptio
 from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
 from pipelines.doctor.launch import Launch
 from pipelines.errors import UserError
-from pipelines.events.formats import bigquery
-from pipelines.google.tables import NAME, is_bigquery, parse_table
+from pipelines.google.permissions import WHO, Grants, input_grants, merged, on_project
 
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 TIMEOUT = 10.0  # s, of a request
@@ -48,7 +47,6 @@ ROLES = {
 ACCELERATOR = re.compile(r"type:([\w-]+)(?:;count:(\d+))?")
 SERVICE_ACCOUNT = "projects/-/serviceAccounts/"
 TOLD = ("bigquery", "pubsub")  # services of which other checks tell what is not there
-WHO = " --member={member} --role={role}"
 
 
 class Unasked(Exception):
@@ -142,24 +140,6 @@ class Google:
         return dict(found.json())
 
 
-@dataclass(frozen=True)
-class Grants:
-    """Permissions that are needed on something, and where they are asked for."""
-
-    subject: str
-    service: str
-    path: str  # of the resource
-    permissions: tuple[str, ...]
-    grant: str  # the command that gives a role, of which {role} and {member} are the parts
-
-    def held(self, google: Google) -> Answer:
-        """The answer has the permissions that are held. Raises Unasked."""
-        if self.service == "storage":
-            query = "&".join(f"permissions={p}" for p in self.permissions)
-            return google.ask(self.service, f"{self.path}/iam/testPermissions?{query}")
-        return google.ask(self.service, f"{self.path}:testIamPermissions", {"permissions": list(self.permissions)})
-
-
 def credentials(launch: Launch, google: Google) -> Iterator[Finding]:
     """Whether there are any, where any of Google's services is to be used."""
     if not _grants(launch) and not launch.on_dataflow:
@@ -176,11 +156,19 @@ def permissions(launch: Launch, google: Google) -> Iterator[Finding]:
     """Whether this account has what the launch and the job need. On Dataflow the job itself is another account's."""
     for grants in _grants(launch):
         try:
-            answer = grants.held(google)
+            answer = _held(grants, google)
         except Unasked as why:
             yield skipped("permissions", grants.subject, f"{grants.subject}: {why}")
             continue
         yield _judged(grants, answer, google)
+
+
+def _held(grants: Grants, google: Google) -> Answer:
+    """The answer has the permissions that are held. Raises Unasked."""
+    if grants.service == "storage":
+        query = "&".join(f"permissions={p}" for p in grants.permissions)
+        return google.ask(grants.service, f"{grants.path}/iam/testPermissions?{query}")
+    return google.ask(grants.service, f"{grants.path}:testIamPermissions", {"permissions": list(grants.permissions)})
 
 
 def _judged(grants: Grants, answer: Answer, google: Google) -> Finding:
@@ -211,12 +199,16 @@ def _grants(launch: Launch) -> list[Grants]:
         out.append(_pubsub(name, "subscriptions", "pubsub.subscriptions.consume", "pubsub.subscriptions.get"))
         if launch.dead_letters and launch.dead_letters.count("/") == 3:
             out.append(_pubsub(launch.dead_letters, "topics", "pubsub.topics.publish", "pubsub.topics.get"))
-    if launch.real_bigquery:
-        out += _bigquery(launch)
+    out += merged(
+        [
+            *(grants for table in launch.tables for grants in input_grants(table)),
+            *(() if isinstance(launch.place, UserError) else launch.place.grants()),
+        ]
+    )
     out += [_bucket(b, p) for b, p in _buckets(launch).items()]
     cloud = launch.options.view_as(GoogleCloudOptions)
     if launch.on_dataflow and cloud.project:
-        out.append(_project(cloud.project, "dataflow.jobs.create", "dataflow.jobs.get"))
+        out.append(on_project(cloud.project, "dataflow.jobs.create", "dataflow.jobs.get"))
         email = cloud.service_account_email
         if email:
             command = "gcloud iam service-accounts add-iam-policy-binding " + shlex.quote(email)
@@ -234,41 +226,6 @@ def _pubsub(name: str, kind: str, *wanted: str) -> Grants:
         wanted,
         f"gcloud pubsub {kind} add-iam-policy-binding {short} --project={project}{WHO}",
     )
-
-
-def _project(project: str, *wanted: str) -> Grants:
-    command = f"gcloud projects add-iam-policy-binding {shlex.quote(project)}{WHO}"
-    return Grants(f"project {project}", "cloudresourcemanager", f"v1/projects/{project}", wanted, command)
-
-
-def _bigquery(launch: Launch) -> list[Grants]:
-    read, written = ("bigquery.tables.get", "bigquery.tables.getData"), ("bigquery.tables.updateData",)
-    wanted: dict[tuple[str, str, str], tuple[str, ...]] = {}
-    projects: dict[str, list[str]] = {}
-    for path in launch.tables:
-        query, table = bigquery.QUERY.fullmatch(path), NAME.fullmatch(path)
-        if query or table:
-            found = query or table
-            assert found is not None
-            projects.setdefault(found[1], ["bigquery.jobs.create"]).append("bigquery.readsessions.create")
-        if table:
-            wanted[table[1], table[2], table[3]] = read
-    if is_bigquery(launch.output):
-        try:
-            out = parse_table(launch.output)
-        except UserError:  # a finding of its own
-            out = None
-        if out is not None:
-            projects.setdefault(out.project, ["bigquery.jobs.create"])
-            for name in (out.scores, out.dead_letters, out.ledger):
-                project, dataset, table_name = name.rsplit(".", 2)
-                wanted[project, dataset, table_name] = (*read, *written)
-    grants = [_project(project, *dict.fromkeys(p)) for project, p in projects.items()]
-    for (project, dataset, name), p in wanted.items():
-        path = f"bigquery/v2/projects/{project}/datasets/{dataset}/tables/{name}"
-        command = f"bq add-iam-policy-binding{WHO} {shlex.quote(f'{project}:{dataset}.{name}')}"
-        grants.append(Grants(f"{project}.{dataset}.{name}", "bigquery", path, p, command))
-    return grants
 
 
 def _buckets(launch: Launch) -> dict[str, tuple[str, ...]]:

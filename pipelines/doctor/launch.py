@@ -10,11 +10,13 @@ from typing import Literal
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.doctor.findings import Finding
+from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span
-from pipelines.google import bigquery as bigquery
 from pipelines.google import subscription as pubsub
-from pipelines.google.tables import WriteMethod, is_bigquery
+from pipelines.google.tables import WriteMethod
 from pipelines.jobs.config import Execution, Input, PayloadFormat
+from pipelines.jobs.outputs.base import Output
+from pipelines.jobs.outputs.kinds import output
 from pipelines.models.engines.base import DeviceName, EngineName
 from pipelines.runners import execution, portable
 from pipelines.runners.dataflow import is_dataflow
@@ -70,20 +72,23 @@ class Launch:
         """Whether the workers are processes of this machine that the launch starts."""
         return self.runner in ("PrismRunner", "FnApiRunner")
 
+    @cached_property
+    def place(self) -> Output | UserError:
+        """Where rows go, or why that cannot be told."""
+        try:
+            return output(self.output, self.method, self.replace_model)
+        except UserError as problem:
+            return problem
+
     @property
     def tables(self) -> tuple[str, ...]:
         """Inputs of BigQuery."""
-        return tuple(p for p in (self.input.patterns if self.input else ()) if is_bigquery(p))
+        return self.input.tables if self.input else ()
 
     @property
     def files(self) -> tuple[str, ...]:
         """Inputs that are files."""
-        return tuple(p for p in (self.input.patterns if self.input else ()) if not is_bigquery(p))
-
-    @property
-    def real_bigquery(self) -> bool:
-        """Whether it reads or writes BigQuery, and not an emulator of it."""
-        return bool(self.tables or is_bigquery(self.output)) and bigquery.EMULATOR not in os.environ
+        return self.input.files if self.input else ()
 
     @property
     def real_pubsub(self) -> bool:

@@ -13,7 +13,6 @@ from pipelines.errors import UserError
 from pipelines.google.subscription import EMULATOR, check_runner
 from pipelines.runners import dataflow, flink
 from pipelines.runners.prism import locate
-from pipelines.transforms import append_by_beam as beamtable
 
 REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 
@@ -37,9 +36,9 @@ def _for_live(launch: Launch) -> Iterator[Finding]:
         check_runner(launch.runner, args, launch.arrival_attribute)
     except UserError as problem:
         yield told("runner-options", "--runner", problem)
-    if launch.method == "beam":
+    if not isinstance(launch.place, UserError):
         try:
-            beamtable.check(launch.runner, args)
+            launch.place.check_runner(launch.runner, args)
         except UserError as problem:
             yield told("runner-options", "--bigquery-method", problem)
 
@@ -47,8 +46,8 @@ def _for_live(launch: Launch) -> Iterator[Finding]:
 def _for_dataflow(launch: Launch) -> Iterator[Finding]:
     job = dataflow.Job(
         model=launch.model,
-        output=launch.output,
-        inputs=launch.input.patterns if launch.input else (),
+        output=launch.output if not isinstance(launch.place, UserError) and launch.place.here else None,
+        inputs=launch.input.local if launch.input else (),
         archive=launch.archive,
         streaming=launch.live,
         device=launch.device,

@@ -82,11 +82,11 @@ def summary(task: Task, examples: Examples, rows: Ints) -> Doubles:
 def active(task: Task, x: Floats) -> Mask:
     """bool (n, steps): the steps in which something happened, as far as the features tell: by the counts; without any,
     by the recency; else by whatever is not carried forward; else by any feature."""
-    counts = _columns(task, lambda f: f.agg in ("count", "distinct"))
-    ages = _columns(task, lambda f: f.agg == "recency")
+    counts = _columns(task, lambda f: f.aggregation.measures == "count")
+    ages = _columns(task, lambda f: f.aggregation.measures == "age")
     if ages and not counts:  # at the first step 1 is also what the recency of no event is
         return (x[:, :, ages[0]] <= 1) & ((np.arange(x.shape[1]) > 0) | (x[:, :, ages[0]] < 1))
-    fresh = counts or _columns(task, lambda f: f.fill == "zero")
+    fresh = counts or _columns(task, lambda f: f.zero)
     return np.any(x[:, :, fresh] if fresh else x, axis=2)
 
 
@@ -159,9 +159,9 @@ def aggregates(task: Task, examples: Examples, rows: Ints) -> Floats:
     x = examples.tensor(rows)
     periods = sorted({p for p in PERIODS if p < x.shape[1]} | {x.shape[1]})
     columns = _rhythm(task, examples, rows, active(task, x), periods)
-    plain = _columns(task, lambda f: not f.vocabulary and f.scale != "relative" and f.agg != "recency")
+    plain = _columns(task, lambda f: f.quantity and f.scale != "relative")
     columns += _totals(x[:, ::-1, plain], periods) if plain else []
-    for i in _columns(task, lambda f: not f.vocabulary and f.scale == "relative" and f.agg != "recency"):
+    for i in _columns(task, lambda f: f.quantity and f.scale == "relative"):
         columns += _returns(x[:, :, i], periods)
     for i in _columns(task, lambda f: bool(f.vocabulary)):
         columns.append(last_code(x[:, :, i])[:, None])

@@ -86,7 +86,7 @@ def means(task: Task, x: Floats) -> Doubles:
     for i, f in enumerate(task.features):
         if f.vocabulary:
             out[:, i] = last_code(x[:, :, i])
-        elif f.scale == "relative" and f.agg != "recency":
+        elif f.scale == "relative" and f.quantity:
             out[:, i] = log_return(x[:, :, i], np.broadcast_to(x[:, -1:, i], x.shape[:2])).mean(axis=1)
     return out
 

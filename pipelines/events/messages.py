@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import fastavro
 import numpy as np
@@ -49,6 +49,17 @@ class Messages:
         """Some of the messages, by number."""
         data, ids, attributes = (tuple(column[i] for i in rows) for column in (self.data, self.id, self.attributes))
         return Messages(data, ids, self.arrival[np.array(rows, np.int64)], attributes, self.tick)  # type: ignore[arg-type]
+
+
+@versioned("tick")
+@dataclass(frozen=True)
+class Tick:
+    """The clock of arrivals has reached a time: all that arrived before it has come."""
+
+    time: int  # us
+
+
+BlockOrTick: TypeAlias = bytes | Tick  # what a shard of a live job receives: a packed `EventBlock`, or a tick
 
 
 @dataclass(frozen=True)

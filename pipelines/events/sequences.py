@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from pipelines.events.block import EventBlock, Floats, Hashes, Ints, Mask, sortable
 from pipelines.system.versioned import versioned
+from pipelines.task.aggregations.base import Reads, StepAggregation, WindowAggregation
 from pipelines.task.labels.base import Ahead
-from pipelines.task.spec import Aggregation, Task
+from pipelines.task.spec import Task
 
 Array = npt.NDArray[Any]
 Codes = npt.NDArray[np.uint16]
@@ -44,30 +45,29 @@ class SequenceBatch:
 class Group(NamedTuple):
     """Features that one vectorised pass computes: same aggregation, field and category field."""
 
-    agg: Aggregation
-    hashed: bool  # distinct, or of a vocabulary
-    field: int  # row of block.values (of block.hashes where hashed), -1 for count
+    aggregation: StepAggregation
+    reads: Reads
+    field: int  # row of block.values where it reads numbers, of block.hashes where it reads text, -1 for none
     by: int  # row of block.codes, -1 for none
     column: npt.NDArray[np.int64]  # category code -> feature column, -1 for none; one entry where by is -1
 
 
 def groups(task: Task) -> tuple[Group, ...]:
-    """The passes that compute all features of a task but recency, which is a matter of the window."""
-    members: dict[tuple[Aggregation, bool, int, int], list[tuple[int, str | None]]] = {}
+    """The passes that compute all features of a task that follow from the events of each step."""
+    members: dict[tuple[StepAggregation, Reads, int, int], list[tuple[int, str | None]]] = {}
     for i, f in enumerate(task.features):
-        if f.agg == "recency":
+        if not isinstance(f.aggregation, StepAggregation):
             continue
-        hashed = f.agg == "distinct" or f.vocabulary is not None
-        field = -1 if f.field is None else (task.hashed if hashed else task.numeric).index(f.field)
+        field = -1 if f.field is None else (task.numeric if f.reads == "number" else task.hashed).index(f.field)
         by = -1 if f.by is None else task.categorical.index(f.by)
-        members.setdefault((f.agg, hashed, field, by), []).append((i, f.value))
+        members.setdefault((f.aggregation, f.reads, field, by), []).append((i, f.value))
     out = []
-    for (agg, hashed, field, by), features in members.items():
+    for (aggregation, reads, field, by), features in members.items():
         values = (None,) if by < 0 else (*task.events.categories[task.categorical[by]], None)
         column = np.full(len(values), -1)
         for i, value in features:
             column[values.index(value)] = i
-        out.append(Group(agg, hashed, field, by, column))
+        out.append(Group(aggregation, reads, field, by, column))
     return tuple(out)
 
 
@@ -163,8 +163,9 @@ class StepTable:
         on_time = np.zeros(len(entities), np.int32)
         tensor = fill(task, self.dense[rows], has)
         for i, f in enumerate(task.features):
-            if f.agg == "recency":
-                tensor[:, :, i] = recency(task, self.last[rows], has, as_of)
+            if isinstance(f.aggregation, WindowAggregation):
+                start, step = as_of - task.history, task.sequence.step
+                tensor[:, :, i] = f.aggregation.over(self.last[rows], has, start, step)
         return SequenceBatch(entities, as_of, on_time, tensor, events.sum(axis=1), last)
 
 
@@ -191,7 +192,7 @@ def aggregate(
     """f4 (cells * width). Rows are in canonical order, so that every sum has one order of addition."""
     out = np.zeros(cells * width, np.float32)
     for g in passes:
-        v, code = _columns(g, block, tied)
+        field, code = _columns(g, block, tied)
         rows: slice | Mask = slice(None)
         if code is None:
             at = cell * width + g.column[0]
@@ -199,78 +200,28 @@ def aggregate(
             column = g.column.take(code, mode="clip")
             rows = slice(None) if column.min(initial=0) >= 0 else column >= 0
             at = (cell * width + column)[rows]
-        if v is None:
-            np.add.at(out, at, np.float32(1))
-        elif g.agg == "distinct":
-            _distinct(out, at, v[rows])
-        else:
-            v = v[rows]
-            real = v != 0 if g.hashed else ~np.isnan(v)
+        v: Array = np.broadcast_to(np.float32(1), len(at))
+        if field is not None:
+            v = field[rows]
+            real = ~np.isnan(v) if g.reads == "number" else v != 0
             at, v = (at, v) if real.all() else (at[real], v[real])
-            _reduce(g.agg, out, at, text_codes(v) if g.hashed else v)
+        g.aggregation.add(out, at, text_codes(v) if g.reads == "word" else v)
     return out
 
 
-def _columns(g: Group, block: EventBlock, tied: Ties | None) -> tuple[Any, Codes | None]:
+def _columns(g: Group, block: EventBlock, tied: Ties | None) -> tuple[Array | None, Codes | None]:
     """(values or hashes of the group's field, codes of its category), None for each that it does not have."""
-    v = None if g.field < 0 else (block.hashes if g.hashed else block.values)[g.field]
+    field = None if g.field < 0 else (block.values if g.reads == "number" else block.hashes)[g.field]
     code = None if g.by < 0 else block.codes[g.by]
-    if tied is None or v is None:
-        return v, code
-    field = v if g.hashed else sortable(v)
-    return tied.in_order(field, v), None if code is None else tied.in_order(field, code)
+    if tied is None or field is None:
+        return field, code
+    by = sortable(field) if g.reads == "number" else field
+    return tied.in_order(by, field), None if code is None else tied.in_order(by, code)
 
 
 def text_codes(hashes: Hashes) -> Floats:
     """f4 (n) of the hashes of text values: 1 to 2^23, so exact; 0 is left for none."""
     return (np.uint64(1) + (hashes >> np.uint64(41))).astype(np.float32)
-
-
-def _distinct(out: Floats, at: Ints, hashes: npt.NDArray[np.uint64]) -> None:
-    known = hashes != 0
-    at, hashes = at[known], hashes[known]
-    rows = np.lexsort((hashes, at))
-    at, hashes = at[rows], hashes[rows]
-    new = np.concatenate(([True], (at[1:] != at[:-1]) | (hashes[1:] != hashes[:-1])))[: len(at)]
-    np.add.at(out, at[new], np.float32(1))
-
-
-def _reduce(agg: Aggregation, out: Floats, at: Ints, v: Floats) -> None:
-    """Adds values v (n) to cells `at` (n) of `out`, which are 0 before."""
-    if agg == "sum":
-        np.add.at(out, at, v)
-    elif agg == "last":
-        out[at] = v  # in time order: the last write stays
-    elif agg == "first":
-        out[at[::-1]] = v[::-1]
-    elif agg in ("min", "max"):
-        cells = np.unique(at)
-        out[cells] = np.inf if agg == "min" else -np.inf
-        (np.minimum if agg == "min" else np.maximum).at(out, at, v)
-    else:
-        cells, place, n = np.unique(at, return_inverse=True, return_counts=True)
-        mean = _mean(place, v.astype(np.float64), n)
-        out[cells] = mean if agg == "mean" else np.sqrt(_mean(place, (v - mean[place]) ** 2, n))
-
-
-def _mean(place: Ints, v: npt.NDArray[np.float64], n: Ints) -> npt.NDArray[np.float64]:
-    """In 64 bits: the population variance of large values would be lost in 32."""
-    total = np.zeros(len(n))
-    np.add.at(total, place, v)
-    return total / n
-
-
-def recency(task: Task, last: Ints, has: Mask, as_of: int) -> Floats:
-    """f4 (n, steps): steps, with their fraction, from the last event of the window so far to the end of each step;
-    before the first event, since the window began.
-
-    Args:
-      last: (n, steps) time of the last event of a step, us, where it has one.
-    """
-    start = as_of - task.history
-    ends = start + task.sequence.step * np.arange(1, has.shape[1] + 1)
-    since = ends - np.maximum.accumulate(np.where(has, last, start), axis=1)
-    return (since / task.sequence.step).astype(np.float32)
 
 
 def fill(task: Task, window: Floats, has: Mask) -> Floats:

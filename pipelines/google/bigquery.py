@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError
+from pipelines.system.processes import listens
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client, QueryJob
@@ -27,6 +28,18 @@ PATIENCE = 600.0  # seconds in which BigQuery must have done what it is asked to
 PAUSES = (0.2, 10.0)  # seconds between two tries: of the first, and at most
 TIMEOUT = 60.0  # seconds of a request
 REQUEST = re.compile(r"^[A-Z]+ https?://\S+: ")  # what stands before a message of the service
+
+
+def answers() -> None:
+    """
+    Raises:
+      UserError: an emulator does not answer, for which a client would wait.
+    """
+    host = os.environ.get(EMULATOR)
+    why = listens(host.rpartition("//")[2].rstrip("/")) if host is not None else None
+    if why is not None:
+        remedy = f"start it, or unset {EMULATOR} to use the real service"
+        raise UserError(f"no BigQuery emulator answers at {host}: {why}: {remedy}", about="bigquery")
 
 
 @functools.cache

@@ -11,10 +11,11 @@ from pipelines.errors import UserError
 SCHEME = "bq://"
 WriteMethod = Literal["storage", "load", "beam"]  # by the Storage Write API, load jobs, or Beam's own sink
 NAME = re.compile(r"bq://([a-z0-9.:-]+)\.(\w+)\.([\w-]+)")
+QUERY = re.compile(r"bq://([a-z0-9.:-]+)\?(.+)", re.DOTALL)
 
 
 def is_bigquery(text: str) -> bool:
-    """Whether an input or output is meant to be in BigQuery; `bq:/` is no folder."""
+    """Whether an input is meant to be in BigQuery; `bq:/` is no folder."""
     return text.startswith("bq:")
 
 

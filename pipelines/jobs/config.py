@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pipelines.errors import UserError
-from pipelines.google.tables import WriteMethod
+from pipelines.google.tables import WriteMethod, is_bigquery
 from pipelines.models.engines.base import DeviceName, EngineName
 from pipelines.task.fields import format_duration, format_time, parse_time
 from pipelines.task.spec import Task
@@ -34,6 +36,30 @@ class Input:
     patterns: tuple[str, ...]
     format: str | None  # by the name of the file where None
     max_bad_share: float
+
+    @classmethod
+    def located(cls, paths: Sequence[str], format: str | None, max_bad_share: float) -> Input:
+        """With paths for processes in any folder."""
+        patterns = tuple(os.path.abspath(path) if _is_local(path) else path for path in paths)
+        return cls(patterns, format, max_bad_share)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Tables and queries of BigQuery."""
+        return tuple(filter(is_bigquery, self.patterns))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(path for path in self.patterns if not is_bigquery(path))
+
+    @property
+    def local(self) -> tuple[str, ...]:
+        """Files of this machine."""
+        return tuple(filter(_is_local, self.patterns))
+
+
+def _is_local(path: str) -> bool:
+    return "://" not in path and not is_bigquery(path)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from pipelines.events.formats import lines, parquet
-from pipelines.events.formats.base import Unreadable
-
-ROW = 64  # bytes of a row where a look tells nothing: in Avro files and tables of BigQuery, a few fields
-GZIP = 6  # times that lines are longer than what gzip makes of them
+from pipelines.events.formats.base import ROW, Unreadable
+from pipelines.events.formats.registry import reader_of
 
 
 class Sized(Protocol):
@@ -42,13 +39,6 @@ def rows(parts: Iterable[Sized]) -> int:
 def _row(name: str, path: str, size: int) -> float:
     """Bytes of a row in a file of `size` bytes."""
     try:
-        if name in ("parquet", "messages"):
-            with parquet.reader(path) as file:
-                return max(size, 1) / max(file.metadata.num_rows, 1)
-        if name in ("jsonl", "csv"):
-            head = lines.head(path)
-            length = len(head) / max(head.count(b"\n"), 1)
-            return max(length / GZIP if path.endswith(".gz") else length, 1.0)
-    except (*parquet.BROKEN, Unreadable):  # reading it says why
-        pass
-    return ROW
+        return reader_of(name).row_size(path, size)
+    except (Unreadable, OSError):  # reading it says why
+        return ROW

@@ -25,6 +25,7 @@ from pipelines.events.block import Ints
 from pipelines.events.columns import DecodeError
 from pipelines.events.decode import without_arrival
 from pipelines.events.formats.base import Rows
+from pipelines.events.formats.registry import format_of
 from pipelines.events.messages import Messages
 from pipelines.events.times import micros
 from pipelines.google.subscription import EMULATOR
@@ -40,7 +41,7 @@ from pipelines.system.processes import bound, end
 from pipelines.task.fields import format_time
 from pipelines.task.spec import Task
 from pipelines.transforms.archive import write_messages
-from pipelines.transforms.read_files import FORMATS, find, plan
+from pipelines.transforms.read_files import find, plan
 
 ATTRIBUTE = "arrival"
 MARK = "rehearsal.json"
@@ -176,7 +177,7 @@ def report(parity: Parity, output: Path) -> str:
 
 def _rows(config: RehearseConfig) -> Iterator[Rows]:
     for piece in plan(find(config.input.patterns, config.input.format)):
-        for part in FORMATS[piece.format].read(piece, config.task) if piece.size else ():
+        for part in format_of(piece.format).read(piece, config.task) if piece.size else ():
             if isinstance(part, Rows):
                 yield part
 

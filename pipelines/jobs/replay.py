@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
 from pipelines.errors import Exit, UserError
 from pipelines.events.messages import ID
-from pipelines.google.bigquery import execute, explained
 from pipelines.google.leases import Refused
 from pipelines.google.subscription import Client, check_name, client
-from pipelines.google.tables import is_bigquery, parse_table
-from pipelines.storage.folder.query import select
+from pipelines.jobs.outputs.kinds import output
 from pipelines.system.terminal import one_line
 from pipelines.transforms.publish_letters import Message, check_topic, original, publish, publisher
 
@@ -24,7 +22,6 @@ BATCH = 1_000  # letters at once
 EMPTY = 3  # pulls without a new letter, after which there are no more: one proves nothing on the real service
 PAUSE = 1.0  # seconds between them
 LEASE = 600  # seconds for which letters are taken from a subscription
-LETTERS = "SELECT reason, payload, attributes FROM"
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,9 @@ def replay(config: ReplayConfig, pause: float = PAUSE) -> int:
     """
     choice, send = Choice(config.reason), _sender(config)
     if config.output is not None:
-        for letters in _in_output(config.output):
-            send(choice.of(letters)[0])
+        found = (Letter(each.reason, _again(each.payload, each.attributes)) for each in output(config.output).letters())
+        while part := list(islice(found, BATCH)):
+            send(choice.of(part)[0])
     else:
         assert config.subscription is not None
         try:
@@ -124,20 +122,9 @@ def _sender(config: ReplayConfig) -> Callable[[Sequence[Message]], None]:
     return lambda messages: publish(connection, config.topic, messages)
 
 
-def _in_output(output: str) -> Iterator[list[Letter]]:
-    if is_bigquery(output):
-        table = parse_table(output)
-        with explained(table.dead_letters):
-            rows = iter(execute(table.project, f"{LETTERS} `{table.dead_letters}`").result())
-    else:
-        rows = iter(select(output, f"{LETTERS} dead_letters").rows)
-    while part := list(islice(rows, BATCH)):
-        yield [_of_row(*row) for row in part]
-
-
-def _of_row(reason: Any, payload: Any, attributes: Any) -> Letter:
+def _again(payload: bytes | None, attributes: str | None) -> Message | None:
     told = json.loads(attributes or "{}")
-    return Letter(reason, Message(bytes(payload), told) if payload is not None and ID in told else None)
+    return Message(bytes(payload), told) if payload is not None and ID in told else None
 
 
 def _from_subscription(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
-from pipelines.google.tables import is_bigquery, parse_table
 from pipelines.jobs.config import Input, ScoreConfig, StreamConfig
-from pipelines.jobs.outputs import Result
+from pipelines.jobs.outputs.base import Result
+from pipelines.jobs.outputs.kinds import output
 from pipelines.jobs.source import Source
 from pipelines.ledger.counts import NEVER, Ledger
 from pipelines.models.saved.manifest import Manifest
@@ -95,7 +94,7 @@ def describe_as_ofs(as_ofs: Sequence[int]) -> str:
 
 def _ending(config: ScoreConfig, result: Result, run_id: str) -> list[str]:
     ledger = result.ledger
-    dead = f"next        {_ask(config.output, 'dead_letters', 'LIMIT 20')}"
+    dead = f"next        {output(config.output).ask('dead_letters', 'LIMIT 20')}"
     if result.status == "refused":
         bad, limit = 100 * ledger.bad_share, 100 * config.input.max_bad_share
         share = f"{bad:.1f} % of the rows or files are bad, --max-bad-share is {limit:.1f} %"
@@ -120,17 +119,9 @@ def _ending(config: ScoreConfig, result: Result, run_id: str) -> list[str]:
     ]
 
 
-def _next(output: str, task: Task) -> str:
+def _next(place: str, task: Task) -> str:
     view = task.label.view
-    return f"next        {_ask(output, view.name, f'{view.order} LIMIT 10')}"
-
-
-def _ask(output: str, what: str, rest: str) -> str:
-    """The command that shows a view, or the dead letters, of an output."""
-    if is_bigquery(output):
-        return f"bq query --nouse_legacy_sql 'SELECT * FROM `{parse_table(output).view(what)}` {rest}'"
-    name = what if what == "dead_letters" else "scores" if what == "current" else f"scores_{what}"
-    return f'foretide query --output {shlex.quote(output)} "SELECT * FROM {name} {rest}"'
+    return f"next        {output(place).ask(view.name, f'{view.order} LIMIT 10')}"
 
 
 def _second(micros: int) -> str:

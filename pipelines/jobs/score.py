@@ -12,7 +12,8 @@ from pipelines.events.decode import Span
 from pipelines.jobs import graph, memory
 from pipelines.jobs.config import ScoreConfig
 from pipelines.jobs.extent import rows
-from pipelines.jobs.outputs import Output, output
+from pipelines.jobs.outputs.base import Output
+from pipelines.jobs.outputs.kinds import output
 from pipelines.jobs.report import describe_as_ofs, describe_input, score_report
 from pipelines.jobs.source import Source, find
 from pipelines.models import registry, remote
@@ -105,8 +106,8 @@ def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Manifest, Sour
         where.beam_args,
         dataflow.Job(
             model=config.model,
-            output=config.output,
-            inputs=config.input.patterns,
+            output=config.output if _output(config).here else None,
+            inputs=config.input.local,
             device=config.device,
             accelerator=where.accelerator,
             ram=where.inference_ram,

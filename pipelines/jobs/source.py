@@ -13,7 +13,6 @@ from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span, without_arrival
 from pipelines.events.formats import bigquery
 from pipelines.events.formats.base import Piece
-from pipelines.google.tables import is_bigquery
 from pipelines.jobs.config import Execution, Input
 from pipelines.models.example_store import InputFile
 from pipelines.task.spec import Task
@@ -64,8 +63,8 @@ def find(task: Task, span: Span | Since, input: Input, execution: Execution, dry
       UserError: there are no files, no such table, or they do not have the fields of the task.
     """
     FileSystems.set_options(PipelineOptions(list(execution.beam_args)))  # credentials, endpoints
-    paths = [path for path in dict.fromkeys(input.patterns) if is_bigquery(path)]
-    files = find_files([p for p in input.patterns if not is_bigquery(p)], input.format)
+    paths = list(dict.fromkeys(input.tables))
+    files = find_files(input.files, input.format)
     preflight(task, files, isinstance(span, Span))
     looked = [(found, _fitting(task, span, found)) for found in map(bigquery.look, paths)]
     opened = [bigquery.open_session(found, fit, span, execution.workers, dry_run) for found, fit in looked]

@@ -20,7 +20,8 @@ from pipelines.google.subscription import Facts, check_runner, preflight
 from pipelines.jobs import graph, memory
 from pipelines.jobs.config import StreamConfig
 from pipelines.jobs.extent import rows
-from pipelines.jobs.outputs import Live, output
+from pipelines.jobs.outputs.base import Live
+from pipelines.jobs.outputs.kinds import output
 from pipelines.jobs.report import describe_input, live_report
 from pipelines.jobs.source import Source, find
 from pipelines.ledger.counts import DeadLetter
@@ -34,7 +35,6 @@ from pipelines.system.clock import onward
 from pipelines.system.progress import Progress
 from pipelines.task.fields import format_duration, format_time
 from pipelines.task.file import describe
-from pipelines.transforms import append_by_beam as beamtable
 from pipelines.transforms import read_messages as pubsub
 from pipelines.transforms.archive import Archive, compacting_archive
 from pipelines.transforms.build_sequences import Sequences
@@ -171,12 +171,13 @@ class WriteLive(beam.PTransform):
 
 
 def _prepare(config: StreamConfig, dry_run: bool = False) -> Prepared:
+    place, runner = output(config.output, config.method), portable.runner_name(config.execution)
     dataflow.check(
         config.execution.beam_args,
         dataflow.Job(
             model=config.model,
-            output=config.output,
-            inputs=config.bootstrap.patterns if config.bootstrap else (),
+            output=config.output if place.here else None,
+            inputs=config.bootstrap.local if config.bootstrap else (),
             archive=config.archive,
             streaming=True,
             device=config.device,
@@ -185,11 +186,10 @@ def _prepare(config: StreamConfig, dry_run: bool = False) -> Prepared:
     )
     manifest = load_manifest(registry.resolve(config.model))
     check(manifest, config.task)
-    output(config.output, config.method).check(config.task.outputs)
-    check_runner(portable.runner_name(config.execution), config.execution.beam_args, config.arrival_attribute)
+    place.check(config.task.outputs)
+    check_runner(runner, config.execution.beam_args, config.arrival_attribute)
     flink.check(config.execution.beam_args, config.job_name)
-    if config.method == "beam":
-        beamtable.check(portable.runner_name(config.execution), config.execution.beam_args)
+    place.check_runner(runner, config.execution.beam_args)
     infer = Infer(config.model, config.task, config.engine, config.device, config.batch_size, WATCH)
     payload = Payload(config.payload, _text(config.avro_schema) if config.avro_schema else "")
     if config.dead_letters is not None:

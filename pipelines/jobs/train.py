@@ -197,7 +197,7 @@ def _check(config: TrainConfig) -> None:
     """
     if not all(map(find_spec, PACKAGES)):
         raise UserError("training is not installed: pip install foretide[train]")
-    if all(f.agg == "recency" or f.vocabulary is not None for f in config.task.features):
+    if not any(f.quantity for f in config.task.features):
         raise UserError(f"task {config.task.task}: add a feature that counts or measures, such as {{agg: count}}")
     if "://" in config.models:
         raise UserError(f"--models {config.models}: the models must be in a local folder")

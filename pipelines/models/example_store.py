@@ -97,7 +97,7 @@ def key(task: Task, format: str | None, files: Sequence[InputFile]) -> str:
 
 def feature_id(f: Feature) -> str:
     """What decides the values of a feature; not its scale or the size of its vocabulary, which are the model's."""
-    fill = "zero" if f.agg == "recency" else f.fill
+    fill = f.fill if f.by_step else "zero"
     return json.dumps([f.agg, f.field, f.by, f.value, fill, f.vocabulary is not None])
 
 

@@ -28,7 +28,7 @@ def summary(task: Task, x: tf.Tensor) -> tf.Tensor:
     """f4 (B, steps, features), raw -> f4 (B, k), finite."""
     x = tf.clip_by_value(x, -LARGEST, LARGEST)
     relative = [i for i, f in enumerate(task.features) if f.scale == "relative" and f.vocabulary is None]
-    amounts = [i for i, f in enumerate(task.features) if i not in relative and _is_amount(task, i)]
+    amounts = [i for i, f in enumerate(task.features) if i not in relative and f.quantity]
     parts = [_levels(task, x[:, :, i]) for i in relative]
     if amounts:
         parts += [_amounts(task, tf.gather(x, amounts, axis=2)), _times(task, x, active(task, x))]
@@ -37,14 +37,9 @@ def summary(task: Task, x: tf.Tensor) -> tf.Tensor:
 
 def active(task: Task, x: tf.Tensor) -> tf.Tensor:
     """f4 (B, steps), raw -> 1.0 where a step has events: a count, or where there is none any amount, is not 0."""
-    counts = [i for i, f in enumerate(task.features) if f.agg == "count"]
-    columns = counts or [i for i, f in enumerate(task.features) if _is_amount(task, i) and f.fill == "zero"]
+    counts = [i for i, f in enumerate(task.features) if f.aggregation.measures == "count" and f.reads == "nothing"]
+    columns = counts or [i for i, f in enumerate(task.features) if f.quantity and f.zero]
     return tf.cast(tf.reduce_any(tf.gather(x, columns, axis=2) != 0, axis=2), tf.float32)
-
-
-def _is_amount(task: Task, i: int) -> bool:
-    feature = task.features[i]
-    return feature.vocabulary is None and feature.agg != "recency"
 
 
 def _amounts(task: Task, x: tf.Tensor) -> tf.Tensor:
@@ -68,7 +63,7 @@ def _times(task: Task, x: tf.Tensor, act: tf.Tensor) -> tf.Tensor:
     ages = tf.range(steps, 0, -1, dtype=tf.float32)  # of the steps, in steps before the as-of
     tenure, total = tf.reduce_max(act * ages, axis=1), counts[-1]
     out = [*counts, *between, tenure]
-    at = next((i for i, f in enumerate(task.features) if f.agg == "recency"), None)
+    at = next((i for i, f in enumerate(task.features) if f.aggregation.measures == "age"), None)
     if at is not None:
         since = x[:, :, at]
         seen = tf.cast(tf.cumsum(act, axis=1, exclusive=True) > 0, tf.float32)[:, 1:]

@@ -22,7 +22,6 @@ from apache_beam.options.pipeline_options import (
 )
 
 from pipelines.errors import UserError
-from pipelines.google.tables import is_bigquery
 
 RUNNER = "--runner=DataflowRunner"
 PROJECT = re.compile(r"(?=.*[a-z])[a-z][-a-z0-9:.]+[a-z0-9]")
@@ -41,8 +40,8 @@ class Job:
     """What a command asks for that Dataflow may not be able to do, by the flags that say it."""
 
     model: str
-    output: str
-    inputs: Sequence[str] = ()
+    output: str | None  # where it is a folder of this machine
+    inputs: Sequence[str] = ()  # of this machine
     archive: str | None = None
     streaming: bool = False
     device: str = "auto"
@@ -157,15 +156,14 @@ def _of_package(options: PipelineOptions) -> Iterator[UserError]:
 
 def _of_inputs(job: Job) -> Iterator[UserError]:
     """Workers see nothing of this machine."""
-    local = [place for place in job.inputs if "://" not in place and not is_bigquery(place)]
-    for place in (*local, *([f"--model {job.model}"] if "://" not in job.model else [])):
+    for place in (*job.inputs, *([f"--model {job.model}"] if "://" not in job.model else [])):
         yield UserError(
             f"{place}: workers of Dataflow cannot read it here: copy it to gs://BUCKET/FOLDER", about="worker-places"
         )
 
 
 def _of_outputs(job: Job) -> Iterator[UserError]:
-    if not is_bigquery(job.output):
+    if job.output is not None:
         yield UserError(
             f"--output {job.output}: jobs on Dataflow write to BigQuery: bq://PROJECT.DATASET.TABLE",
             about="worker-places",

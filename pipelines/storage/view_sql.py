@@ -19,13 +19,12 @@ are known where the end of the horizon is an as-of itself.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from pipelines.google.tables import Table
 from pipelines.storage.rows import NEWER, live_schema, score_schema
+from pipelines.task.labels.base import Column
+from pipelines.task.labels.kinds import score_column
 
 # Partitioned by what score_id is made of: conditions on these columns then reach the files, or the partitions.
 SCORE = "PARTITION BY task, entity_id, as_of"
@@ -52,33 +51,6 @@ class Dialect:
         return self.quote + name.replace(self.quote, 2 * self.quote) + self.quote
 
 
-DUCKDB = Dialect(
-    quote='"',
-    score="FLOAT",
-    double="DOUBLE",
-    micros="epoch_us",
-    struct=lambda fields: "{" + ", ".join(f"'{name}': {value}" for name, value in fields.items()) + "}",
-    rows="SELECT {columns}, unnest([{structs}], recursive := true) FROM {source}",
-)
-BIGQUERY = Dialect(
-    quote="`",
-    score="FLOAT64",
-    double="FLOAT64",
-    micros="UNIX_MICROS",
-    struct=lambda fields: "STRUCT(" + ", ".join(f"{value} AS {name}" for name, value in fields.items()) + ")",
-    rows="SELECT {columns}, {fields} FROM {source} CROSS JOIN UNNEST([{structs}]) AS cell",
-)
-
-
-class _Cell(NamedTuple):
-    """A column of a path."""
-
-    step: int
-    level: float  # 50 for the median
-    quantile: str  # p50
-    column: str
-
-
 def score_views(dialect: Dialect, scores: str, ledger: str, current: str, outputs: Sequence[str]) -> dict[str, str]:
     """The SELECT of each view by its name, in an order in which they can be made.
 
@@ -98,24 +70,15 @@ def score_views(dialect: Dialect, scores: str, ledger: str, current: str, output
     }
 
 
-def bigquery_views(table: Table, outputs: Sequence[str]) -> dict[str, str]:
-    """The SELECT of each view by its whole name, over a table of scores with these columns and its ledger."""
-    quoted = BIGQUERY.quoted
-    made = score_views(BIGQUERY, quoted(table.scores), quoted(table.ledger), quoted(table.view("current")), outputs)
-    return {table.view(name): sql for name, sql in made.items()}
-
-
 def ordered(outputs: Sequence[str]) -> list[str]:
     """Columns of scores, in the order in which `Task.outputs` has those of a task."""
-    path = {cell.column: (cell.level != 50, *cell) for cell in _path(outputs)}
+    path = {name: (cell.level != 50, cell.step, cell.level) for name, cell in _path(outputs).items()}
     return [*(name for name in outputs if name not in path), *sorted(path, key=path.__getitem__)]
 
 
-def _path(outputs: Sequence[str]) -> list[_Cell]:
-    """What stands in the columns step_<k> (the median) and step_<k>_p<q>."""
-    found = ((re.fullmatch(r"step_([0-9]+)(?:_p([0-9_]+))?", name), name) for name in outputs)
-    parts = ((int(m[1]), m[2] or "50", name) for m, name in found if m)
-    return [_Cell(step, float(level.replace("_", ".")), f"p{level}", name) for step, level, name in parts]
+def _path(outputs: Sequence[str]) -> dict[str, Column]:
+    """The columns of steps ahead."""
+    return {name: cell for name in outputs if (cell := score_column(name)) is not None and cell.step}
 
 
 def _forecasts(dialect: Dialect, current: str, outputs: Sequence[str]) -> str:
@@ -124,15 +87,16 @@ def _forecasts(dialect: Dialect, current: str, outputs: Sequence[str]) -> str:
     null = f"CAST(NULL AS {dialect.score})"
     if not cells:
         return f"SELECT {columns}, CAST(NULL AS INT64) AS step, {null} AS p50 FROM {current} WHERE FALSE"
-    column = {(cell.step, cell.quantile): dialect.quoted(cell.column) for cell in cells}
-    quantiles = [quantile for _, quantile in sorted({(cell.level, cell.quantile) for cell in cells})]
-    steps = sorted({cell.step for cell in cells})
-    structs = [{"step": str(k), **{q: column.get((k, q), null) for q in quantiles}} for k in steps]
+    at = {(cell.step, cell.level): dialect.quoted(name) for name, cell in cells.items()}
+    levels, steps = (sorted(set(each)) for each in zip(*((c.level, c.step) for c in cells.values()), strict=True))
+    quantiles = {level: f"p{level:g}".replace(".", "_") for level in levels}
+    structs = [{"step": str(k), **{name: at.get((k, q), null) for q, name in quantiles.items()}} for k in steps]
     return f"SELECT * FROM ({_rows(dialect, columns, structs, current)}) WHERE p50 IS NOT NULL"
 
 
 def _movers(dialect: Dialect, current: str, outputs: Sequence[str]) -> str:
-    names = [name for name in outputs if name == "churn"] + [c.column for c in sorted(_path(outputs)) if c.level == 50]
+    cells = {name: cell for name in outputs if (cell := score_column(name)) is not None and cell.tracked}
+    names = sorted(cells, key=lambda name: cells[name].step)
     if names:
         structs = [{"output": f"'{name}'", "score": dialect.quoted(name)} for name in names]
         rows = _rows(dialect, "task, entity_id, as_of, revision, model_version", structs, current)
@@ -149,7 +113,7 @@ def _movers(dialect: Dialect, current: str, outputs: Sequence[str]) -> str:
 
 
 def _calibration(dialect: Dialect, current: str, ledger: str, outputs: Sequence[str]) -> str:
-    churn = dialect.quoted("churn") if "churn" in outputs else "NULL"
+    churn = next((dialect.quoted(name) for name in outputs if (cell := score_column(name)) and cell.silence), "NULL")
     return f"""
         WITH terms AS (
             SELECT task, horizon, active_within FROM {ledger}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -60,6 +61,24 @@ def private_umask() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def writable(place: str, flag: str) -> str:
+    """Looks whether a folder can be written to, or made. Returns what it found, in words.
+
+    Raises:
+      UserError: it cannot.
+    """
+    folder = Path(os.path.realpath(place))
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        if not there.is_dir():
+            raise UserError(f"{flag} {place}: {there} is a file, not a folder")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as problem:
+        raise UserError(f"{flag} {place}: cannot write to {there}: {problem.strerror or problem}") from None
+    return f"{folder} can be {'written to' if there == folder else 'made'}"
 
 
 def replaceable(output: Path | str, mark: str, what: str) -> Path:

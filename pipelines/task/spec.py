@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from pipelines.task.aggregations.base import Aggregation, Reads, StepAggregation
+from pipelines.task.aggregations.kinds import AGGREGATIONS, WORDED, AggregationName
 from pipelines.task.fields import (
     LONGEST,
     UNITS,
@@ -29,7 +31,6 @@ from pipelines.task.fields import (
 )
 from pipelines.task.labels.kinds import AnyLabel
 
-Aggregation = Literal["count", "sum", "mean", "min", "max", "std", "first", "last", "distinct", "recency"]
 Fill = Literal["zero", "forward"]
 Scale = Literal["log", "relative", "none"]
 Kind = Literal["text", "number", "epoch"]
@@ -95,24 +96,25 @@ class Events(Spec):
 class FeatureSpec(Spec):
     """One feature of a step, or one for each value of a category (`by`)."""
 
-    agg: Aggregation
+    agg: AggregationName
     field: Name | None = None
     by: Name | None = Field(None, description="a field of events.categories: one feature for each of its values")
     values: tuple[Name, ...] | None = Field(None, description="with by: only these values")
     fill: Fill = Field("zero", description="a step without events: 0, or the value of the last step that has some")
     scale: Scale = Field("log", description="how the model sees it: sign(x) log(1+|x|), log(x / last x), or as it is")
     vocabulary: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
-        None, description="first or last of a text field: the model learns this many of its most frequent values"
+        None, description=f"{WORDED} of a text field: the model learns this many of its most frequent values"
     )
 
     @model_validator(mode="after")
     def _shape(self) -> FeatureSpec:
-        if (self.field is None) != (self.agg in ("count", "recency")):
+        aggregation = AGGREGATIONS[self.agg]
+        if (self.field is None) != (aggregation.reads == "nothing"):
             raise ValueError(f"{self.agg} takes no field" if self.field else f"{self.agg} needs a field")
-        if self.vocabulary is not None and self.agg not in ("first", "last"):
-            raise ValueError("vocabulary goes with first or last of a text field")
-        if self.agg == "recency" and self.by is not None:
-            raise ValueError("recency takes no by: it is the time since the last event of any kind")
+        if self.vocabulary is not None and not aggregation.words:
+            raise ValueError(f"vocabulary goes with {WORDED} of a text field")
+        if self.by is not None and aggregation.whole:
+            raise ValueError(f"{self.agg} takes no by: {aggregation.whole}")
         if self.values is not None and self.by is None:
             raise ValueError("values goes with by: name the category field")
         if self.values == ():
@@ -177,7 +179,7 @@ class ModelSpec(Spec):
 class Feature:
     """One column of the tensor: `agg` of `field` over the events of a step, where category `by` has `value`."""
 
-    agg: Aggregation
+    agg: AggregationName
     field: str | None
     by: str | None
     value: str | None
@@ -189,6 +191,30 @@ class Feature:
     def name(self) -> str:
         where = "" if self.by is None else f"[{self.by}={self.value}]"
         return f"{self.agg}({self.field or ''}){where}"
+
+    @property
+    def aggregation(self) -> Aggregation:
+        return AGGREGATIONS[self.agg]
+
+    @property
+    def reads(self) -> Reads:
+        """What the aggregation is given of an event."""
+        return self.aggregation.reads if self.vocabulary is None else "word"
+
+    @property
+    def quantity(self) -> bool:
+        """Whether it says how much or how many: no text, and no age."""
+        return self.vocabulary is None and self.aggregation.measures != "age"
+
+    @property
+    def by_step(self) -> bool:
+        """Whether each step follows from its own events, so that `fill` says what a step without any has."""
+        return isinstance(self.aggregation, StepAggregation)
+
+    @property
+    def zero(self) -> bool:
+        """Whether a step without events is 0."""
+        return self.by_step and self.fill == "zero"
 
 
 class Task(Spec):
@@ -299,7 +325,7 @@ class Task(Spec):
     @cached_property
     def numeric(self) -> tuple[str, ...]:
         """Fields whose values are aggregated, in the order of `EventBlock.values`."""
-        fields = [f.field for f in self.features if f.field is not None and not _hashed(f)]
+        fields = [f.field for f in self.features if f.field is not None and f.reads == "number"]
         return tuple(dict.fromkeys((*fields, *self.label.reads)))
 
     @cached_property
@@ -310,7 +336,7 @@ class Task(Spec):
     @cached_property
     def hashed(self) -> tuple[str, ...]:
         """Fields whose values are told apart by hash, in the order of `EventBlock.hashes`."""
-        return tuple(dict.fromkeys(f.field for f in self.features if f.field is not None and _hashed(f)))
+        return tuple(dict.fromkeys(f.field for f in self.features if f.field is not None and f.reads != "number"))
 
     @cached_property
     def columns(self) -> dict[str, Kind]:
@@ -335,10 +361,6 @@ class Task(Spec):
     def boundary(self, micros: int) -> bool:
         """Whether a time is a step boundary, and so may be an as-of."""
         return (micros - self.sequence.origin) % self.sequence.step == 0
-
-
-def _hashed(f: Feature) -> bool:
-    return f.agg == "distinct" or f.vocabulary is not None
 
 
 def _known(names: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from apache_beam.pvalue import TaggedOutput
 
 from pipelines.events.block import concat, tidy, unpack
 from pipelines.events.decode import Since, Span
+from pipelines.events.messages import BlockOrTick
 from pipelines.events.sequences import SequenceBatch, backfill, examples
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.system.progress import Progress
@@ -41,7 +42,7 @@ class Sequences(beam.PTransform):
     live: Live | None = None
 
     def expand(
-        self, read: tuple[beam.PCollection[tuple[int, bytes]], beam.PCollection[Ledger]]
+        self, read: tuple[beam.PCollection[tuple[int, BlockOrTick]], beam.PCollection[Ledger]]
     ) -> beam.pvalue.DoOutputsTuple:
         blocks, ledgers = read
         if isinstance(self.span, Since) and self.live is not None and not blocks.is_bounded:

@@ -52,12 +52,12 @@ class VersionedCoder(Coder):
 
     @classmethod
     def from_type_hint(cls, typehint: Any, registry: object) -> VersionedCoder:
-        """Raises ValueError for other types than versioned values and unions of them."""
+        """Raises ValueError for other types than versioned values, and unions of them, or of them and bytes."""
         members = getattr(typehint, "union_types", None)
         if members is None:
             members = get_args(typehint) if get_origin(typehint) in (Union, UnionType) else (typehint,)
-        names = {name_of(kind): kind for kind in members}
-        if None in names:
+        names = {name_of(kind): kind for kind in members if kind is not bytes}
+        if None in names or not names:
             raise ValueError(f"{typehint} has no version")
         return cls(*(names[name] for name in sorted(filter(None, names))))
 

@@ -17,13 +17,12 @@ from pipelines.events.decode import Since, without_arrival
 from pipelines.events.formats.base import Refusal, Rows, Sent, readable
 from pipelines.events.formats.payloads import parse
 from pipelines.events.intake import take_in
-from pipelines.events.messages import ID, Messages, Payload, quality
+from pipelines.events.messages import ID, BlockOrTick, Messages, Payload, Tick, quality
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.metrics import counter, distribution
 from pipelines.task.spec import Task
 from pipelines.transforms import trial
 from pipelines.transforms.journal import Journal
-from pipelines.transforms.live_sequences import TICK
 
 _LOGGER = logging.getLogger(__name__)
 COUNTED = {"events": "read", "rejected": "rejected", "outside": "outside", "filtered": "filtered"}  # metric: count
@@ -31,11 +30,11 @@ COUNTED = {"events": "read", "rejected": "rejected", "outside": "outside", "filt
 
 @dataclass(eq=False)
 class DecodeMessages(beam.PTransform):
-    """Messages -> `blocks`: (shard, packed EventBlock), each at the earliest arrival in it; tagged `dead`: DeadLetter,
-    and `ledger`: one Ledger for all Messages but those without an event.
+    """Messages -> `blocks`: (shard, packed EventBlock), each at the earliest arrival in it, and for a tick of the
+    source a `Tick` for every shard, at its own time; tagged `dead`: DeadLetter, and `ledger`: one
+    Ledger for all Messages but those without an event.
 
-    A tick becomes 8 bytes for every shard, at its own time. Too large a share of refused events pauses the source, see
-    `messages.Quality`.
+    Too large a share of refused events pauses the source, see `messages.Quality`.
     """
 
     task: Task
@@ -47,7 +46,7 @@ class DecodeMessages(beam.PTransform):
     journal: str | None = None  # a folder, see `journal`; without one, a message that ends the process does so for ever
 
     def expand(self, messages: beam.PCollection[Messages]) -> beam.pvalue.DoOutputsTuple:
-        decode = beam.ParDo(_Decode(self)).with_output_types(tuple[int, bytes], dead=DeadLetter, ledger=Ledger)
+        decode = beam.ParDo(_Decode(self)).with_output_types(tuple[int, BlockOrTick], dead=DeadLetter, ledger=Ledger)
         return messages | "Decode" >> decode.with_outputs("dead", "ledger", main="blocks")
 
 
@@ -141,4 +140,4 @@ def lags(block: EventBlock) -> list[int]:
 def ticks(shards: int, tick: int) -> Iterator[TimestampedValue]:
     """A tick for every shard."""
     for shard in range(shards):
-        yield TimestampedValue((shard, TICK.pack(tick)), Timestamp(micros=tick))
+        yield TimestampedValue((shard, Tick(tick)), Timestamp(micros=tick))

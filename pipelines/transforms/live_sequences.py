@@ -26,6 +26,7 @@ from apache_beam.utils.timestamp import Timestamp
 from pipelines.events.block import EventBlock, arrivals, chunks, concat, joined, unpack
 from pipelines.events.decode import Since
 from pipelines.events.due import Due, due, early
+from pipelines.events.messages import BlockOrTick, Tick
 from pipelines.events.sequences import SequenceBatch
 from pipelines.events.terms import SIZE, Terms
 from pipelines.ledger.counts import DeadLetter, Ledger
@@ -33,7 +34,6 @@ from pipelines.ledger.metrics import counter, distribution
 from pipelines.task.fields import format_time
 from pipelines.task.spec import Task
 
-TICK = struct.Struct("<q")  # us
 CLOCK = struct.Struct("<??qqq")
 NONE = -(1 << 63)
 TOO_LATE = "too late for a score that was closed"
@@ -106,13 +106,12 @@ class Core:
     previews: bool
     by_ticks: bool
 
-    def received(self, clock: Clock, raw: bytes) -> Clock:
-        """After an element: a packed block, to be added to `arrived`, or a tick, which wakes nobody."""
-        if is_tick(raw):
-            (tick,) = TICK.unpack(raw)
-            newest = tick if clock.tick is None else max(tick, clock.tick)
+    def received(self, clock: Clock, element: BlockOrTick) -> Clock:
+        """After a packed block, which is to be added to `arrived`, or a tick, which wakes nobody."""
+        if isinstance(element, Tick):
+            newest = element.time if clock.tick is None else max(element.time, clock.tick)
             return replace(clock, armed=clock.due is not None, tick=newest)
-        boundary = self._after(int(arrivals(raw).min()))
+        boundary = self._after(int(arrivals(element).min()))
         if clock.last is not None:
             boundary = max(boundary, clock.last + self.task.score.every)
         if clock.due is not None:
@@ -192,11 +191,6 @@ class Core:
         return int(self.since.after(self.task, np.array(arrival)))
 
 
-def is_tick(raw: bytes) -> bool:
-    """Whether an element is no packed block, but a time (us): all that arrived before it has come."""
-    return len(raw) == TICK.size
-
-
 def _fill(bag: Bag, raws: Iterable[bytes]) -> None:
     bag.clear()
     for raw in raws:
@@ -232,8 +226,8 @@ class LiveSequences(beam.PTransform):
     since: Since
     live: Live
 
-    def expand(self, blocks: beam.PCollection[tuple[int, bytes]]) -> beam.pvalue.DoOutputsTuple:
-        build = beam.ParDo(_Live(self.task, self.since, self.live)).with_input_types(tuple[int, bytes])
+    def expand(self, blocks: beam.PCollection[tuple[int, BlockOrTick]]) -> beam.pvalue.DoOutputsTuple:
+        build = beam.ParDo(_Live(self.task, self.since, self.live)).with_input_types(tuple[int, BlockOrTick])
         build = build.with_output_types(SequenceBatch, dead=DeadLetter, ledger=Ledger)
         return blocks | "Live" >> build.with_outputs("dead", "ledger", main="sequences")
 
@@ -261,18 +255,18 @@ class _Live(beam.DoFn):
 
     def process(
         self,
-        element: tuple[int, bytes],
+        element: tuple[int, BlockOrTick],
         arrived: Any = ARRIVED,
         state: Any = STATE,
         terms: Any = TERMS,
         due_timer: Any = DUE,
         show_timer: Any = SHOW,
     ) -> None:
-        _, raw = element
+        _, received = element
         clock = self._clock(state, terms)
-        after = self.core.received(clock, raw)
-        if not is_tick(raw):
-            arrived.add(raw)
+        after = self.core.received(clock, received)
+        if not isinstance(received, Tick):
+            arrived.add(received)
         self._store(clock, after, state, due_timer, show_timer)
 
     @userstate.on_timer(DUE_TIMER)

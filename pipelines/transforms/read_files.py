@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import difflib
 import os
-import posixpath
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, Union
 
 import apache_beam as beam
 import numpy as np
@@ -24,23 +23,16 @@ from pipelines.errors import UserError
 from pipelines.events.block import EventBlock, split
 from pipelines.events.columns import DecodeError
 from pipelines.events.decode import Since, Span, decode, without_arrival
-from pipelines.events.formats import archived as messages
-from pipelines.events.formats import avro, bigquery, csv, jsonl, parquet
-from pipelines.events.formats.base import Format, Piece, Reader, Refusal, Rows, Unreadable, explain, shorten
+from pipelines.events.formats.base import Piece, Refusal, Rows, Unreadable, explain, shorten
+from pipelines.events.formats.registry import READERS, endings, format_of, named, reader_of
 from pipelines.events.intake import take_in
+from pipelines.events.messages import BlockOrTick
 from pipelines.events.times import micros
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.system.progress import Progress
 from pipelines.task.fields import format_time, parse_time
 from pipelines.task.spec import Task, TimeField
 
-FORMATS: dict[str, Format] = {"messages": messages, "parquet": parquet, "jsonl": jsonl, "csv": csv, "avro": avro}
-READERS: dict[str, Reader] = {**FORMATS, bigquery.FORMAT: bigquery}
-EXTENSIONS = {messages.EXTENSION: "messages", ".parquet": "parquet", ".pq": "parquet", ".avro": "avro"} | {
-    extension + zipped: name
-    for extension, name in ((".jsonl", "jsonl"), (".ndjson", "jsonl"), (".json", "jsonl"), (".csv", "csv"))
-    for zipped in ("", ".gz")
-}
 EPOCHS: tuple[Literal["s", "ms", "us", "ns"], ...] = ("s", "ms", "us", "ns")
 SAMPLE = 100  # rows that are looked at before a run
 KEPT = 64 << 20  # characters of refused rows of a piece that are kept; small files can hold gigabytes of them
@@ -67,7 +59,7 @@ def find(patterns: Sequence[str], format: str | None = None) -> list[File]:
     for pattern in patterns:
         matches = _match(pattern)
         if not matches:
-            raise UserError(f"{pattern}: no such file, or a folder without {', '.join(EXTENSIONS)} files")
+            raise UserError(f"{pattern}: no such file, or a folder without {', '.join(endings())} files")
         for m in matches:
             found[m.path] = File(m.path, m.size_in_bytes, format or _format(m.path), m.last_updated_in_seconds)
     return [found[path] for path in sorted(found)]
@@ -84,7 +76,7 @@ def _match(pattern: str) -> list[FileMetadata]:
     for folder in (f.rstrip("/\\") + "/" for f in folders):
         _check_access(folder)
         below = [m for m in _listed(folder + "**") if not _is_folder(m.path)]
-        files += [m for m in below if _extension(m.path) and not _hidden(m.path[len(folder) :])]
+        files += [m for m in below if named(m.path) and not _hidden(m.path[len(folder) :])]
     return files
 
 
@@ -117,24 +109,19 @@ def _hidden(path: str) -> bool:
     return any(part.startswith((".", "_")) for part in path.replace("\\", "/").split("/"))
 
 
-def _extension(path: str) -> str | None:
-    name = posixpath.basename(path.replace("\\", "/")).lower()
-    return next((e for e in EXTENSIONS if name.endswith(e)), None)
-
-
 def _format(path: str) -> str:
-    extension = _extension(path)
-    if extension is None:
-        known = ", ".join(EXTENSIONS)
+    name = named(path)
+    if name is None:
+        known = ", ".join(endings())
         raise UserError(f"{path}: the format of this file is not known by its name ({known}); say it with --format")
-    return EXTENSIONS[extension]
+    return name
 
 
 def plan(files: Sequence[File]) -> tuple[Piece, ...]:
     """The pieces of all files; an empty file is one piece with nothing in it."""
     out: list[Piece] = []
     for f in files:
-        pieces = FORMATS[f.format].pieces(f.path, f.size) if f.size else [Piece(f.path, f.format, 0, 0, 0, True)]
+        pieces = format_of(f.format).pieces(f.path, f.size) if f.size else [Piece(f.path, f.format, 0, 0, 0, True)]
         version = None if f.modified is None else (f.size, f.modified)
         out += [replace(piece, version=version) for piece in pieces]
     return tuple(out)
@@ -171,21 +158,21 @@ def preflight(task: Task, files: Sequence[File], arrival: bool = True) -> None:
     """
     problem = ""
     for file in files:
+        form = format_of(file.format)
         try:
-            found = FORMATS[file.format].fields(file.path) if file.size else {}
+            found = form.fields(file.path) if file.size else {}
         except (Unreadable, OSError) as error:
             problem = problem or f"{file.path}: not a readable {file.format} file: {explain(error)}"
             continue
         if found:
             field = task.events.arrival.field if task.events.arrival else None
-            if file.format == "messages" or (not arrival and field not in found):
+            if form.is_archive or (not arrival and field not in found):
                 task = without_arrival(task)
             ev = task.events
-            always = (ev.entity, ev.time.field)  # JSON may leave out what is null
-            check_fields(file.path, found, always if file.format in ("jsonl", "messages") else task.columns)
-            if file.format != "messages":  # an archive has what came, good or bad
-                piece = FORMATS[file.format].pieces(file.path, file.size)[0]
-                check_rows(task, file.path, FORMATS[file.format].read(piece, task))
+            always = (ev.entity, ev.time.field)
+            check_fields(file.path, found, always if form.is_sparse else task.columns)
+            if not form.is_archive:  # which has what came, good or bad
+                check_rows(task, file.path, form.read(form.pieces(file.path, file.size)[0], task))
             return
     if problem:
         raise UserError(problem if len(files) == 1 else f"none of the {len(files)} files can be read; {problem}")
@@ -257,7 +244,7 @@ def read_piece(
       UserError: the file changed since it was planned.
     """
     task, kept = _fitting(task, span, piece), 0
-    for part in take_in(task, span, READERS[piece.format].read(piece, task) if piece.size else (), piece.path):
+    for part in take_in(task, span, reader_of(piece.format).read(piece, task) if piece.size else (), piece.path):
         if isinstance(part, Ledger):  # files are counted with their first piece
             check_unchanged(piece)
             yield replace(part, files=int(piece.whole), bad_files=int(piece.whole and part.bad_files > 0))
@@ -280,10 +267,8 @@ def _fitting(task: Task, span: Span | Since, piece: Piece) -> Task:
     arrival = task.events.arrival
     if isinstance(span, Span) or arrival is None or not piece.size:
         return task
-    if isinstance(piece, bigquery.Stream):
-        return task if arrival.field in piece.columns.names else without_arrival(task)
     try:
-        return task if arrival.field in FORMATS[piece.format].fields(piece.path) else without_arrival(task)
+        return task if arrival.field in reader_of(piece.format).columns(piece) else without_arrival(task)
     except (Unreadable, OSError):
         return task
 
@@ -299,11 +284,13 @@ class ReadEvents(beam.PTransform):
     progress: Progress
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
+        kinds: Any = Union[tuple({reader_of(name).piece for name in READERS})]  # noqa: UP007
         read = beam.ParDo(_Read(self))
-        read = read.with_output_types(tuple[int, bytes], dead=DeadLetter, ledger=Ledger)
+        block = BlockOrTick if isinstance(self.span, Since) else bytes  # a live job has ticks beside
+        read = read.with_output_types(tuple[int, block], dead=DeadLetter, ledger=Ledger)  # type: ignore[valid-type]
         return (
             pbegin
-            | "Pieces" >> beam.Create(self.pieces, reshuffle=False).with_output_types(Piece | bigquery.Stream)
+            | "Pieces" >> beam.Create(self.pieces, reshuffle=False).with_output_types(kinds)
             | "Spread" >> beam.Reshuffle()
             | "Read" >> read.with_outputs("dead", "ledger", main="blocks")
         )
@@ -312,7 +299,7 @@ class ReadEvents(beam.PTransform):
 class _Read(beam.DoFn):
     def __init__(self, read: ReadEvents) -> None:
         self.task, self.span, self.shards, self.progress = read.task, read.span, read.shards, read.progress
-        self.timed = any(piece.format == "messages" for piece in read.pieces)
+        self.timed = any(reader_of(piece.format).is_archive for piece in read.pieces)
 
     def process(self, piece: Piece) -> Iterator[tuple[int, bytes] | TaggedOutput]:
         for part in read_piece(self.task, self.span, piece, self.timed):

@@ -10,7 +10,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.jobs.extent import ROW, rows
+from pipelines.events.formats.base import ROW
+from pipelines.jobs.extent import rows
 from pipelines.transforms.read_files import File, find, plan
 from tests import small
 

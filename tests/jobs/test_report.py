@@ -11,7 +11,7 @@ import yaml
 
 from pipelines.events.formats.base import Piece
 from pipelines.jobs.config import Execution, Input, ScoreConfig, StreamConfig
-from pipelines.jobs.outputs import Result
+from pipelines.jobs.outputs.base import Result
 from pipelines.jobs.report import describe_as_ofs, ledger_lines, live_report, score_report
 from pipelines.jobs.source import Source
 from pipelines.ledger.counts import Ledger, Status

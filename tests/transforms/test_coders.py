@@ -9,14 +9,16 @@ from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import pytest
+from apache_beam.coders import registry
 from apache_beam.typehints import typehints
 
 from pipelines.events.formats.base import Piece
-from pipelines.events.messages import Messages
+from pipelines.events.messages import BlockOrTick, Messages, Tick
 from pipelines.events.sequences import SequenceBatch
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.running import Appended, Running, WindowRows
 from pipelines.system.versioned import StateError, plain, versioned
+from pipelines.transforms import coders as beam_coders
 from pipelines.transforms.coders import VersionedCoder
 from pipelines.transforms.infer import ScoreBlock
 
@@ -66,6 +68,15 @@ def test_no_module_path_is_in_the_bytes() -> None:
 def test_beam_takes_it_for_versioned_values_and_unions_of_them(hint: object) -> None:
     kinds = VersionedCoder.from_type_hint(hint, None).kinds
     assert kinds == ((Ledger,) if hint is Ledger else (Appended, Ledger))
+
+
+def test_a_tick_is_told_from_a_packed_block_of_any_bytes() -> None:
+    coder = VersionedCoder.from_type_hint(BlockOrTick, None)
+    assert coder.kinds == (Tick,)
+    for element in (Tick(5), b"", bytes(8), VersionedCoder(Tick).encode(Tick(5))):
+        assert coder.decode(coder.encode(element)) == element
+    beam_coders.install()
+    assert isinstance(registry.get_coder(tuple[int, BlockOrTick]).coders()[1], VersionedCoder)
 
 
 @pytest.mark.parametrize("hint", [int, str | None, Ledger | None, list[Ledger], "Ledger"])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 import apache_beam as beam
@@ -12,7 +11,7 @@ from apache_beam.testing.util import BeamAssertException, assert_that
 
 from pipelines.events.block import concat, unpack
 from pipelines.events.decode import Since
-from pipelines.events.messages import Messages, quality
+from pipelines.events.messages import BlockOrTick, Messages, Tick, quality
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.transforms.decode_messages import DecodeMessages, lags
 from tests.events.formats import writers
@@ -23,7 +22,7 @@ ROWS = writers.records(300)
 FIRST = START * 1_000_000 + 36 * DAY
 SHARDS = 4
 
-Stamped = tuple[tuple[int, bytes], int]
+Stamped = tuple[tuple[int, BlockOrTick], int]
 
 
 def run(parts: Sequence[Messages], subscription: str, max_bad_share: float = 0.5, **events: object) -> dict[str, int]:
@@ -33,7 +32,7 @@ def run(parts: Sequence[Messages], subscription: str, max_bad_share: float = 0.5
     ticks = sorted((s, m.tick) for m in parts if m.tick is not None for s in range(SHARDS))
 
     def check_blocks(found: list[Stamped]) -> None:
-        blocks = [(s, unpack(raw), at) for (s, raw), at in found if len(raw) > 8]
+        blocks = [(s, unpack(raw), at) for (s, raw), at in found if not isinstance(raw, Tick)]
         for _, block, at in blocks:
             assert block.arrival is not None
             if at != int(block.arrival.min()):
@@ -41,9 +40,9 @@ def run(parts: Sequence[Messages], subscription: str, max_bad_share: float = 0.5
         events = concat([b for _, b, _ in blocks]) if blocks else None
         wanted = [e for r in expected for e in r.events]
         assert (0 if events is None else len(events)) == len(wanted)
-        got = sorted((s, struct.unpack("<q", raw)[0]) for (s, raw), _ in found if len(raw) == 8)
-        assert got == ticks
-        assert all(struct.unpack("<q", raw)[0] == at for (_, raw), at in found if len(raw) == 8)
+        ticked = [(s, tick.time, at) for (s, tick), at in found if isinstance(tick, Tick)]
+        assert sorted((s, tick) for s, tick, _ in ticked) == ticks
+        assert all(tick == at for _, tick, at in ticked)
 
     def check_dead(found: list[DeadLetter]) -> None:
         wanted = [letter for r in expected for letter in r.dead]

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from pipelines.events.block import EventBlock, tidy
 from pipelines.events.decode import Span, decode
+from pipelines.events.messages import BlockOrTick, Tick
 from pipelines.events.sequences import backfill
-from pipelines.transforms.live_sequences import TICK, Clock, Core, Passed, Shard
+from pipelines.transforms.live_sequences import Clock, Core, Passed, Shard
 from tests.events.test_due import SECOND, SINCE, block, event, task
 from tests.generated import table_of
 from tests.simulated import END, Case, Key, ListBag, Simulation, cases, rows, same
@@ -50,16 +51,16 @@ class ForgetsToArm(Core):
 class KeepsItsClock(Core):
     """Does not look earlier when an older block comes after a newer one."""
 
-    def received(self, clock: Clock, raw: bytes) -> Clock:
-        after = super().received(clock, raw)
+    def received(self, clock: Clock, element: BlockOrTick) -> Clock:
+        after = super().received(clock, element)
         return after if clock.due is None else replace(after, due=clock.due)
 
 
 class GoesBack(Core):
     """Processes a boundary again when an event of its time comes again."""
 
-    def received(self, clock: Clock, raw: bytes) -> Clock:
-        after = super().received(replace(clock, last=None), raw)
+    def received(self, clock: Clock, element: BlockOrTick) -> Clock:
+        after = super().received(replace(clock, last=None), element)
         return replace(after, last=clock.last)
 
 
@@ -109,10 +110,10 @@ def test_boundaries_that_are_overdue_come_in_order() -> None:
 
 def test_a_boundary_of_the_future_waits_for_the_next_element() -> None:
     random = Random(0)
-    for by_ticks, following in ((False, packed("a", 5)), (True, TICK.pack(10 * SECOND))):
+    for by_ticks, following in ((False, packed("a", 5)), (True, Tick(10 * SECOND))):
         core = Core(TASK, SINCE, previews=True, by_ticks=by_ticks)
         shard = Shard(Clock(), ListBag(random), ListBag(random), ListBag(random))
-        assert core.received(shard.clock, TICK.pack(7 * SECOND)) == Clock(tick=7 * SECOND)  # a tick wakes nobody
+        assert core.received(shard.clock, Tick(7 * SECOND)) == Clock(tick=7 * SECOND)  # a tick wakes nobody
         shard.clock = core.received(shard.clock, packed("a", 5))
         shard.arrived.add(packed("a", 5))
         assert not list(core.boundaries(shard, 10 * SECOND, 1 << 50 if by_ticks else 9 * SECOND))

@@ -25,11 +25,12 @@ from hypothesis import strategies as st
 
 from pipelines.events.block import split
 from pipelines.events.decode import Since, decode, without_arrival
+from pipelines.events.messages import BlockOrTick, Tick
 from pipelines.events.sequences import SequenceBatch
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.task.spec import Task
 from pipelines.transforms.build_sequences import Sequences
-from pipelines.transforms.live_sequences import TICK, Live
+from pipelines.transforms.live_sequences import Live
 from tests.generated import table_of
 from tests.oracle import Event, Expected
 from tests.simulated import END, Case, Key, Message, cases, columns, rows, same
@@ -101,7 +102,7 @@ def run(endpoint: str, task: Task, first: int, stream: beam.PTransform, live: Li
         ]
     )
     with beam.Pipeline(options=options) as p:
-        blocks = p | stream | beam.Map(pickle.loads).with_output_types(tuple[int, bytes])
+        blocks = p | stream | beam.Map(pickle.loads).with_output_types(tuple[int, BlockOrTick])
         read = blocks | beam.FlatMap(lambda _: ()).with_output_types(Ledger)
         built = (blocks, read) | Sequences(task, Since(first), live=live)
         for tag in ("sequences", "dead", "ledger"):
@@ -109,7 +110,7 @@ def run(endpoint: str, task: Task, first: int, stream: beam.PTransform, live: Li
     return OUT
 
 
-def element(shard: int, raw: bytes, at: int) -> TimestampedValue:
+def element(shard: int, raw: BlockOrTick, at: int) -> TimestampedValue:
     """at: us."""
     return TimestampedValue(pickle.dumps((shard, raw)), Timestamp(micros=at))
 
@@ -140,8 +141,8 @@ class Play:
         return self
 
     def tick(self, seconds: int, at: int) -> Play:
-        raw = TICK.pack(seconds * SECOND)
-        self.stream = self.stream.add_elements([element(s, raw, at * SECOND) for s in range(self.shards)])
+        tick = Tick(seconds * SECOND)
+        self.stream = self.stream.add_elements([element(s, tick, at * SECOND) for s in range(self.shards)])
         return self
 
     def watermark(self, seconds: float) -> Play:
@@ -312,7 +313,7 @@ class Script:
         table = table_of([e for m in messages for e in m.events])
         block = decode(self.case.task, table, self.case.since, None, arrival, ids).block
         parts = [(s, b.pack(), b.arrival) for s, b in split(block, self.case.shards)]
-        self._elements([(s, raw, int(came.min())) for s, raw, came in parts if came is not None])
+        self._elements((s, raw, int(came.min())) for s, raw, came in parts if came is not None)
 
     def _advance(self, promise: int) -> None:
         last = max(promise - 1, -1 + self.watermark) // 1000 * 1000
@@ -324,9 +325,9 @@ class Script:
 
     def _ticks(self, moment: int) -> None:
         if self.case.by_ticks:
-            self._elements([(s, TICK.pack(moment), self.watermark) for s in range(self.case.shards)])
+            self._elements([(s, Tick(moment), self.watermark) for s in range(self.case.shards)])
 
-    def _elements(self, elements: Iterable[tuple[int, bytes, int]]) -> None:
+    def _elements(self, elements: Iterable[tuple[int, BlockOrTick, int]]) -> None:
         values = [element(*e) for e in elements]
         if values:
             self.stream = self.stream.add_elements(values)

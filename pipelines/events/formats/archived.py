@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -73,50 +73,57 @@ def payload_of(metadata: Mapping[bytes, bytes] | None) -> Payload:
         raise Unreadable(f"the payload format is {explain(error)}") from error
 
 
-def pieces(path: str, size: int) -> list[Piece]:
-    """Consecutive row groups."""
-    return [replace(piece, format="messages") for piece in parquet.pieces(path, size)]
+class Archived(parquet.Parquet):
+    """The format: Parquet files with the columns of `SCHEMA`."""
+
+    name = "messages"
+    title = "archive of messages"
+    endings = (EXTENSION,)
+    magic = b""  # that of Parquet
+    is_sparse = True
+    is_archive = True
+
+    def fields(self, path: str) -> dict[str, str]:
+        """Fields of the events in the first messages, and their types.
+
+        Raises:
+          Unreadable, OSError: no archive, or none of these messages can be read.
+        """
+        try:
+            with parquet.reader(path) as file:
+                _check(file)
+                payload = payload_of(file.schema_arrow.metadata)
+                first = next(file.iter_batches(SAMPLE, use_threads=False), None)
+                return {} if first is None else payloads.fields(from_table(first), payload)
+        except parquet.BROKEN as error:
+            raise Unreadable(explain(error)) from error
+
+    def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+        """The events of the messages in row groups [start, end). A row group that breaks off is refused from there."""
+        task = without_arrival(task)
+        try:
+            with parquet.reader(piece.path) as file:
+                _check(file)
+                payload, meta = payload_of(file.schema_arrow.metadata), file.metadata
+        except parquet.BROKEN as error:
+            yield Refusal("file", "not a readable archive of messages", explain(error), "", 1, True)
+            return
+        if meta.num_row_groups < piece.end:
+            yield from ended(piece, meta.num_row_groups, "row groups")
+            return
+        done = sum(meta.row_group(i).num_rows for i in range(piece.start))
+        for part in parquet.tables(piece, meta, SCHEMA.names, []):
+            if isinstance(part, Refusal):
+                yield part._replace(position=f"row {done}")
+                done += part.rows
+                continue
+            for start in range(0, len(part), BATCH):
+                for found in _messages(part.slice(start, BATCH), done + start):
+                    yield from (found,) if isinstance(found, Refusal) else payloads.parse(task, found, payload)
+            done += len(part)
 
 
-def fields(path: str) -> dict[str, str]:
-    """Fields of the events in the first messages, and their types.
-
-    Raises:
-      Unreadable, OSError: no archive, or none of these messages can be read.
-    """
-    try:
-        with parquet.reader(path) as file:
-            _check(file)
-            payload = payload_of(file.schema_arrow.metadata)
-            first = next(file.iter_batches(SAMPLE, use_threads=False), None)
-            return {} if first is None else payloads.fields(from_table(first), payload)
-    except parquet.BROKEN as error:
-        raise Unreadable(explain(error)) from error
-
-
-def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
-    """The events of the messages in row groups [start, end). A row group that breaks off is refused from there."""
-    task = without_arrival(task)
-    try:
-        with parquet.reader(piece.path) as file:
-            _check(file)
-            payload, meta = payload_of(file.schema_arrow.metadata), file.metadata
-    except parquet.BROKEN as error:
-        yield Refusal("file", "not a readable archive of messages", explain(error), "", 1, True)
-        return
-    if meta.num_row_groups < piece.end:
-        yield from ended(piece, meta.num_row_groups, "row groups")
-        return
-    done = sum(meta.row_group(i).num_rows for i in range(piece.start))
-    for part in parquet.tables(piece, meta, SCHEMA.names, []):
-        if isinstance(part, Refusal):
-            yield part._replace(position=f"row {done}")
-            done += part.rows
-            continue
-        for start in range(0, len(part), BATCH):
-            for found in _messages(part.slice(start, BATCH), done + start):
-                yield from (found,) if isinstance(found, Refusal) else payloads.parse(task, found, payload)
-        done += len(part)
+READER = Archived()
 
 
 def _messages(rows: pa.Table, first: int) -> Iterator[Messages | Refusal]:

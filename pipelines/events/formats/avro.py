@@ -18,6 +18,7 @@ import fastavro.read
 from pipelines.events.formats import avro_schema as avroschema
 from pipelines.events.formats import codecs, records
 from pipelines.events.formats.base import (
+    Format,
     Ints,
     Piece,
     Refusal,
@@ -83,21 +84,6 @@ class Block(NamedTuple):
     data: int  # where its data begin
     end: int  # where the marker behind it begins
     records: int
-
-
-def pieces(path: str, size: int) -> list[Piece]:
-    """Byte ranges of `PIECE`."""
-    return ranges(path, "avro", size, PIECE)
-
-
-def fields(path: str) -> dict[str, str]:
-    """Fields of the schema and their types.
-
-    Raises:
-      Unreadable, OSError: the file cannot be read.
-    """
-    with opened(path) as file:
-        return dict(header(file).fields)
 
 
 def header(file: BinaryIO) -> Header:
@@ -186,22 +172,42 @@ def _zigzag(size: int) -> bytes:
     return bytes([*out, rest])
 
 
-def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
-    """Records of the piece's blocks, in tables of about `ROWS`."""
-    try:
-        with opened(piece.path) as file:
-            head = header(file)
-            parts = _records(file, head, piece)
-            lacking = next((c for c in task.columns if c not in head.fields), None)
-            if lacking is None:
-                yield from _tables(task, parts)
-                yield from ended(piece, file.seek(0, io.SEEK_END))
-                return
-            rows = sum(part.rows if isinstance(part, Refusal) else len(part.records) for part in parts)
-            if rows:
-                yield without(lacking, list(head.fields), rows)
-    except (Unreadable, OSError) as error:
-        yield Refusal("file", "not a readable Avro file", explain(error), "", 1, True)
+class Avro(Format):
+    """The format; where a row stands is told by its block."""
+
+    name = "avro"
+    title = "Avro"
+    endings = (".avro",)
+    magic = MAGIC
+
+    def pieces(self, path: str, size: int) -> list[Piece]:
+        """Byte ranges of `PIECE`."""
+        return ranges(path, self.name, size, PIECE)
+
+    def fields(self, path: str) -> dict[str, str]:
+        """Fields of the schema and their types."""
+        with opened(path) as file:
+            return dict(header(file).fields)
+
+    def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+        """Records of the piece's blocks, in tables of about `ROWS`."""
+        try:
+            with opened(piece.path) as file:
+                head = header(file)
+                parts = _records(file, head, piece)
+                lacking = next((c for c in task.columns if c not in head.fields), None)
+                if lacking is None:
+                    yield from _tables(task, parts)
+                    yield from ended(piece, file.seek(0, io.SEEK_END))
+                    return
+                rows = sum(part.rows if isinstance(part, Refusal) else len(part.records) for part in parts)
+                if rows:
+                    yield without(lacking, list(head.fields), rows)
+        except (Unreadable, OSError) as error:
+            yield Refusal("file", "not a readable Avro file", explain(error), "", 1, True)
+
+
+READER = Avro()
 
 
 class Part(NamedTuple):

@@ -1,13 +1,15 @@
-"""What every format shares: pieces of input, rows in columns, rows that cannot be read, and opening a file.
+"""What every format declares of itself and how it is asked, and what formats share: pieces of input, rows in columns,
+rows that cannot be read, and opening a file.
 
-What a format is able to read is in its own module; which file has which format, and what becomes of rows, in `files`.
+Which formats there are is in `registry`; what becomes of rows, in `transforms.read_files`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple, Protocol, cast
+from typing import BinaryIO, ClassVar, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from pipelines.system.versioned import versioned
 from pipelines.task.spec import Task
 
 RAW = 1 << 20  # bytes of a refused row that are kept
+ROW = 64.0  # bytes of a row of a few fields
 REFUSED = {403: "Permission denied", 404: "No such file, folder or bucket"}  # HTTP answers
 
 Ints = npt.NDArray[np.int64]
@@ -31,7 +34,7 @@ class Piece:
     """A part of a file that is read at once; pieces of a file can be read in any order, by anyone."""
 
     path: str  # or the `bq://...` of a table or query, which counts as a file
-    format: str
+    format: str  # name of the reader
     start: int  # row groups for Parquet, streams for BigQuery, else bytes, of the lines or blocks that start there
     end: int  # exclusive
     size: int  # bytes, for progress; the pieces of a file add up to the file
@@ -89,25 +92,53 @@ class Refusal(NamedTuple):
     sent: Sent | None = None  # of a message
 
 
-class Reader(Protocol):
-    """What every module of this package offers."""
+class Reader(ABC):
+    """Reads one kind of input: a format of files, or tables of BigQuery."""
 
+    name: ClassVar[str]  # in the pieces that it reads
+    piece: ClassVar[type[Piece]] = Piece  # of which class they are
+    is_archive: ClassVar[bool] = False  # of messages, good and bad, and of when each arrived
+
+    @abstractmethod
     def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
         """All rows of a piece, each once, in bounded memory."""
 
+    @abstractmethod
+    def columns(self, piece: Piece) -> Collection[str]:
+        """Names of the fields of a piece. Raises Unreadable, OSError: there is no saying."""
 
-class Format(Reader, Protocol):
-    """What a module for files offers."""
+    def row_size(self, path: str, size: int) -> float:
+        """About how many bytes of an input of `size` bytes a row takes, by a short look at it.
 
-    def pieces(self, path: str, size: int) -> list[Piece]:
-        """The pieces of a file of `size` bytes; one piece for a file that cannot be opened: `read` says why."""
+        Raises:
+          Unreadable, OSError: it cannot be looked at.
+        """
+        return ROW
 
+
+class Format(Reader):
+    """A format of event files: what it is called and how its files are, and how they are read."""
+
+    title: ClassVar[str]  # for people
+    endings: ClassVar[tuple[str, ...]]  # of the names of its files, in lower case
+    magic: ClassVar[bytes] = b""  # what every file of it begins with
+    is_compressible: ClassVar[bool] = False  # whole files of it may be compressed, see `compressions`
+    is_sparse: ClassVar[bool] = False  # a row may leave out a field that is null, so the first rows may not show all
+
+    @abstractmethod
     def fields(self, path: str) -> dict[str, str]:
         """Field -> its type, as the header or the first rows say.
 
         Raises:
           Unreadable, OSError: there is no saying.
         """
+
+    def pieces(self, path: str, size: int) -> list[Piece]:
+        """The pieces of a file of `size` bytes; one for a file that cannot be split, or opened: `read` says why."""
+        return [Piece(path, self.name, 0, size, size, True)]
+
+    def columns(self, piece: Piece) -> Collection[str]:
+        return self.fields(piece.path)
 
 
 class Unreadable(Exception):

@@ -8,8 +8,7 @@ https://cloud.google.com/bigquery/docs/reference/storage
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -20,10 +19,10 @@ import pyarrow as pa
 
 from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span
-from pipelines.events.formats.base import Piece, Refusal, Rows
+from pipelines.events.formats.base import Piece, Reader, Refusal, Rows
 from pipelines.events.formats.parquet import json_row
-from pipelines.google.bigquery import TIMEOUT, client, execute, explained, patiently, reader
-from pipelines.google.tables import NAME
+from pipelines.google.bigquery import TIMEOUT, answers, client, execute, explained, patiently, reader
+from pipelines.google.tables import NAME, QUERY
 from pipelines.system.versioned import versioned
 from pipelines.task.fields import EPOCH, UNITS
 from pipelines.task.spec import Task, TimeField
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from google.cloud.bigquery_storage_v1.types import ReadSession
 
 FORMAT = "bigquery"
-QUERY = re.compile(r"bq://([a-z0-9.:-]+)\?(.+)", re.DOTALL)
 ROWS, BYTES = 1 << 17, 64 << 20  # in memory
 STREAMS = 4  # for each worker, where BigQuery finds that the table is worth as many
 DEADLINE = 600.0  # seconds in which a stream is read before it is asked again, from where it stood
@@ -51,10 +49,6 @@ class Stream(Piece):
 
     name: str
     schema: bytes  # of Arrow: a stream without rows says none
-
-    @property
-    def columns(self) -> pa.Schema:
-        return pa.ipc.read_schema(pa.py_buffer(self.schema))
 
 
 @dataclass(frozen=True)
@@ -85,6 +79,7 @@ def look(path: str) -> Found:
     Raises:
       UserError: it is neither, is not there, may not be read, or is wrong.
     """
+    answers()
     query, table = QUERY.fullmatch(path), NAME.fullmatch(path)
     if query is not None:
         project, sql = query.groups()
@@ -165,18 +160,31 @@ def _literal(spec: TimeField, kind: str, time: int) -> str | None:
     return f"{kind} '{moment.isoformat(' ')}{'+00:00' if kind == 'TIMESTAMP' else ''}'"
 
 
-def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
-    """All rows of a stream."""
-    assert isinstance(piece, Stream)
-    held, first = list[pa.RecordBatch](), 0
-    for batch in _batches(piece):
-        held.append(batch)
-        rows = sum(map(len, held))
-        if rows >= ROWS or sum(b.nbytes for b in held) >= BYTES:
+class BigQuery(Reader):
+    """Reads the streams of a session."""
+
+    name = FORMAT
+    piece = Stream
+
+    def columns(self, piece: Piece) -> Collection[str]:
+        assert isinstance(piece, Stream)
+        return tuple(pa.ipc.read_schema(pa.py_buffer(piece.schema)).names)
+
+    def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+        """All rows of a stream."""
+        assert isinstance(piece, Stream)
+        held, first = list[pa.RecordBatch](), 0
+        for batch in _batches(piece):
+            held.append(batch)
+            rows = sum(map(len, held))
+            if rows >= ROWS or sum(b.nbytes for b in held) >= BYTES:
+                yield _rows(piece, task, held, first)
+                held, first = [], first + rows
+        if held:
             yield _rows(piece, task, held, first)
-            held, first = [], first + rows
-    if held:
-        yield _rows(piece, task, held, first)
+
+
+READER = BigQuery()
 
 
 def _batches(stream: Stream) -> Iterator[pa.RecordBatch]:
@@ -185,7 +193,7 @@ def _batches(stream: Stream) -> Iterator[pa.RecordBatch]:
     Raises:
       UserError: BigQuery refuses to give it, as it does when the session is over.
     """
-    columns, done = stream.columns, 0
+    columns, done = pa.ipc.read_schema(pa.py_buffer(stream.schema)), 0
     messages: Iterator[Any] | None = None
 
     def following() -> Any:

@@ -27,16 +27,6 @@ CLOSED = (
 )
 
 
-def pieces(path: str, size: int) -> list[Piece]:
-    """Byte ranges; one for a compressed file."""
-    return lines.pieces(path, "csv", size)
-
-
-def fields(path: str) -> dict[str, str]:
-    """The names in the header; CSV has no types."""
-    return dict.fromkeys(header(path)[0], "text")
-
-
 def header(path: str) -> tuple[list[str], str]:
     """(column names, separator) of a file; no names for one without a line.
 
@@ -52,26 +42,40 @@ def header(path: str) -> tuple[list[str], str]:
         raise Unreadable(f"no CSV header: {explain(error)}") from error
 
 
-def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
-    """Rows of the lines that begin in the piece, but for the header."""
-    try:
-        names, separator = header(piece.path)
-    except (Unreadable, OSError) as error:
-        yield Refusal("file", "a file that cannot be read", explain(error), "", 1, True)
-        return
-    lacking = next((c for c in task.columns if names.count(c) != 1), None)
-    parser, heading, lost = Parser(task, names, separator), piece.start == 0, 0
-    for chunk in lines.read(piece):
-        if isinstance(chunk, Refusal):
-            yield chunk
-            continue
-        if heading and len(chunk):
-            chunk, heading = chunk.take(slice(1, None)), False
-        if lacking is None:
-            yield from parser.rows(chunk)
-        lost += len(chunk)
-    if lacking is not None and lost:
-        yield without(lacking, names, lost)
+class Csv(lines.TextFormat):
+    """The format; its fields are text."""
+
+    name = "csv"
+    title = "CSV"
+    endings = (".csv",)
+
+    def fields(self, path: str) -> dict[str, str]:
+        """The names in the header; CSV has no types."""
+        return dict.fromkeys(header(path)[0], "text")
+
+    def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+        """Rows of the lines that begin in the piece, but for the header."""
+        try:
+            names, separator = header(piece.path)
+        except (Unreadable, OSError) as error:
+            yield Refusal("file", "a file that cannot be read", explain(error), "", 1, True)
+            return
+        lacking = next((c for c in task.columns if names.count(c) != 1), None)
+        parser, heading, lost = Parser(task, names, separator), piece.start == 0, 0
+        for chunk in lines.read(piece):
+            if isinstance(chunk, Refusal):
+                yield chunk
+                continue
+            if heading and len(chunk):
+                chunk, heading = chunk.take(slice(1, None)), False
+            if lacking is None:
+                yield from parser.rows(chunk)
+            lost += len(chunk)
+        if lacking is not None and lost:
+            yield without(lacking, names, lost)
+
+
+READER = Csv()
 
 
 class Parser:

@@ -26,22 +26,38 @@ ESCAPED = re.compile(rb"\\.", re.DOTALL)
 EXACT = float(1 << 53)  # whole numbers above are not exact as 64-bit floats
 
 
-def pieces(path: str, size: int) -> list[Piece]:
-    """Byte ranges; one for a compressed file."""
-    return lines.pieces(path, "jsonl", size)
+class JsonLines(lines.TextFormat):
+    """The format; a line may leave out what is null."""
+
+    name = "jsonl"
+    title = "JSON Lines"
+    endings = (".jsonl", ".ndjson", ".json")
+    is_sparse = True
+
+    def fields(self, path: str) -> dict[str, str]:
+        """Fields of the first 100 lines, and the JSON types that they have.
+
+        Raises:
+          Unreadable, OSError: the file cannot be opened or read, or none of these lines is an object.
+        """
+        first = [line for line in lines.head(path).removeprefix(lines.BOM).splitlines() if line.strip()][:100]
+        out = kinds(first)
+        if first and not out:
+            raise Unreadable("it does not hold one JSON object a line (but a list, or objects of many lines?)")
+        return out
+
+    def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+        """Rows of the lines that begin in the piece."""
+        for chunk in lines.read(piece):
+            if isinstance(chunk, Refusal):
+                yield chunk
+            elif len(chunk):
+                chunk, bad = lines.unicode(chunk)
+                yield from bad.refused("a line that is not UTF-8")
+                yield from parse(task, chunk)
 
 
-def fields(path: str) -> dict[str, str]:
-    """Fields of the first 100 lines, and the JSON types that they have.
-
-    Raises:
-      Unreadable, OSError: the file cannot be opened or read, or none of these lines is an object.
-    """
-    first = [line for line in lines.head(path).removeprefix(lines.BOM).splitlines() if line.strip()][:100]
-    out = kinds(first)
-    if first and not out:
-        raise Unreadable("it does not hold one JSON object a line (but a list, or objects of many lines?)")
-    return out
+READER = JsonLines()
 
 
 def kinds(texts: Iterable[bytes]) -> dict[str, str]:
@@ -51,17 +67,6 @@ def kinds(texts: Iterable[bytes]) -> dict[str, str]:
         for name, value in record.items() if isinstance(record, dict) else ():
             out.setdefault(name, set()).add(_named(value))
     return {name: " or ".join(sorted(found)) for name, found in out.items()}
-
-
-def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
-    """Rows of the lines that begin in the piece."""
-    for chunk in lines.read(piece):
-        if isinstance(chunk, Refusal):
-            yield chunk
-        elif len(chunk):
-            chunk, bad = lines.unicode(chunk)
-            yield from bad.refused("a line that is not UTF-8")
-            yield from parse(task, chunk)
 
 
 def parse(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:

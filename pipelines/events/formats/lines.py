@@ -1,18 +1,22 @@
-"""Text files as chunks of whole lines: byte ranges, gzip, lines that are too long. What a line means is elsewhere."""
+"""Text files as chunks of whole lines: byte ranges, compressed files, lines that are too long.
+
+What a line means is told by the formats that have rows on lines.
+"""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.events.columns import is_utf8
+from pipelines.events.formats import registry
 from pipelines.events.formats.base import (
     RAW,
+    Format,
     Ints,
     Piece,
     Refusal,
@@ -24,12 +28,13 @@ from pipelines.events.formats.base import (
     ranges,
     readable,
 )
+from pipelines.events.formats.compressions import COMPRESSIONS, compression_of
 
 PIECE = 32 << 20  # bytes of a file that one piece holds
 CHUNK = 4 << 20  # bytes of lines in memory, beside one long line
 LONGEST = 64 << 20  # bytes of a line
 BOM = b"\xef\xbb\xbf"
-OTHER = {b"PAR1": "Parquet", b"Obj\1": "Avro", b"\x1f\x8b": "gzip data", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -91,19 +96,28 @@ def cut(data: bytes, start: Ints, end: Ints, kind: pa.DataType) -> pa.Array:
     return both.take(pa.array(np.arange(0, len(edges) - 1, 2)))
 
 
-def pieces(path: str, name: str, size: int) -> list[Piece]:
-    """Byte ranges of `PIECE`; a compressed file is one."""
-    if path.endswith(".gz"):
-        return [Piece(path, name, 0, size, size, True)]
-    return ranges(path, name, size, PIECE)
+class TextFormat(Format):
+    """A format of text files with a row on each line."""
+
+    is_compressible = True
+
+    def pieces(self, path: str, size: int) -> list[Piece]:
+        """Byte ranges of `PIECE`; a compressed file is one."""
+        return ranges(path, self.name, size, PIECE) if compression_of(path) is None else super().pieces(path, size)
+
+    def row_size(self, path: str, size: int) -> float:
+        first, compression = head(path), compression_of(path)
+        length = len(first) / max(first.count(b"\n"), 1)
+        return max(length / (compression.ratio if compression else 1), 1.0)
 
 
 def read(piece: Piece) -> Iterator[Lines | Refusal]:
     """The lines that begin in [start, end), in chunks."""
+    compression = compression_of(piece.path)
     try:
         with opened(piece.path) as file:
-            if piece.path.endswith(".gz"):
-                yield from chunks(inflate(file), 0, None)
+            if compression is not None:
+                yield from chunks(compression.inflate(file, CHUNK), 0, None)
             else:
                 file.seek(max(piece.start - 1, 0))
                 yield from chunks(iter(lambda: file.read(CHUNK), b""), piece.start, piece.end)
@@ -186,32 +200,19 @@ def head(path: str, size: int = 1 << 20) -> bytes:
     Raises:
       Unreadable, OSError: the file cannot be opened or read, or holds no text.
     """
+    compression = compression_of(path)
     with opened(path) as file:
-        data = next(inflate(file), b"")[:size] if path.endswith(".gz") else file.read(size)
-    for mark, what in OTHER.items():
-        if data.startswith(mark):
-            raise Unreadable(f"it holds {what}, not lines of UTF-8 text")
+        data = file.read(size) if compression is None else next(compression.inflate(file, size), b"")
+    what = _other(data)
+    if what is not None:
+        raise Unreadable(f"it holds {what}, not lines of UTF-8 text")
     return data
 
 
-def inflate(file: BinaryIO) -> Iterator[bytes]:
-    """Decompressed parts of at most `CHUNK`. What was there before a break is given out before the error is raised.
-
-    Raises:
-      Unreadable: damaged, or cut off. (Beam's own reader takes a gzip file that breaks off for one that ends.)
-    """
-    engine, fresh = zlib.decompressobj(31), True
-    while raw := file.read(1 << 20):
-        while raw:
-            try:
-                data = engine.decompress(raw, CHUNK)
-            except zlib.error as error:
-                raise Unreadable("no gzip data, or damaged") from error
-            fresh = False
-            if data:
-                yield data
-            raw = engine.unconsumed_tail
-            if engine.eof:
-                raw, engine, fresh = engine.unused_data.lstrip(b"\0"), zlib.decompressobj(31), True
-    if not fresh:
-        raise Unreadable("the gzip data breaks off")
+def _other(data: bytes) -> str | None:
+    """What data are that begin as no text does."""
+    if data.startswith(UTF_16):
+        return "UTF-16"
+    formats = ((each.magic, each.title) for each in map(registry.format_of, registry.FORMATS) if each.magic)
+    known = [*formats, *((each.magic, f"{each.name} data") for each in COMPRESSIONS)]
+    return next((what for magic, what in known if data.startswith(magic)), None)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipelines.events.formats import rowgroups
 from pipelines.events.formats.base import (
+    Format,
     Piece,
     Refusal,
     Rows,
@@ -40,62 +41,78 @@ def reader(path: str) -> Iterator[pq.ParquetFile]:
             yield file
 
 
-def pieces(path: str, size: int) -> list[Piece]:
-    """Consecutive row groups of about `PIECE` bytes."""
-    try:
-        with reader(path) as file:
-            groups = [file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)]
-    except BROKEN:
-        groups = []
-    upto = np.cumsum([0, *groups]) / max(sum(groups), 1) * size  # bytes of the file up to each row group
-    upto[-1] = size
-    out, start = [], 0
-    for end in range(1, len(upto)):
-        if upto[end] - upto[start] >= PIECE or end == len(groups):
-            out.append(Piece(path, "parquet", start, end, int(upto[end]) - int(upto[start]), start == 0))
-            start = end
-    return out or [Piece(path, "parquet", 0, 0, size, True)]
+class Parquet(Format):
+    """The format; pieces are row groups."""
 
+    name = "parquet"
+    title = "Parquet"
+    endings: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
+    magic = b"PAR1"
 
-def fields(path: str) -> dict[str, str]:
-    """Columns and their Arrow types.
+    def pieces(self, path: str, size: int) -> list[Piece]:
+        """Consecutive row groups of about `PIECE` bytes."""
+        try:
+            with reader(path) as file:
+                groups = [file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)]
+        except BROKEN:
+            groups = []
+        upto = np.cumsum([0, *groups]) / max(sum(groups), 1) * size  # bytes of the file up to each row group
+        upto[-1] = size
+        out, start = [], 0
+        for end in range(1, len(upto)):
+            if upto[end] - upto[start] >= PIECE or end == len(groups):
+                out.append(Piece(path, self.name, start, end, int(upto[end]) - int(upto[start]), start == 0))
+                start = end
+        return out or [Piece(path, self.name, 0, 0, size, True)]
 
-    Raises:
-      Unreadable: no readable footer.
-    """
-    try:
-        with reader(path) as file:
+    def fields(self, path: str) -> dict[str, str]:
+        """Columns and their Arrow types. Raises Unreadable: no readable footer."""
+        with _footer(path) as file:
             return {f.name: str(f.type) for f in file.schema_arrow}
+
+    def row_size(self, path: str, size: int) -> float:
+        with _footer(path) as file:
+            return max(size, 1) / max(file.metadata.num_rows, 1)
+
+    def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
+        """Row groups [start, end). A row group that breaks off is refused from where it breaks."""
+        try:
+            with reader(piece.path) as file:
+                schema, meta = file.schema_arrow, file.metadata
+                groups = [meta.row_group(i).num_rows for i in range(file.num_row_groups)]
+        except BROKEN as error:
+            yield Refusal("file", "not a readable Parquet file", explain(error), "", 1, True)
+            return
+        if len(groups) < piece.end:
+            yield from ended(piece, len(groups), "row groups")
+            return
+        columns = list(schema.names) if task.events.identity == "all" else list(task.columns)
+        first, rows = sum(groups[: piece.start]), sum(groups[piece.start : piece.end])
+        lacking = next((c for c in task.columns if schema.names.count(c) != 1), None)
+        if lacking is not None and rows:
+            yield without(lacking, schema.names, rows)
+        if lacking is not None:
+            return
+        for part in tables(piece, meta, columns, _dictionaries(task, schema)):
+            if isinstance(part, Refusal):
+                yield part._replace(position=f"row {first}")
+                first += part.rows
+            else:
+                yield Rows(part, np.arange(first, first + len(part)), "row {}", partial(json_row, part))
+                first += len(part)
+
+
+READER = Parquet()
+
+
+@contextmanager
+def _footer(path: str) -> Iterator[pq.ParquetFile]:
+    """An open file, of which the footer is looked at. Raises Unreadable."""
+    try:
+        with reader(path) as file:
+            yield file
     except BROKEN as error:
         raise Unreadable(explain(error)) from error
-
-
-def read(piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
-    """Row groups [start, end). A row group that breaks off is refused from where it breaks."""
-    try:
-        with reader(piece.path) as file:
-            schema, meta = file.schema_arrow, file.metadata
-            groups = [meta.row_group(i).num_rows for i in range(file.num_row_groups)]
-    except BROKEN as error:
-        yield Refusal("file", "not a readable Parquet file", explain(error), "", 1, True)
-        return
-    if len(groups) < piece.end:
-        yield from ended(piece, len(groups), "row groups")
-        return
-    columns = list(schema.names) if task.events.identity == "all" else list(task.columns)
-    first, rows = sum(groups[: piece.start]), sum(groups[piece.start : piece.end])
-    lacking = next((c for c in task.columns if schema.names.count(c) != 1), None)
-    if lacking is not None and rows:
-        yield without(lacking, schema.names, rows)
-    if lacking is not None:
-        return
-    for part in tables(piece, meta, columns, _dictionaries(task, schema)):
-        if isinstance(part, Refusal):
-            yield part._replace(position=f"row {first}")
-            first += part.rows
-        else:
-            yield Rows(part, np.arange(first, first + len(part)), "row {}", partial(json_row, part))
-            first += len(part)
 
 
 def tables(

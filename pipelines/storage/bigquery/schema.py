@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ import pyarrow as pa
 from pipelines.errors import UserError
 from pipelines.google.bigquery import TIMEOUT, client, execute, explained, patiently
 from pipelines.google.tables import Table
+from pipelines.storage.bigquery.views import view_sql
 from pipelines.storage.rows import DEAD_LETTERS, LEDGER, TIME, live_schema, score_schema
-from pipelines.storage.view_sql import bigquery_views
+from pipelines.task.labels.kinds import score_column
 from pipelines.task.spec import Task
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ WRITTEN = ("meant", "staged", "visible", "added", "replaced", "unchanged", "kept
 STORED = {pa.int32(): pa.int64(), pa.float32(): pa.float64()}  # BigQuery has no smaller ones
 TYPES = {pa.string(): "STRING", pa.binary(): "BYTES", pa.int64(): "INTEGER", pa.float64(): "FLOAT", TIME: "TIMESTAMP"}
 SQL_TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL"}
-SCORE = re.compile(r"churn|step_([0-9]+)(?:_p([0-9]+(?:_[0-9]+)?))?")  # names that `Task.outputs` may have
 LABEL = "foretide"  # of a view: what it was made from
 PATIENCE = 60.0  # seconds in which BigQuery must have answered
 ELSEWHERE = "give --output another table"
@@ -266,15 +265,8 @@ def _refuse(table: Table, problems: Sequence[str]) -> None:
 
 
 def _describe_score(name: str) -> str:
-    if name == "churn":
-        return "Probability that the entity churns: no event in the horizon."
-    match = SCORE.fullmatch(name)
-    if match is None:
-        return "Score of the task."
-    ahead = f"{match[1]} step{'' if match[1] == '1' else 's'} after as_of"
-    if match[2] is None:
-        return f"Median of the value {ahead}."
-    return f"Value {ahead} that is not exceeded with a probability of {match[2].replace('_', '.')} %."
+    found = score_column(name)
+    return found.description if found else "Score of the task."
 
 
 def _found(table: Table) -> dict[Kind, bigquery.Table | None]:
@@ -312,7 +304,7 @@ def _name(table: Table, kind: Kind) -> str:
 def _all_outputs(scores: bigquery.Table | None, outputs: Sequence[str]) -> list[str]:
     """The score columns of a task, and those that its table has for others."""
     there = [field.name for field in scores.schema] if scores else []
-    return [*outputs, *(name for name in there if SCORE.fullmatch(name) and name not in outputs)]
+    return [*outputs, *(name for name in there if score_column(name) and name not in outputs)]
 
 
 def _missing(kind: Kind, actual: bigquery.Table, outputs: Sequence[str]) -> list[Field]:
@@ -438,7 +430,7 @@ def _views(table: Table, outputs: Sequence[str]) -> dict[str, _View]:
     views = {}
     described = {table.view(name): text for name, text in VIEWS.items()}
     with explained(str(table)):
-        for name, select in bigquery_views(table, outputs).items():
+        for name, select in view_sql(table, outputs).items():
             digest = hashlib.md5(f"{described[name]}\n{select}".encode(), usedforsecurity=False).hexdigest()
             options = f'description="{described[name]}", labels=[("{LABEL}", "{digest}")]'
             sql = f"CREATE OR REPLACE VIEW `{name}` OPTIONS({options}) AS {select}"

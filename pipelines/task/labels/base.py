@@ -58,6 +58,16 @@ class Labelled(NamedTuple):
     meant: Mask  # (n) for whom the question is
 
 
+class Column(NamedTuple):
+    """What a score column holds."""
+
+    description: str
+    tracked: bool = False  # whether an entity's score is shown beside its last one
+    silence: bool = False  # whether it is the probability of no event in the horizon, which later scores tell of
+    step: int = 0  # of a path: how far ahead, from 1
+    level: float = 50  # of a path, in %: 50 for the median
+
+
 class View(NamedTuple):
     """What a user is shown first of the scores."""
 
@@ -83,6 +93,11 @@ class Label(Spec):
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
         """Names of the score columns."""
+
+    @classmethod
+    @abstractmethod
+    def column(cls, name: str) -> Column | None:
+        """What a column of one of `outputs` holds, told by its name; None for what no label of this kind has."""
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import model_validator
 
 from pipelines.task.fields import Duration, format_duration
-from pipelines.task.labels.base import Ahead, Floats, Ints, Known, Label, Labelled, View, cell
+from pipelines.task.labels.base import Ahead, Column, Floats, Ints, Known, Label, Labelled, View, cell
 
 if TYPE_CHECKING:
     from pipelines.task.spec import Task
@@ -40,6 +40,11 @@ class ChurnLabel(Label):
     def outputs(self) -> tuple[str, ...]:
         """The probability of churn."""
         return ("churn",)
+
+    @classmethod
+    def column(cls, name: str) -> Column | None:
+        told = "Probability that the entity churns: no event in the horizon."
+        return Column(told, tracked=True, silence=True) if name == "churn" else None
 
     @property
     def terms(self) -> tuple[int, int]:

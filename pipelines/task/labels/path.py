@@ -10,10 +10,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pipelines.task.fields import LONGEST, Name
-from pipelines.task.labels.base import Ahead, Floats, Ints, Known, Label, Labelled, View, cell
+from pipelines.task.labels.base import Ahead, Column, Floats, Ints, Known, Label, Labelled, View, cell
 
 if TYPE_CHECKING:
     from pipelines.task.spec import Task
+
+COLUMN = re.compile(r"step_([0-9]+)(?:_p([0-9]+(?:_[0-9]+)?))?")
 
 
 class PathLabel(Label):
@@ -50,6 +52,18 @@ class PathLabel(Label):
         steps = [f"step_{i + 1}" for i in range(self.steps)]
         return (*steps, *(f"{s}_p{100 * q:g}".replace(".", "_") for s in steps for q in self.quantiles))
 
+    @classmethod
+    def column(cls, name: str) -> Column | None:
+        match = COLUMN.fullmatch(name)
+        if match is None:
+            return None
+        step, level = int(match[1]), (match[2] or "50").replace("_", ".")
+        ahead = f"{match[1]} step{'' if step == 1 else 's'} after as_of"
+        if match[2] is None:
+            return Column(f"Median of the value {ahead}.", tracked=True, step=step)
+        told = f"Value {ahead} that is not exceeded with a probability of {level} %."
+        return Column(told, step=step, level=float(level))
+
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.field,)
@@ -60,7 +74,7 @@ class PathLabel(Label):
 
     def level(self, task: Task) -> int:
         """The feature that holds the level that the path starts from."""
-        return next(i for i, f in enumerate(task.features) if (f.agg, f.field, f.by) == ("last", self.field, None))
+        return next(i for i, f in enumerate(task.features) if f.name in self.starts_from)
 
     def check(self, task: Task) -> None:
         if not any(f.name in self.starts_from and f.vocabulary is None for f in task.features):

@@ -11,7 +11,7 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.events.block import EventBlock
 from pipelines.events.formats import archived as archive
-from pipelines.events.formats.archived import EXTENSION, PAYLOAD, fields, from_table, payload_of, schema, table
+from pipelines.events.formats.archived import EXTENSION, PAYLOAD, READER, from_table, payload_of, schema, table
 from pipelines.events.formats.base import Unreadable
 from pipelines.events.messages import Messages, Payload
 from pipelines.transforms.archive import write_messages
@@ -77,9 +77,9 @@ def test_the_extension_wins_over_parquet(tmp_path: Path) -> None:
 
 
 def test_fields(tmp_path: Path) -> None:
-    assert fields(str(stored(tmp_path, messages(text(ROWS)))))["user"] == "text"
-    assert fields(str(stored(tmp_path, messages(KINDS["bare record"][0](ROWS)), AVRO)))["user"] == "string"
-    assert fields(str(stored(tmp_path, messages([])))) == {}
+    assert READER.fields(str(stored(tmp_path, messages(text(ROWS)))))["user"] == "text"
+    assert READER.fields(str(stored(tmp_path, messages(KINDS["bare record"][0](ROWS)), AVRO)))["user"] == "string"
+    assert READER.fields(str(stored(tmp_path, messages([])))) == {}
 
 
 def test_other_files(tmp_path: Path) -> None:

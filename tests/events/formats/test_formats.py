@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.events.formats import avro, lines, parquet, rowgroups
-from pipelines.transforms.read_files import FORMATS, File, plan
+from pipelines.events.formats.registry import format_of, named
+from pipelines.transforms.read_files import File, plan
 from tests.events.formats import writers
 from tests.events.formats.writers import WRITERS, Result, read, task, written
 
@@ -44,7 +45,7 @@ def test_order_and_size_of_pieces_do_not_matter(
     result = read(task(), path)
     assert result.events == expected.events
     assert result.ledger == expected.ledger
-    pieces = plan([File(str(path), path.stat().st_size, next(f for f in FORMATS if f in name))])
+    pieces = plan([File(str(path), path.stat().st_size, str(named(name)))])
     assert name.endswith(".gz") == (len(pieces) == 1)
     assert sum(p.size for p in pieces) == path.stat().st_size
     assert [p.whole for p in pieces] == [True] + [False] * (len(pieces) - 1)
@@ -53,7 +54,7 @@ def test_order_and_size_of_pieces_do_not_matter(
 @pytest.mark.parametrize("name", NAMES)
 def test_fields(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / name, WRITERS[name](ROWS[:10]))
-    assert set(FORMATS[next(f for f in FORMATS if f in name)].fields(str(path))) == set(writers.FIELDS)
+    assert set(format_of(str(named(name))).fields(str(path))) == set(writers.FIELDS)
 
 
 @pytest.mark.parametrize("name", NAMES)

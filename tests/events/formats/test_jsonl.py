@@ -126,4 +126,10 @@ def test_a_bad_share_of_rows_is_not_slow_and_loses_nothing(tmp_path: Path) -> No
 
 def test_fields_are_named_with_their_types(tmp_path: Path) -> None:
     path = written(tmp_path / "x.jsonl", b'{"a": 1}\n{"a": "x", "b": null, "c": true}\n{bad\n{"d": {}, "e": []}\n')
-    assert jsonl.fields(str(path)) == {"a": "number or text", "b": "null", "c": "boolean", "d": "object", "e": "list"}
+    assert jsonl.READER.fields(str(path)) == {
+        "a": "number or text",
+        "b": "null",
+        "c": "boolean",
+        "d": "object",
+        "e": "list",
+    }

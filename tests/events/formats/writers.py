@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 
 from pipelines.events.block import EventBlock, concat
 from pipelines.events.decode import Since, Span
+from pipelines.events.formats.registry import named
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.task.spec import Task
-from pipelines.transforms.read_files import FORMATS, File, plan, read_piece
+from pipelines.transforms.read_files import File, plan, read_piece
 
 Record = Mapping[str, object]
 DAY = 86_400_000_000
@@ -127,7 +128,8 @@ class Result(NamedTuple):
 
 def read(spec: Task, path: Path, span: Span | Since = SPAN) -> Result:
     """Reads a file with all its pieces; checks that each row is accounted for."""
-    name = next(f for f in FORMATS if f[:4] in path.name)
+    name = named(path.name)
+    assert name is not None, "a file with a known ending"
     parts = [p for piece in plan([File(str(path), path.stat().st_size, name)]) for p in read_piece(spec, span, piece)]
     result = Result(
         [p for p in parts if isinstance(p, EventBlock)],

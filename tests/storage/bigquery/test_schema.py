@@ -17,7 +17,6 @@ from pipelines.google.tables import Table
 from pipelines.storage.bigquery import append
 from pipelines.storage.bigquery.schema import (
     LAYOUTS,
-    SCORE,
     VIEWS,
     Kind,
     apply,
@@ -31,6 +30,7 @@ from pipelines.storage.bigquery.schema import (
 )
 from pipelines.storage.rows import DEAD_LETTERS, LEDGER, TIME, live_schema, score_schema
 from pipelines.task.file import load_task
+from pipelines.task.labels.kinds import score_column
 from pipelines.task.spec import Task
 from tests.warehouse import PROJECT, Warehouse
 
@@ -104,7 +104,7 @@ def test_tables_have_the_columns_of_files_and_more() -> None:
 @pytest.mark.parametrize("name", ["churn_grocery", "price_crypto"])
 def test_score_columns_of_tasks_are_known_and_described(name: str) -> None:
     outputs = task(name).outputs
-    assert all(SCORE.fullmatch(output) for output in outputs)
+    assert all(score_column(output) for output in outputs)
     described = [f["description"] for f in fields("scores", outputs) if f["name"] in outputs]
     assert len(set(described)) == len(outputs)
 

@@ -9,7 +9,9 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.google.tables import Table
-from pipelines.jobs.outputs import FolderOutput, TableOutput, output
+from pipelines.jobs.outputs.bigquery import TableOutput
+from pipelines.jobs.outputs.folder import FolderOutput
+from pipelines.jobs.outputs.kinds import output
 from pipelines.ledger.counts import Ledger
 from pipelines.storage.folder.runs import LEDGER, publish
 from pipelines.storage.rows import Run, ledger_table, write_table
@@ -21,7 +23,8 @@ COUNTS = Ledger(read=2, accepted=2, sequences=2, scored=2)
 
 def test_a_place_is_a_folder_or_tables() -> None:
     assert output("out") == FolderOutput("out")
-    assert output("gs://bucket/out") == FolderOutput("gs://bucket/out")  # refused when it is to be made
+    with pytest.raises(UserError, match=r"--output gs://bucket/out: is no folder of this machine, and other .* bq:$"):
+        output("gs://bucket/out")
     assert output("bq://p.d.t", "load", True) == TableOutput(Table("p", "d", "t"), "load", True)
 
 

@@ -1,0 +1,139 @@
+"""What a place for rows is to the rest of the program: all that a command or the doctor asks of one.
+
+Each kind of place is a class in a file of its own here, and `kinds` lists them. How its rows are stored is in a package
+(`local`, `bigquery`), and written by transforms. Nothing else asks which kind an output is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+
+from pipelines.google.permissions import Grants
+from pipelines.google.tables import WriteMethod
+from pipelines.ledger.counts import Ledger, Status
+from pipelines.storage.rows import Run
+from pipelines.task.spec import Task
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from pipelines.storage.folder.query import Format
+
+
+class Options(NamedTuple):
+    """Flags that say how to write, not where."""
+
+    method: WriteMethod = "storage"
+    replace_model: bool = False
+
+
+class Letter(NamedTuple):
+    """A dead letter as it is read back, to be sent again."""
+
+    reason: str
+    payload: bytes | None  # exactly what was refused; None where there is nothing to send
+    attributes: str | None  # of that message: a JSON object
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run over files wrote."""
+
+    status: Status
+    ledger: Ledger
+    differences: tuple[str, ...]  # between what should be there and what is
+    note: str = ""  # on the rows that were written
+
+
+class Batch(Protocol):
+    """A run over files."""
+
+    @property
+    def progress(self) -> Path:
+        """Where workers of this machine tell how far they are."""
+
+    @property
+    def write(self) -> beam.PTransform:
+        """Takes `tabular.Inputs`."""
+
+    def result(self) -> Result:
+        """To be asked for when the pipeline has ended."""
+
+
+class Live(Protocol):
+    """A live job."""
+
+    @property
+    def stop(self) -> Path:
+        """The file that ends its source."""
+
+    @property
+    def journal(self) -> str:
+        """The folder where decoders note what they decode; ~ is the home of a worker."""
+
+    @property
+    def write(self) -> beam.PTransform:
+        """Takes `tabular.Inputs`, and gives all dead letters, with those of rows that could not be written."""
+
+    def ledger(self) -> Ledger:
+        """What became of every event that the job read since it was first started."""
+
+
+class Output(ABC):
+    """A place that rows can be written to."""
+
+    here: ClassVar[bool]  # whether it takes this machine's file system to write to it
+    code: ClassVar[str] = "output-place"  # under which the doctor tells what `check` says
+
+    @abstractmethod
+    def check(self, outputs: Sequence[str]) -> str:
+        """Looks whether it takes rows with these score columns, as far as that can be seen, and changes nothing.
+
+        Returns:
+          What was looked at, in words.
+
+        Raises:
+          UserError: it does not.
+        """
+
+    def check_runner(self, runner: str, args: Sequence[str]) -> None:
+        """Raises UserError for a runner that cannot write a live job's rows there, or lacks an option for it."""
+        return
+
+    def grants(self) -> Sequence[Grants]:
+        """What the account that writes must be allowed to do."""
+        return ()
+
+    def prepare(self, task: Task, dry_run: bool) -> int:
+        """Makes what a task's rows need there, and prints it; returns the exit code."""
+        print(f"{self}: takes the columns of any task, nothing to do")
+        return 0
+
+    def plan(self, as_ofs: Sequence[int]) -> Sequence[str]:
+        """Lines on what a run over files would touch, beside the name of the place."""
+        return ()
+
+    @abstractmethod
+    def batch(self, run: Run, as_ofs: Sequence[int], later: bool = False) -> AbstractContextManager[Batch]:
+        """Prepares for a run over files, and tidies up after it; `later`: which begins after the end of the block."""
+
+    @abstractmethod
+    def live(self, run: Run, letters: bool) -> AbstractContextManager[Live]:
+        """Prepares for a live job. `letters`: whether dead letters are kept here, too."""
+
+    @abstractmethod
+    def letters(self) -> Iterator[Letter]:
+        """All dead letters."""
+
+    @abstractmethod
+    def ask(self, view: str, rest: str) -> str:
+        """The command that shows rows of a view (`current`, ...; or `dead_letters`); `rest` ends its statement."""
+
+    @abstractmethod
+    def query(self, sql: str, format: Format, limit: int) -> None:
+        """Prints what a statement gives, see `local.query`. Raises UserError where statements go elsewhere."""

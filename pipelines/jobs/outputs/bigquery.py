@@ -1,0 +1,132 @@
+"""Tables of BigQuery as an output, see the package `bigquery`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.errors import UserError
+from pipelines.google.bigquery import answers, execute, explained
+from pipelines.google.permissions import Grants, output_grants
+from pipelines.google.tables import Table, WriteMethod, parse_table
+from pipelines.jobs.outputs.base import Letter, Options, Output, Result
+from pipelines.ledger.counts import Ledger
+from pipelines.storage.bigquery import schema, staging
+from pipelines.storage.rows import Run
+from pipelines.system.progress import quantity
+from pipelines.task.spec import Task
+
+if TYPE_CHECKING:
+    from pipelines.storage.folder.query import Format
+    from pipelines.transforms.append_table import AppendTable
+    from pipelines.transforms.write_table import WriteTable
+
+
+@dataclass(frozen=True)
+class TableOutput(Output):
+    table: Table
+    method: WriteMethod
+    replace_model: bool
+
+    here = False
+    code = "output-tables"
+
+    @classmethod
+    def named(cls, place: str, options: Options) -> TableOutput:
+        """Raises UserError for a name that is none."""
+        return cls(parse_table(place), *options)
+
+    def __str__(self) -> str:
+        return str(self.table)
+
+    def check(self, outputs: Sequence[str]) -> str:
+        answers()
+        schema.check(self.table, outputs)
+        return f"{self.table} has the columns {', '.join(outputs)}"
+
+    def check_runner(self, runner: str, args: Sequence[str]) -> None:
+        if self.method == "beam":
+            from pipelines.transforms import append_by_beam as beamtable
+
+            beamtable.check(runner, args)
+
+    def grants(self) -> Sequence[Grants]:
+        return output_grants(self.table)
+
+    def prepare(self, task: Task, dry_run: bool) -> int:
+        return schema.schema_apply(self.table, task, dry_run)
+
+    def plan(self, as_ofs: Sequence[int]) -> Sequence[str]:
+        names = ", ".join((self.table.scores, self.table.dead_letters, self.table.ledger))
+        read = quantity(staging.cost(self.table, as_ofs), "B")
+        return [
+            f"tables      {names}; in between {self.table.staging('*')}",
+            f"merge       reads {read} of {self.table.scores}, and the scores of this run",
+        ]
+
+    @contextmanager
+    def batch(self, run: Run, as_ofs: Sequence[int], later: bool = False) -> Iterator[TableBatch]:
+        from pipelines.transforms.write_table import WriteTable
+
+        write = WriteTable(run, self.table, tuple(as_ofs), self.method, self.replace_model)
+        with tempfile.TemporaryDirectory() as progress, staging.begin(self.table, run, later):
+            yield TableBatch(Path(progress), write)
+
+    @contextmanager
+    def live(self, run: Run, letters: bool) -> Iterator[TableLive]:
+        with tempfile.TemporaryDirectory() as place:
+            yield TableLive(self.table, run, letters, Path(place) / "stop", self.method)
+
+    def letters(self) -> Iterator[Letter]:
+        name = self.table.dead_letters
+        with explained(name):
+            rows = execute(self.table.project, f"SELECT {', '.join(Letter._fields)} FROM `{name}`").result()
+        return (Letter(*row) for row in rows)
+
+    def ask(self, view: str, rest: str) -> str:
+        return f"bq query --nouse_legacy_sql 'SELECT * FROM `{self.table.view(view)}` {rest}'"
+
+    def query(self, sql: str, format: Format, limit: int) -> None:
+        how = f"ask BigQuery itself: {self.ask('current', 'LIMIT 10')}"
+        raise UserError(f"{self}: `foretide query` reads folders of this machine; {how}")
+
+
+@dataclass(frozen=True)
+class TableBatch:
+    progress: Path
+    write: WriteTable
+
+    def result(self) -> Result:
+        run = self.write.run
+        done = staging.read_result(self.write.table, run.run_id, run.attempt)
+        note = f"{done.added:,} new, {done.replaced:,} corrected, {done.unchanged:,} equal, {done.kept:,} kept"
+        merged = done.status == "published" or done.visible > 0
+        return Result(done.status, done.ledger, done.differences, note if merged else "")
+
+
+@dataclass(frozen=True)
+class TableLive:
+    table: Table
+    run: Run
+    letters: bool
+    stop: Path
+    method: WriteMethod
+
+    @property
+    def write(self) -> AppendTable:
+        from pipelines.transforms.append_by_beam import WriteByBeam
+        from pipelines.transforms.append_table import AppendTable
+
+        by = WriteByBeam(self.table, self.run) if self.method == "beam" else None
+        return AppendTable(self.run, self.table, self.letters, by=by)
+
+    @property
+    def journal(self) -> str:
+        return f"~/.local/state/foretide/{self.run.run_id}"
+
+    def ledger(self) -> Ledger:
+        return staging.read_live_ledger(self.table, self.run.run_id)
