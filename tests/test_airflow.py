@@ -23,8 +23,8 @@ import pytest
 from pipelines.errors import Exit
 from pipelines.evaluation import drift
 from pipelines.evaluation.drift import Limits, Spread, earlier_sql
-from pipelines.google.tables import parse_table
-from pipelines.jobs.gate import Folder, Tables
+from pipelines.jobs.outputs.base import Output
+from pipelines.jobs.outputs.kinds import output
 from pipelines.storage.folder.query import select
 from templates.airflow.foretide_settings import Settings
 from tests.test_end_to_end import foretide
@@ -172,11 +172,11 @@ def backfill(world: World, output: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def scored(world: World, tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def scored(world: World, tmp_path_factory: pytest.TempPathFactory) -> Output:
     """What the command alone makes of the events."""
     folder = tmp_path_factory.mktemp("scored")
     backfill(world, str(folder))
-    return Folder(folder)
+    return output(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +280,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_local_workflow_waits_publishes_holds_back_and_goes_on(
-    workflows: Workflows, world: World, scored: Folder, cloud: Cloud, tmp_path: Path
+    workflows: Workflows, world: World, scored: Output, cloud: Cloud, tmp_path: Path
 ) -> None:
     published, events = workflows.folder / "published", workflows.events
     cloud.alerts.clear()
@@ -307,8 +307,8 @@ def test_the_local_workflow_waits_publishes_holds_back_and_goes_on(
     assert len(cloud.alerts) == 1
 
     rows = f"SELECT * EXCLUDE (run_id, scored_at) FROM scores WHERE as_of <= '{SECOND}' ORDER BY score_id"
-    assert list(select(published, rows).rows) == list(select(scored.path, rows).rows)
-    [movers] = Folder(published).rows("SELECT count(*) AS n FROM scores_movers")
+    assert list(select(published, rows).rows) == list(select(str(scored), rows).rows)
+    [movers] = output(str(published)).rows("SELECT count(*) AS n FROM scores_movers")
     assert movers["n"] > 50  # every view is there
 
     tries = {day: sorted((workflows.folder / "candidates" / day).iterdir()) for day in (FIRST, SECOND)}
@@ -325,18 +325,22 @@ def test_the_cloud_workflow_launches_the_template_and_publishes_into_tables(
     settings = workflows.settings["cloud"]
     shutil.copy(world.events, workflows.events)
     assert "came into bq://test" in workflows.run("cloud", FIRST, GOOD)
-    candidates, published = (Tables(parse_table(name)) for name in (settings.candidates, settings.published))
+    candidates, published = (output(name) for name in (settings.candidates, settings.published))
     columns = "score_id, entity_id, revision, churn, model_version, n_events, last_event_time"
-    [ours, theirs] = (p.rows(f"SELECT {columns} FROM {p.scores} ORDER BY score_id") for p in (candidates, published))
+    [ours, theirs] = (
+        p.rows(f"SELECT {columns} FROM {p.view('current')} ORDER BY score_id") for p in (candidates, published)
+    )
+        p.rows(f"SELECT {columns} FROM {p.view('current')} ORDER BY score_id") for p in (candidates, published)
+    )
     assert ours == theirs
     assert len(ours) > 50
-    everything = [f"SELECT * FROM {name} ORDER BY 1" for name in (published.scores, published.ledger)]
+    everything = [f"SELECT * FROM {name} ORDER BY 1" for name in (published.view("current"), published.view("ledger"))]
     before = [published.rows(sql) for sql in everything]
     assert [row["scored"] for row in before[1]] == [len(ours)]
 
     assert "were already in bq://test" in workflows.run("cloud", "2024-03-01", GOOD, as_of=FIRST)
     assert [published.rows(sql) for sql in everything] == before
-    assert len(candidates.rows(f"SELECT * FROM {candidates.ledger}")) == 2
+    assert len(candidates.rows(f"SELECT * FROM {candidates.view('ledger')}")) == 2
 
     cloud.alerts.clear()
     broken(world, workflows.events, 0.02)
@@ -364,15 +368,15 @@ def test_the_cloud_workflow_launches_the_template_and_publishes_into_tables(
     assert {name for name, p in known.items() if not p["isOptional"]} <= launched["parameters"].keys()
 
 
-def test_drift_is_the_same_in_a_folder_and_in_tables(world: World, scored: Folder, warehouse: Warehouse) -> None:
+def test_drift_is_the_same_in_a_folder_and_in_tables(world: World, scored: Output, warehouse: Warehouse) -> None:
     table = f"bq://{PROJECT}.{warehouse.dataset()}.scores"
     foretide("schema", "apply", "--task", str(world.task), "--output", table)
     backfill(world, table)
     found = []
-    for place in (scored, Tables(parse_table(table))):
-        side = place.rows, place.scores
+    for place in (scored, output(table)):
+        side = place.rows, place.view("current")
         for limits in (Limits(), Limits(psi=0, ratio=1.0, earlier=2, score="ln(churn)")):
-            tenths = place.rows(earlier_sql(place.scores, "task = 'toy'", TIME, limits))
+            tenths = place.rows(earlier_sql(place.view("current"), "task = 'toy'", TIME, limits))
             assert {(row["as_ofs"], row["scored"]) for row in tenths} == {(2, max(row["below"] for row in tenths))}
             assert len(tenths) == 20
             found.append(drift.drift(side, side, "task = 'toy'", TIME, limits))
@@ -382,11 +386,11 @@ def test_drift_is_the_same_in_a_folder_and_in_tables(world: World, scored: Folde
     assert "in the mean of 2 earlier as-ofs" in found[1][0]
 
 
-def test_drift_counts_what_numpy_counts(scored: Folder, monkeypatch: Any) -> None:
+def test_drift_counts_what_numpy_counts(scored: Output, monkeypatch: Any) -> None:
     """Over the whole folder, the bins of both sides are those of the quantiles' values."""
     seen: list[Spread] = []
     monkeypatch.setattr(drift, "reasons", lambda before, now, limits: seen.extend((before, now)))
-    whole = scored.rows, scored.scores
+    whole = scored.rows, scored.view("current")
     drift.drift(whole, whole, "task = 'toy'", TIME, Limits())
     recent = "last_event_time >= as_of - INTERVAL 24 HOUR AS recent"
     rows = scored.rows(

@@ -15,7 +15,7 @@ from pipelines.errors import UserError
 from pipelines.task.fields import UNITS, format_duration
 
 Row = Mapping[str, Any]
-Ask = Callable[[str], list[Row]]  # what gives the rows of a statement
+Ask = Callable[[str], Sequence[Row]]  # what gives the rows of a statement
 
 BINS = 10
 CHANCE = 27.88  # the quantile .999 of the chi-squared distribution with BINS - 1 degrees of freedom
