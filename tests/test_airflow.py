@@ -330,8 +330,6 @@ def test_the_cloud_workflow_launches_the_template_and_publishes_into_tables(
     [ours, theirs] = (
         p.rows(f"SELECT {columns} FROM {p.view('current')} ORDER BY score_id") for p in (candidates, published)
     )
-        p.rows(f"SELECT {columns} FROM {p.view('current')} ORDER BY score_id") for p in (candidates, published)
-    )
     assert ours == theirs
     assert len(ours) > 50
     everything = [f"SELECT * FROM {name} ORDER BY 1" for name in (published.view("current"), published.view("ledger"))]
