@@ -23,6 +23,7 @@ from pipelines.runners import dataflow, execution, flink
 from pipelines.storage.rows import Run
 from pipelines.system.progress import Progress, watch
 from pipelines.task.file import describe
+from pipelines.task.spec import Task
 from pipelines.transforms.build_sequences import Sequences
 from pipelines.transforms.infer import Infer
 from pipelines.transforms.output_rows import now
@@ -41,19 +42,7 @@ def score(config: ScoreConfig) -> int:
     need = _need(config, manifest, source)
     print("\n".join(need.lines()), flush=True)
     device = infer.device_in_use() if execution.is_local(config.execution) else "the workers' device"
-    horizon, active_within = config.task.label.terms
-    run = Run(
-        run_id=config.run_id(manifest.version),
-        attempt=uuid.uuid4().hex[:8],
-        task=config.task.task,
-        outputs=config.task.outputs,
-        inputs=config.input.patterns,
-        started_at=now(),
-        model_version=manifest.version,
-        max_bad_share=config.input.max_bad_share,
-        horizon=horizon,
-        active_within=active_within,
-    )
+    run = run_of(config, manifest.version)
     started, template = time.monotonic(), dataflow.is_template(config.execution.beam_args)
     with _output(config).batch(run, config.as_ofs, later=template) as batch:
         with watch(batch.progress, {"reading": source.size, "scoring": source.shards}), source.unchanged():
@@ -66,6 +55,32 @@ def score(config: ScoreConfig) -> int:
         result = batch.result()
         print(score_report(config, manifest, source, result, device, time.monotonic() - started))
     return EXITS[result.status]
+
+
+def run_of(config: ScoreConfig, version: str) -> Run:
+    """What the rows say of a run by this version of the model that begins now."""
+    horizon, active_within = config.task.label.terms
+    return Run(
+        run_id=config.run_id(version),
+        attempt=uuid.uuid4().hex[:8],
+        task=config.task.task,
+        outputs=config.task.outputs,
+        inputs=config.input.patterns,
+        started_at=now(),
+        model_version=version,
+        max_bad_share=config.input.max_bad_share,
+        horizon=horizon,
+        active_within=active_within,
+    )
+
+
+def fitting(task: Task, model: str) -> tuple[Manifest, str]:
+    """What is known of a model, and where workers find it. Raises UserError if it does not fit the task."""
+    folder = registry.resolve(model)
+    manifest = load_manifest(folder)
+    check(manifest, task)
+    check_operations(folder / "saved_model", folder)
+    return manifest, remote.origin(folder)
 
 
 def build(
@@ -113,11 +128,7 @@ def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Manifest, Sour
             ram=where.inference_ram,
         ),
     )
-    folder = registry.resolve(config.model)
-    manifest = load_manifest(folder)
-    check(manifest, config.task)
-    check_operations(folder / "saved_model", folder)
-    model = remote.origin(folder)
+    manifest, model = fitting(config.task, config.model)
     infer = Infer(model, config.task, config.engine, config.device, config.batch_size)
     infer.with_resource_hints(**dataflow.hints(where.accelerator, where.inference_ram))
     _output(config).check(config.task.outputs)

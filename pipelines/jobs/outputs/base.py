@@ -21,6 +21,7 @@ from pipelines.task.spec import Task
 
 if TYPE_CHECKING:
     import apache_beam as beam
+    import pyarrow as pa
 
     from pipelines.storage.folder.query import Format
 
@@ -133,6 +134,10 @@ class Output(ABC):
     @abstractmethod
     def view(self, name: str) -> str:
         """What SQL calls a view (`current`, ...), `dead_letters` or `ledger`."""
+
+    @abstractmethod
+    def arrow(self, sql: str) -> pa.Table:
+        """What a statement over the views gives, whole. Raises UserError where statements go elsewhere."""
 
     @abstractmethod
     def rows(self, sql: str) -> list[dict[str, Any]]:

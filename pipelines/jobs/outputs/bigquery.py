@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.errors import UserError
 from pipelines.google.bigquery import answers, client, execute, explained
@@ -120,9 +120,12 @@ class TableOutput(Output):
     def ask(self, view: str, rest: str) -> str:
         return f"bq query --nouse_legacy_sql 'SELECT * FROM {self.view(view)} {rest}'"
 
-    def query(self, sql: str, format: Format, limit: int) -> None:
+    def arrow(self, sql: str) -> NoReturn:
         how = f"ask BigQuery itself: {self.ask('current', 'LIMIT 10')}"
         raise UserError(f"{self}: `foretide query` reads folders of this machine; {how}")
+
+    def query(self, sql: str, format: Format, limit: int) -> None:
+        self.arrow(sql)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from pipelines.storage.rows import Run, read_ledger
 from pipelines.system.files import writable
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipelines.storage.folder.query import Format
     from pipelines.transforms.write_folder import AppendRun, WriteRun
 
@@ -84,6 +86,11 @@ class FolderOutput(Output):
 
     def ask(self, view: str, rest: str) -> str:
         return f'foretide query --output {shlex.quote(self.place)} "SELECT * FROM {self.view(view)} {rest}"'
+
+    def arrow(self, sql: str) -> pa.Table:
+        from pipelines.storage.folder.query import table
+
+        return table(self.place, sql)
 
     def query(self, sql: str, format: Format, limit: int) -> None:
         from pipelines.storage.folder.query import query

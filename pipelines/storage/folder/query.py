@@ -21,6 +21,7 @@ from typing import Literal, TextIO, TypeVar
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from pipelines.errors import UserError
 from pipelines.storage.folder.views import TRIES, VIEWS, connected, snapshot
@@ -77,10 +78,19 @@ def connect(out: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
 
 def select(out: str | os.PathLike[str], sql: str) -> Result:
     """The result of a statement over the views. Raises UserError, with the views and columns, if it fails."""
+    return _answer(out, sql, _fetched)
+
+
+def table(out: str | os.PathLike[str], sql: str) -> pa.Table:
+    """The same, whole and as Arrow has it."""
+    return _answer(out, sql, lambda done: done.to_arrow_table())
+
+
+def _answer(out: str | os.PathLike[str], sql: str, fetch: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
     if any("\ud800" <= c <= "\udfff" for c in sql):
         raise UserError("the statement is not text in UTF-8")
     try:
-        return _on_current(out, lambda con: _execute(con, sql))
+        return _on_current(out, lambda con: fetch(_execute(con, sql)))
     except (duckdb.Error, OverflowError, ValueError) as e:
         raise UserError(_explain(e, connect(out))) from e
 
@@ -138,10 +148,14 @@ def _on_current(out: str | os.PathLike[str], use: Callable[[duckdb.DuckDBPyConne
     raise AssertionError("unreachable")
 
 
-def _execute(con: duckdb.DuckDBPyConnection, sql: str) -> Result:
+def _execute(con: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyConnection:
     done = con.execute(sql)
     if done is None or not done.description:
         raise duckdb.InvalidInputException("there is no statement")
+    return done
+
+
+def _fetched(done: duckdb.DuckDBPyConnection) -> Result:
     names, types = zip(*((str(d[0]), str(d[1])) for d in done.description), strict=True)
     first = done.fetchmany(FETCH)  # so that files that are gone show here
     rest = chain.from_iterable(iter(lambda: done.fetchmany(FETCH), []))
