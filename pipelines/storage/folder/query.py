@@ -78,19 +78,19 @@ def connect(out: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
 
 def select(out: str | os.PathLike[str], sql: str) -> Result:
     """The result of a statement over the views. Raises UserError, with the views and columns, if it fails."""
-    return _answer(out, sql, _fetched)
+    return _answer(out, sql, _execute)
 
 
 def table(out: str | os.PathLike[str], sql: str) -> pa.Table:
     """The same, whole and as Arrow has it."""
-    return _answer(out, sql, lambda done: done.to_arrow_table())
+    return _answer(out, sql, _whole)
 
 
-def _answer(out: str | os.PathLike[str], sql: str, fetch: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+def _answer(out: str | os.PathLike[str], sql: str, fetch: Callable[[duckdb.DuckDBPyConnection, str], T]) -> T:
     if any("\ud800" <= c <= "\udfff" for c in sql):
         raise UserError("the statement is not text in UTF-8")
     try:
-        return _on_current(out, lambda con: fetch(_execute(con, sql)))
+        return _on_current(out, lambda con: fetch(con, sql))
     except (duckdb.Error, OverflowError, ValueError) as e:
         raise UserError(_explain(e, connect(out))) from e
 
@@ -148,18 +148,21 @@ def _on_current(out: str | os.PathLike[str], use: Callable[[duckdb.DuckDBPyConne
     raise AssertionError("unreachable")
 
 
-def _execute(con: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyConnection:
+def _execute(con: duckdb.DuckDBPyConnection, sql: str) -> Result:
     done = con.execute(sql)
     if done is None or not done.description:
         raise duckdb.InvalidInputException("there is no statement")
-    return done
-
-
-def _fetched(done: duckdb.DuckDBPyConnection) -> Result:
     names, types = zip(*((str(d[0]), str(d[1])) for d in done.description), strict=True)
     first = done.fetchmany(FETCH)  # so that files that are gone show here
     rest = chain.from_iterable(iter(lambda: done.fetchmany(FETCH), []))
     return Result(names, types, chain(first, rest))
+
+
+def _whole(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
+    done = con.sql(sql)
+    if done is None:
+        raise duckdb.InvalidInputException("there is no statement that gives rows")
+    return done.to_arrow_table()
 
 
 def _explain(error: Exception, con: duckdb.DuckDBPyConnection) -> str:
