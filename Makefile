@@ -48,7 +48,7 @@ types: $(VENV)/.dev
 
 unit: $(VENV)/.dev services $(FLINK)/.fetched $(AIRFLOW)/.fetched $(BIN)/hclfmt
 	$(GO) test -C emulators/pubsub -mod=readonly ./...
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The tests that are longer with FORETIDE_SOAK, and those that run only then: about an hour.
 soak: $(VENV)/.dev services $(FLINK)/.fetched

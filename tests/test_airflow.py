@@ -27,9 +27,11 @@ from pipelines.jobs.outputs.base import Output
 from pipelines.jobs.outputs.kinds import output
 from pipelines.storage.folder.query import select
 from templates.airflow.foretide_settings import Settings
-from tests.test_end_to_end import foretide
-from tests.warehouse import PROJECT, Warehouse
-from tests.world import DAY, START, World, make_world
+from tests.support.command_line import foretide
+from tests.support.live_world import DAY, START, World, make_world
+from tests.support.warehouse import PROJECT, Warehouse
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parents[1]
 DAGS = ROOT / "templates" / "airflow"

@@ -17,7 +17,9 @@ import pipelines
 from pipelines.cli import main
 from pipelines.errors import Exit
 from pipelines.storage.folder.query import table
-from tests import small
+from tests.support import small_shop
+
+pytestmark = pytest.mark.long
 
 Page = tuple[Path, dict[str, Any]]
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
@@ -27,8 +29,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     """The folder in which all examples of the page were run, one after the other; and their names."""
     folder = tmp_path_factory.mktemp("python")
-    (folder / "task.yaml").write_text(small.TASK)
-    pq.write_table(small.events(), folder / "events.parquet")
+    (folder / "task.yaml").write_text(small_shop.TASK)
+    pq.write_table(small_shop.events(), folder / "events.parquet")
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:

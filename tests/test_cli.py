@@ -17,7 +17,7 @@ from pipelines.errors import Exit, UserError
 from pipelines.jobs.config import ExamplesConfig, Execution, Input, ScoreConfig, TrainConfig
 from pipelines.task.fields import UNITS, parse_time
 from pipelines.task.file import load_task
-from tests.small import TASK
+from tests.support.small_shop import TASK
 
 Config = TypeVar("Config")
 DAY = UNITS["d"]
@@ -323,9 +323,9 @@ def test_a_reader_who_leaves_ends_a_query_well_and_a_training_badly(command: str
 def test_a_place_that_cannot_be_is_told_before_the_work(
     capsys: pytest.CaptureFixture[str], task: Path, command: str, flag: str
 ) -> None:
-    from tests import small
+    from tests.support import small_shop
 
-    _, events = small.write(task.parent / "shop")
+    _, events = small_shop.write(task.parent / "shop")
     (task.parent / "file").write_text("")
     places = {"models": str(task.parent / "models"), "examples": str(task.parent / "examples")}
     rest = {} if command == "examples" else places

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.task.file import load_task
-from tests import images, small
-from tests.images import FILES, ROOT
-from tests.jobs.test_score import untrained
+from tests.support import docker_images, small_shop
+from tests.support.docker_images import FILES, ROOT
+from tests.support.toy_models import untrained
 from tests.test_flex import compare
 
 KINDS = tuple(FILES)
@@ -75,23 +75,23 @@ def test_what_the_program_needs_is_there_and_nothing_for_development(kind: str) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bases_have_versions_and_beam_is_that_of_the_lock(kind: str) -> None:
-    arguments = images.read(FILES[kind]).arguments
+    arguments = docker_images.read(FILES[kind]).arguments
     assert arguments["BEAM"].partition("@")[0] == f"apache/beam_python3.11_sdk:{LOCK['apache-beam']}"
     for image in arguments.values():
         assert re.search(r":[\w.-]*\d[\w.-]*(@sha256:[0-9a-f]{64})?$", image)
         assert "3.11" in image or "python311" in image
-    assert {stage.base for stage in images.read(FILES[kind]).stages} == set(arguments.values())
+    assert {stage.base for stage in docker_images.read(FILES[kind]).stages} == set(arguments.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_tell_the_versions(kind: str) -> None:
-    [label] = images.read(FILES[kind]).last.values("LABEL")
+    [label] = docker_images.read(FILES[kind]).last.values("LABEL")
     beam, own = LOCK["apache-beam"], version("foretide")
     assert label == f"foretide.version={own} foretide.beam={beam} foretide.python=3.11"
 
 
 def test_the_images_differ_in_their_packages_and_the_way_to_the_driver() -> None:
-    cpu, gpu = (images.read(FILES[kind]) for kind in ("cpu", "gpu"))
+    cpu, gpu = (docker_images.read(FILES[kind]) for kind in ("cpu", "gpu"))
     assert gpu.arguments == cpu.arguments
     more = {"LD_LIBRARY_PATH": "/usr/local/nvidia/lib64", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     path = {"PATH": "/opt/foretide/bin:/usr/local/nvidia/bin:$PATH"}
@@ -105,7 +105,7 @@ def test_the_images_differ_in_their_packages_and_the_way_to_the_driver() -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_process_is_not_root_and_starts_as_a_worker(kind: str) -> None:
-    last = images.read(FILES[kind]).last
+    last = docker_images.read(FILES[kind]).last
     [user], [create] = last.values("USER"), last.values("RUN")
     assert user.isdecimal()
     assert int(user) >= 1000
@@ -118,7 +118,7 @@ def test_the_process_is_not_root_and_starts_as_a_worker(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_secret_has_a_way_in(kind: str) -> None:
-    file = images.read(FILES[kind])
+    file = docker_images.read(FILES[kind])
     steps = [step for stage in file.stages for step in stage.steps]
     assert {step.word for step in steps} <= {"COPY", "RUN", "ENV", "LABEL", "WORKDIR", "USER", "ENTRYPOINT"}
     for step in steps:
@@ -141,23 +141,23 @@ def test_no_secret_has_a_way_in(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_installing_leaves_no_cache(kind: str) -> None:
-    [stage] = [stage for stage in images.read(FILES[kind]).stages if stage.name == "build"]
+    [stage] = [stage for stage in docker_images.read(FILES[kind]).stages if stage.name == "build"]
     [command] = stage.values("RUN")
     assert re.search(r"pip install --no-cache-dir .*uv pip install .* --no-cache ", command)
     assert "--only-binary :all:" in command
     assert "COPY --from=build /opt/foretide /opt/foretide" in FILES[kind].read_text()
-    assert images.read(FILES[kind]).last.environment["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert docker_images.read(FILES[kind]).last.environment["PYTHONDONTWRITEBYTECODE"] == "1"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_image_holds_the_program_and_no_more(kind: str, tmp_path: Path) -> None:
-    root = images.make(kind, tmp_path, install=False)
-    variables = images.environment(kind, root)
+    root = docker_images.make(kind, tmp_path, install=False)
+    variables = docker_images.environment(kind, root)
     assert Path(variables["FLEX_TEMPLATE_PYTHON_PY_FILE"]).read_text() == (FLEX / "main.py").read_text()
     program = root / "opt/foretide/lib/python3.11/site-packages/pipelines"
     assert names(program) == {n for n in names(ROOT / "pipelines") if "__pycache__" not in n}
     top = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file() and "opt/foretide" not in str(p)}
-    assert top == {*images.THEIRS, "template/main.py"}
+    assert top == {*docker_images.THEIRS, "template/main.py"}
     for path in program.rglob("*"):
         if path.is_file():
             assert not PRIVATE.search(path.read_bytes()), path
@@ -176,7 +176,7 @@ def test_every_exception_of_the_audit_is_explained() -> None:
 @pytest.mark.soak(only=True)
 def test_a_clean_environment_made_as_the_image_says_runs_a_backfill(tmp_path: Path) -> None:
     """Takes the packages of the CPU image from the package index: 2.2 GB, a minute of CPU."""
-    root = images.make("cpu", tmp_path / "docker", install=True)
+    root = docker_images.make("cpu", tmp_path / "docker", install=True)
     python = root / "opt/foretide/bin/python"
 
     def said(*arguments: str, code: int = 0) -> str:
@@ -200,7 +200,7 @@ def test_a_clean_environment_made_as_the_image_says_runs_a_backfill(tmp_path: Pa
     assert not (packages / "tensorflow" / "include").exists()
     writable = [p for p in packages.iterdir() if not p.is_symlink() and p.stat().st_mode & stat.S_IWOTH]
     assert writable == []
-    task, events = small.write(tmp_path / "shop")
+    task, events = small_shop.write(tmp_path / "shop")
     untrained(load_task(task), tmp_path / "model")
     compare(root, task, events, tmp_path / "model", tmp_path)
 

@@ -32,10 +32,10 @@ from pipelines.google.subscription import Client
 from pipelines.storage.bigquery import schema
 from pipelines.system.machine import Room
 from pipelines.task.file import load_task
-from tests.googled import ACCOUNT, Google, denying, google
-from tests.services import Emulator, emulator, free_port
-from tests.warehouse import PROJECT, Warehouse
-from tests.world import AS_OFS, DAY, START, TASK, World, make_world, publish
+from tests.support.fake_google import ACCOUNT, Google, denying, google
+from tests.support.live_world import AS_OFS, DAY, START, TASK, World, make_world, publish
+from tests.support.services import Emulator, emulator, free_port
+from tests.support.warehouse import PROJECT, Warehouse
 
 BAD = ("warning", "error")
 DOCS = Path(__file__).parent.parent / "docs" / "doctor.md"
@@ -425,12 +425,12 @@ def a_model_of_another_task(kit: Kit) -> Steps:
     "error", "model-loads", r"operation WriteFile \('WriteFile' of .*\) is none that a model may use", "Train the mod"
 )
 def a_model_that_writes_a_file(kit: Kit) -> Steps:
-    from tests import programs  # they need TensorFlow
+    from tests.support import hostile_models  # they need TensorFlow
 
     victim, model = kit.folder / "victim", kit.folder / "model"
     shutil.copytree(kit.world.model, model)
     shutil.rmtree(model / "saved_model")
-    programs.put(model, programs.write, victim, on_load=True)
+    hostile_models.put(model, hostile_models.write, victim, on_load=True)
     yield kit.score(model=model)
     assert not victim.exists()
     yield kit.score()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
-import io
 import json
 import os
 import random
@@ -13,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +21,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cli import main
 from pipelines.errors import Exit
-from tests import small
+from tests.support import small_shop
+from tests.support.command_line import digest, foretide
+from tests.support.live_world import ENGINE
+
+pytestmark = pytest.mark.long
 
 AS_OF = "2024-05-13"
 
@@ -47,23 +47,10 @@ class Shop:
         return foretide("score", *arguments, "--model", str(self.model), "--output", str(out), *more, expect=expect)
 
 
-def foretide(*arguments: str, expect: int = Exit.OK) -> str:
-    """Runs the command in this process, which has TensorFlow loaded once; its output, both streams. No traceback."""
-    told = io.StringIO()
-    with redirect_stdout(told), redirect_stderr(told):
-        try:
-            code = main(arguments)
-        except SystemExit as end:  # argparse
-            code = int(str(end.code))
-    assert code == expect, told.getvalue()
-    assert "Traceback" not in told.getvalue()
-    return told.getvalue()
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     folder = tmp_path_factory.mktemp("shop")
-    task, events = small.write(folder)
+    task, events = small_shop.write(folder)
     shop = Shop(folder, task, events, folder / "models" / "small_shop", folder / "out")
     arguments = ["--task", str(task), "--input", str(events), "--test-as-of", "2024-05-06", "--train-every", "7d"]
     stores = ["--models", str(folder / "models"), "--examples", str(folder / "examples")]
@@ -88,19 +75,13 @@ def ledger(out: Path) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def digest(out: Path) -> str:
-    """Of the bytes of all published scores and dead letters, with their names."""
-    files = sorted(f for kind in ("scores", "dead_letters") for f in out.glob(f"current/*/{kind}/*"))
-    return hashlib.sha256(b"".join(f.name.encode() + f.read_bytes() for f in files)).hexdigest()
-
-
 def test_every_user_of_the_history_is_scored_and_every_event_accounted_for(shop: Shop) -> None:
-    table = small.events()
-    end = small.START + 133 * small.DAY  # AS_OF
+    table = small_shop.events()
+    end = small_shop.START + 133 * small_shop.DAY  # AS_OF
     seen = [
         u
         for u, t in zip(table["user"].to_pylist(), table["at"].to_pylist(), strict=True)
-        if end - 28 * small.DAY <= t < end
+        if end - 28 * small_shop.DAY <= t < end
     ]
     scores = rows(shop.out)
     assert {r["entity_id"] for r in scores} == set(seen)
@@ -111,7 +92,7 @@ def test_every_user_of_the_history_is_scored_and_every_event_accounted_for(shop:
         {
             i
             for i, t in zip(table["id"].to_pylist(), table["at"].to_pylist(), strict=True)
-            if end - 28 * small.DAY <= t < end
+            if end - 28 * small_shop.DAY <= t < end
         }
     )
     assert counts["read"] == sum(counts[k] for k in ("accepted", "rejected", "duplicates", "outside", "filtered"))
@@ -129,7 +110,7 @@ def test_a_rerun_changes_nothing(shop: Shop, tmp_path: Path) -> None:
 
 def other_formats(shop: Shop, folder: Path) -> Iterator[tuple[str, list[Path]]]:
     """The same events: rows shuffled, one file, other formats."""
-    table = small.events()
+    table = small_shop.events()
     order = list(range(len(table)))
     random.Random(3).shuffle(order)
     shuffled = table.take(pa.array(order))
@@ -173,25 +154,25 @@ def flags(shop: Shop, out: Path) -> list[str]:
 @pytest.mark.soak
 def test_killed_at_any_moment_a_rerun_ends_in_the_same_bytes(shop: Shop, tmp_path: Path) -> None:
     out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
-    command = [sys.executable, "-m", "pipelines.cli", "score"]
+    command = [sys.executable, "-m", "pipelines.cli", "score", *ENGINE]
     started = time.monotonic()
-    subprocess.run([*command, *flags(shop, undisturbed)], check=True, capture_output=True, timeout=300)
+    subprocess.run([*command, *flags(shop, undisturbed)], check=True, capture_output=True, timeout=600)
     whole = time.monotonic() - started
     seeded = random.Random(5)
-    for _ in range(10 if "FORETIDE_SOAK" in os.environ else 4):
+    for _ in range(10 if "FORETIDE_SOAK" in os.environ else 2):
         run = subprocess.Popen([*command, *flags(shop, out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(seeded.uniform(0.6, 1.0) * whole)  # what comes before is the import of libraries
         run.kill()
         run.wait()
         if out.exists():
             assert len(rows(out)) in (0, len(rows(shop.out)))
-    shop.score(out)
+    shop.score(out, *ENGINE)
     assert digest(out) == digest(undisturbed)
     assert list((out / "tmp").glob("[!.]*")) == []
 
 
 def test_one_bad_row_costs_one_row(shop: Shop, tmp_path: Path) -> None:
-    good = [json.dumps(r) for r in small.events().to_pylist()]
+    good = [json.dumps(r) for r in small_shop.events().to_pylist()]
     bad = ['{"user": "user-001", "at": "soon"}', "not json", '{"at": 1715000000}', '{"user": "x", "at": 1e300}']
     (tmp_path / "a.jsonl").write_text("\n".join([*good[:500], *bad, *good[500:]]) + "\n")
     shop.score(tmp_path / "out", events=[tmp_path / "a.jsonl"])
@@ -205,7 +186,7 @@ def test_one_bad_row_costs_one_row(shop: Shop, tmp_path: Path) -> None:
 
 
 def test_too_many_bad_rows_stop_the_run(shop: Shop, tmp_path: Path) -> None:
-    good = [json.dumps(r) for r in small.events().to_pylist()[:900]]
+    good = [json.dumps(r) for r in small_shop.events().to_pylist()[:900]]
     (tmp_path / "a.jsonl").write_text("\n".join([*good, *["broken"] * 100]))
     text = shop.score(tmp_path / "out", events=[tmp_path / "a.jsonl"], expect=Exit.REFUSED)
     assert "REFUSED" in text
@@ -221,15 +202,15 @@ def test_mistakes_are_told_in_a_line(shop: Shop, tmp_path: Path) -> None:
     assert "nothing: no such file" in shop.score(out, events=[tmp_path / "nothing"], expect=Exit.USAGE)
     assert "--batch-sise" in shop.score(out, "--batch-sise", "3", expect=Exit.USAGE)
     assert "loses data" in shop.score(out, "--direct_running_mode=multi_threading", expect=Exit.USAGE)
-    table = small.events().rename_columns(["user", "time", "id", "kind", "price"])
+    table = small_shop.events().rename_columns(["user", "time", "id", "kind", "price"])
     pq.write_table(table, tmp_path / "renamed.parquet")
     text = shop.score(out, events=[tmp_path / "renamed.parquet"], expect=Exit.USAGE)
     assert "renamed.parquet" in text
     assert "at" in text
-    (tmp_path / "other.yaml").write_text(small.TASK.replace("steps: 28", "steps: 30"))
+    (tmp_path / "other.yaml").write_text(small_shop.TASK.replace("steps: 28", "steps: 30"))
     other = Shop(shop.folder, tmp_path / "other.yaml", shop.events, shop.model, out)
     assert "28" in other.score(out, expect=Exit.MODEL)
-    (tmp_path / "typo.yaml").write_text(small.TASK.replace("features:", "feature:"))
+    (tmp_path / "typo.yaml").write_text(small_shop.TASK.replace("features:", "feature:"))
     typo = Shop(shop.folder, tmp_path / "typo.yaml", shop.events, shop.model, out)
     assert "typo.yaml:11: sequence.feature: unknown key" in typo.score(out, expect=Exit.USAGE)
     assert not out.exists()
@@ -251,6 +232,6 @@ def test_no_event_in_range_is_said_with_the_times_there_are(shop: Shop, tmp_path
 
 def test_the_beam_main_is_the_same_command(shop: Shop, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipelines.run", *flags(shop, tmp_path / "out"), "--runner=DirectRunner"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     assert "scored" in done.stdout
     assert rows(tmp_path / "out") == rows(shop.out)

@@ -20,8 +20,8 @@ from pipelines.jobs.stream import stream
 from pipelines.models import registry
 from pipelines.task.fields import parse_time
 from pipelines.task.file import load_task
-from tests import images, small
-from tests.jobs.test_score import untrained
+from tests.support import docker_images, small_shop
+from tests.support.toy_models import untrained
 from tests.transforms.test_read_files import memory as memory  # a fixture
 
 IMAGE = "europe-west1-docker.pkg.dev/my-project/foretide/cpu:1"
@@ -38,7 +38,7 @@ Configs = list[Config]
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
-    (tmp_path / "task.yaml").write_text(small.TASK)
+    (tmp_path / "task.yaml").write_text(small_shop.TASK)
     return tmp_path / "task.yaml"
 
 
@@ -90,7 +90,7 @@ def arguments(given: dict[str, str], *options: str) -> list[str]:
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_the_files_are_what_the_options_say(template: Template) -> None:
-    assert (images.ROOT / "templates" / "flex" / f"{template}.json").read_text() == metadata_text(template)
+    assert (docker_images.ROOT / "templates" / "flex" / f"{template}.json").read_text() == metadata_text(template)
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -363,7 +363,7 @@ def test_a_launch_that_cannot_be_is_told_in_a_sentence(
 def test_files_are_read_where_beam_reads(
     configs: Configs, capsys: pytest.CaptureFixture[str], task: Path, memory: dict[str, bytes]
 ) -> None:
-    memory |= {"mem://b/shop.yaml": small.TASK.encode(), "mem://b/wrong.yaml": b"task: [", "mem://b/e.avsc": b"{}"}
+    memory |= {"mem://b/shop.yaml": small_shop.TASK.encode(), "mem://b/wrong.yaml": b"task: [", "mem://b/e.avsc": b"{}"}
     here = "--runner=PrismRunner"
     schemas: list[bytes] = []
     given = parameters("stream", task, task="mem://b/shop.yaml", payload="avro", avro_schema="mem://b/e.avsc")
@@ -390,9 +390,9 @@ def reading(found: list[bytes]) -> Callable[[StreamConfig], int]:
 
 def test_a_launch_is_the_command(tmp_path: Path) -> None:
     """Both to their end, the launch in a process of its own that has the image's files, variables and folders."""
-    task, events = small.write(tmp_path / "shop")
+    task, events = small_shop.write(tmp_path / "shop")
     untrained(load_task(task), tmp_path / "model")
-    compare(images.make("cpu", tmp_path / "docker", install=False), task, events, tmp_path / "model", tmp_path)
+    compare(docker_images.make("cpu", tmp_path / "docker", install=False), task, events, tmp_path / "model", tmp_path)
 
 
 def compare(root: Path, task: Path, events: Path, model: Path, folder: Path) -> None:
@@ -402,14 +402,14 @@ def compare(root: Path, task: Path, events: Path, model: Path, folder: Path) -> 
     request = folder / "request.json"
     launched = {**given, "output": str(folder / "launched"), "shards": "3", "debug": "false"}
     request.write_text(json.dumps({"launchParameter": {"jobName": "backfill-1", "parameters": launched}}))
-    done = images.launch("cpu", root, request, "--runner=DirectRunner", "--job_name=backfill-1")
+    done = docker_images.launch("cpu", root, request, "--runner=DirectRunner", "--job_name=backfill-1")
     assert done.returncode == Exit.OK, done.stderr
     assert "Traceback" not in done.stderr
     flags = ["--task", str(task), "--as-of", "2024-04-15..2024-05-13", "--model", str(model), "--shards", "3"]
     assert cli.main(["score", "--input", *files, *flags, "--output", str(folder / "commanded")]) == Exit.OK
     assert published(folder / "launched") == published(folder / "commanded")
     request.write_text(json.dumps({"launchParameter": {"parameters": {**launched, "as_of": "2024-04-15T06:00"}}}))
-    refused = images.launch("cpu", root, request, "--runner=DirectRunner")
+    refused = docker_images.launch("cpu", root, request, "--runner=DirectRunner")
     assert refused.returncode == Exit.USAGE
     assert "foretide score: --as-of 2024-04-15T06:00 is not a step boundary" in refused.stderr
 

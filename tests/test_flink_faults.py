@@ -35,11 +35,13 @@ from pipelines.storage.folder.query import select
 from pipelines.task.fields import format_time
 from pipelines.task.file import load_task
 from pipelines.transforms.pulled_messages import micros_of
-from tests.services import Emulator, emulator
-from tests.test_end_to_end import foretide
-from tests.toy import DAY, plain
-from tests.warehouse import PROJECT, Warehouse
-from tests.world import live
+from tests.support.command_line import foretide
+from tests.support.live_world import ENGINE, live
+from tests.support.services import Emulator, emulator
+from tests.support.toy_models import DAY, plain
+from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
+
+pytestmark = pytest.mark.long
 
 SECOND = 1_000_000  # us
 EVERY = 5  # s
@@ -61,7 +63,7 @@ model: {network: mlp, units: [8]}
 COLUMNS = "score_id, entity_id, as_of, revision, churn, model_version, n_events, last_event_time"
 USERS = 300
 POLL = 0.3  # s
-WELL = 450.0  # s that a recovery may take
+WELL = 900.0  # s that a recovery may take
 WRITES = "worker while it writes"
 T = TypeVar("T")
 
@@ -205,7 +207,7 @@ class Rehearsal:
     output: Output
     pubsub: Emulator
     cluster: FlinkCluster
-    warehouse: Warehouse | None
+    warehouse: OwnWarehouse | None
     chance: random.Random = field(default_factory=lambda: random.Random(7))
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # of each recovery
 
@@ -284,13 +286,14 @@ def rehearse(
     world: Path,
     folder: Path,
     faults: Sequence[str],
-    warehouse: Warehouse | None = None,
+    warehouse: OwnWarehouse | None = None,
     told: Callable[[str], None] = print,
+    parallelism: int = 2,
 ) -> None:
     """Runs a job over a stream of messages, with faults at random moments, and judges all that it wrote."""
     log = folder / "log"
     output = Output.bigquery(warehouse) if warehouse else Output.folder(folder / "out")
-    common = ["--task", str(world / "task.yaml"), "--model", str(world / "model")]
+    common = ["--task", str(world / "task.yaml"), "--model", str(world / "model"), *ENGINE]
     if warehouse:
         foretide("schema", "apply", *common[:2], "--output", output.place)
     with ExitStack() as stack:
@@ -302,7 +305,7 @@ def rehearse(
         started = FlinkCluster(folder / "flink", environment=pubsub.environment, high_availability=lasting)
         cluster = stack.enter_context(started)
         first = int(time.time()) // EVERY * EVERY + EVERY
-        where = ["--runner=FlinkRunner", f"--flink_master={cluster.master}", "--parallelism=2"]
+        where = ["--runner=FlinkRunner", f"--flink_master={cluster.master}", f"--parallelism={parallelism}"]
         where += ["--environment_type=EXTERNAL", f"--environment_config={cluster.pool}"]
         source = ["--subscription", subscription, "--from", format_time(first * SECOND), "--shards", "8"]
         source += ["--archive", str(folder / "archive"), "--checkpointing_interval=3000"]
@@ -365,7 +368,7 @@ def judge(
 
 
 def test_a_task_manager_is_killed(world: Path, tmp_path: Path) -> None:
-    rehearse(world, tmp_path, ["TaskManager"])
+    rehearse(world, tmp_path, ["TaskManager"], parallelism=1)
 
 
 SOAK = {"nothing": 4, "TaskManager": 7, "worker": 4, WRITES: 4, "worker pool": 4, "JobManager": 6, "Pub/Sub": 5}
@@ -385,5 +388,5 @@ def test_killed_at_random_moments(
             print(line, flush=True)
 
     with ExitStack() as stack:
-        warehouse = stack.enter_context(Warehouse(tmp_path / "warehouse")) if "BigQuery" in faults else None
+        warehouse = stack.enter_context(OwnWarehouse(tmp_path / "warehouse")) if "BigQuery" in faults else None
         rehearse(world, tmp_path, faults, warehouse, told)

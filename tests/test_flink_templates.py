@@ -26,9 +26,9 @@ from pipelines.google.subscription import check_runner
 from pipelines.runners import flink
 from pipelines.runners.execution import check_beam_args
 from pipelines.sandbox.flink_cluster import FlinkCluster, Ports, java
-from tests.services import Emulator
-from tests.test_end_to_end import foretide
-from tests.world import AS_OFS, World, make_world
+from tests.support.command_line import foretide
+from tests.support.live_world import AS_OFS, World, make_world
+from tests.support.services import Emulator
 
 ROOT = Path(__file__).parents[1]
 FLINK = ROOT / "templates" / "flink"

@@ -1,6 +1,6 @@
 """100,000 mutated rows in every format: nothing crashes, each row is accounted for, the others survive exactly.
 
-`writers.read` checks that the ledger of each file adds up. Everything is seeded.
+`event_files.read` checks that the ledger of each file adds up. Everything is seeded.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.events.formats import lines
-from tests.events.formats import writers
-from tests.events.formats.writers import Result, read, task, written
+from tests.support import event_files
+from tests.support.event_files import Result, read, task, written
 
 JUNK: tuple[object, ...] = (
     *(None, True, False, 0, -1, 5, 1.5, -0.0, 2**53 + 1, 2**63, 2**64, -(2**63), 10**30, 10**400),
@@ -88,21 +88,21 @@ def json_line(r: random.Random, row: dict[str, object]) -> bytes:
     if r.random() < 0.5:
         return r.choice(BYTES)(r, raw)
     if r.random() < 0.2:  # a key that stands twice
-        return raw[:-1] + f', "{r.choice(writers.FIELDS)}": {json.dumps(r.choice(JUNK))}}}'.encode()
-    changed = {**row, r.choice(writers.FIELDS): r.choice(JUNK)}
+        return raw[:-1] + f', "{r.choice(event_files.FIELDS)}": {json.dumps(r.choice(JUNK))}}}'.encode()
+    changed = {**row, r.choice(event_files.FIELDS): r.choice(JUNK)}
     if r.random() < 0.2:
-        del changed[r.choice(writers.FIELDS)]
+        del changed[r.choice(event_files.FIELDS)]
     return json.dumps(changed, ensure_ascii=r.random() < 0.5).encode("utf-8", "surrogatepass")
 
 
 def csv_line(r: random.Random, row: dict[str, object]) -> bytes:
     def plain(changed: dict[str, object]) -> bytes:
-        return writers.comma([changed]).split(b"\n", 1)[1].removesuffix(b"\n")
+        return event_files.comma([changed]).split(b"\n", 1)[1].removesuffix(b"\n")
 
     if r.random() < 0.5:
         return r.choice(BYTES)(r, plain(row))
     value = r.choice([j for j in JUNK if j != "\ud800"])
-    return plain({**row, r.choice(writers.FIELDS): value if isinstance(value, str | None) else json.dumps(value)})
+    return plain({**row, r.choice(event_files.FIELDS): value if isinstance(value, str | None) else json.dumps(value)})
 
 
 def survives(result: Result, good: Result) -> None:
@@ -116,9 +116,9 @@ def survives(result: Result, good: Result) -> None:
 @pytest.mark.parametrize("identity", [("id",), "all"])
 def test_text_rows(tmp_path: Path, kind: str, share: float, identity: object) -> None:
     r = random.Random(f"{kind}{share}{identity}")
-    rows = writers.records(8_000, seed=1)
+    rows = event_files.records(8_000, seed=1)
     touched = [r.random() < share for _ in rows]
-    line, write = (json_line, writers.jsonl) if kind == "jsonl" else (csv_line, writers.comma)
+    line, write = (json_line, event_files.jsonl) if kind == "jsonl" else (csv_line, event_files.comma)
     head = b"" if kind == "jsonl" else b"user,ts,kind,amount,id\n"
     plain = write(rows).removeprefix(head).split(b"\n")
     out = [line(r, row) if bad else raw for row, bad, raw in zip(rows, touched, plain, strict=False)]
@@ -139,7 +139,7 @@ def test_each_text_row_means_the_same_alone(tmp_path: Path, kind: str, monkeypat
     r = random.Random(kind)
     line = json_line if kind == "jsonl" else csv_line
     head = b"" if kind == "jsonl" else b"user,ts,kind,amount,id\n"
-    broken = [x for row in writers.records(3_000, seed=2) for x in line(r, row).split(b"\n") if x.strip()]
+    broken = [x for row in event_files.records(3_000, seed=2) for x in line(r, row).split(b"\n") if x.strip()]
     together = read(task(), written(tmp_path / f"all.{kind}", head + b"\n".join(broken)))
     monkeypatch.setattr(lines, "CHUNK", 100)
     monkeypatch.setattr(lines, "PIECE", 1_000)
@@ -151,7 +151,7 @@ def test_each_text_row_means_the_same_alone(tmp_path: Path, kind: str, monkeypat
 
 def test_avro_rows(tmp_path: Path) -> None:
     r = random.Random("avro")
-    rows = writers.records(40_000, seed=3)
+    rows = event_files.records(40_000, seed=3)
     fits = [[j for j in JUNK if fit(j)] for fit in (_nullable(str), _nullable(str, float, int), _nullable(str, float))]
     out = []
     for row in rows:
@@ -161,8 +161,8 @@ def test_avro_rows(tmp_path: Path) -> None:
             if int(str(row["id"])[3:]) % 2
             else row
         )
-    good = read(task(), written(tmp_path / "good.avro", writers.avro(rows[::2])))
-    survives(read(task(), written(tmp_path / "fuzz.avro", writers.avro(out))), good)
+    good = read(task(), written(tmp_path / "good.avro", event_files.avro(rows[::2])))
+    survives(read(task(), written(tmp_path / "fuzz.avro", event_files.avro(out))), good)
 
 
 def _nullable(*kinds: type) -> Callable[[object], bool]:
@@ -194,7 +194,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, tuple[object, ...]], ...] = (
 def test_parquet_rows(tmp_path: Path, invalid: bool) -> None:
     for name, kind, junk in COLUMNS:
         r = random.Random(f"{name}{kind}")
-        rows = writers.records(2_000, seed=4)
+        rows = event_files.records(2_000, seed=4)
         rows = [{**row, "amount": 8.0} for row in rows] if pa.types.is_integer(kind) and name == "amount" else rows
         bad = [r.random() < 0.5 for _ in rows]
         cells = [r.choice(junk) if b else row[name] for row, b in zip(rows, bad, strict=True)]
@@ -203,7 +203,9 @@ def test_parquet_rows(tmp_path: Path, invalid: bool) -> None:
             column = pa.Array.from_buffers(pa.string(), len(column), column.buffers())
         table = pa.Table.from_pylist(rows).drop_columns([name]).append_column(name, column)
         pq.write_table(table, tmp_path / "fuzz.parquet", row_group_size=300)
-        good = written(tmp_path / "good.parquet", writers.parquet([w for w, b in zip(rows, bad, strict=True) if not b]))
+        good = written(
+            tmp_path / "good.parquet", event_files.parquet([w for w, b in zip(rows, bad, strict=True) if not b])
+        )
         survives(read(task(), tmp_path / "fuzz.parquet"), read(task(), good))
 
 
@@ -215,11 +217,11 @@ def _column(cells: list[object], kind: pa.DataType) -> pa.Array:
     return pa.array(cells, kind)
 
 
-@pytest.mark.parametrize("name", sorted(writers.WRITERS))
+@pytest.mark.parametrize("name", sorted(event_files.WRITERS))
 def test_damaged_files(tmp_path: Path, name: str) -> None:
     """Cut anywhere, and with bytes changed anywhere; some damage cannot be told from other values."""
     r = random.Random(name)
-    content = writers.WRITERS[name](writers.records(200, seed=5))
+    content = event_files.WRITERS[name](event_files.records(200, seed=5))
     for i in range(120):
         damaged = content[: r.randrange(len(content))] if i % 2 else _flipped(r, content)
         result = read(task(), written(tmp_path / name, damaged))
@@ -234,7 +236,7 @@ def _flipped(r: random.Random, content: bytes) -> bytes:
     return bytes(out)
 
 
-@pytest.mark.parametrize("name", sorted(writers.WRITERS))
+@pytest.mark.parametrize("name", sorted(event_files.WRITERS))
 def test_files_that_are_something_else(tmp_path: Path, name: str) -> None:
     others = [
         b"",
@@ -249,7 +251,7 @@ def test_files_that_are_something_else(tmp_path: Path, name: str) -> None:
         gzip.compress(b""),
         b"\xff" * 5_000,
     ]
-    others += [write(writers.records(20)) for other, write in writers.WRITERS.items() if other != name]
+    others += [write(event_files.records(20)) for other, write in event_files.WRITERS.items() if other != name]
     for content in others:
         result = read(task(), written(tmp_path / name, content))
         assert not result.events or not content or content[:2] in (b'{"', b"us")

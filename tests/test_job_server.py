@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from pipelines.runners import flink
-from tests.images import ROOT
+from tests.support.docker_images import ROOT
 
 
 def module(name: str) -> ModuleType:

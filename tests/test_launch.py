@@ -18,12 +18,12 @@ from pipelines.cli import main
 from pipelines.errors import Exit
 from pipelines.google.tables import Table
 from pipelines.models.saved.manifest import signature
-from tests import golden_jobs as jobs
-from tests import registered, small
-from tests.cloud import BUCKET, PROJECT, Cloud, cloud
-from tests.golden_jobs import FLAGS, Proto
-from tests.services import Emulator
-from tests.warehouse import Warehouse
+from tests.support import golden_jobs as jobs
+from tests.support import small_shop, weightless_models
+from tests.support.fake_dataflow import BUCKET, PROJECT, Cloud, cloud
+from tests.support.golden_jobs import FLAGS, Proto
+from tests.support.services import Emulator
+from tests.support.warehouse import Warehouse
 
 GPU = "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
 TEMPLATE = f"--template_location=gs://{BUCKET}/launches/job"
@@ -62,7 +62,7 @@ class Shop:
 @pytest.fixture(scope="module")
 def table(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Table:
     task, table = tmp_path_factory.mktemp("launch") / "task.yaml", warehouse.table()
-    task.write_text(small.TASK)
+    task.write_text(small_shop.TASK)
     with redirect_stdout(io.StringIO()):
         assert main(["schema", "apply", "--task", str(task), "--output", str(table)]) == Exit.OK
     return table
@@ -71,8 +71,8 @@ def table(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Tab
 @pytest.fixture
 def shop(table: Table, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Shop]:
     task = tmp_path / "task.yaml"
-    task.write_text(small.TASK)
-    folder = registered.put(tmp_path / "models", **{**signature(jobs.shop()), "task": "small_shop"})
+    task.write_text(small_shop.TASK)
+    folder = weightless_models.put(tmp_path / "models", **{**signature(jobs.shop()), "task": "small_shop"})
     named = folder.parent.with_name("small_shop") / folder.name
     with cloud(monkeypatch) as services:
         for file in (f for f in folder.rglob("*") if f.is_file()):
@@ -81,7 +81,7 @@ def shop(table: Table, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
             {"version": folder.name, "previous": []}
         ).encode()
         rows = io.BytesIO()
-        pq.write_table(small.events(20), rows)
+        pq.write_table(small_shop.events(20), rows)
         services.objects["events/2024.parquet"] = rows.getvalue()
         yield Shop(services, task, table, folder.name)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.images import ROOT
+from tests.support.docker_images import ROOT
 
 IMAGE = "europe-west1-docker.pkg.dev/my-project/foretide/foretide-cpu:1"
 

@@ -22,9 +22,9 @@ from pipelines.storage.rows import DEAD_LETTERS, LEDGER, write_table
 from pipelines.system.files import create_private, make_private, private_umask, replacing
 from pipelines.system.progress import Progress
 from pipelines.transforms.archive import compact_archive, write_messages
-from tests import small
-from tests.appended import RUN, append_letters, append_scores
-from tests.events.formats.sent import messages
+from tests.support import small_shop
+from tests.support.live_job_files import RUN, append_letters, append_scores
+from tests.support.sent_messages import messages
 
 MASKS = (0o022, 0o077, 0o002)
 
@@ -81,8 +81,8 @@ def test_an_archive(tmp_path: Path, umask: int) -> None:
 
 
 def test_examples(tmp_path: Path, umask: int) -> None:
-    (tmp_path / "task.yaml").write_text(small.TASK)
-    pq.write_table(small.events(users=10), tmp_path / "events.parquet")
+    (tmp_path / "task.yaml").write_text(small_shop.TASK)
+    pq.write_table(small_shop.events(users=10), tmp_path / "events.parquet")
     flags = ["--task", str(tmp_path / "task.yaml"), "--input", str(tmp_path / "events.parquet")]
     assert main(["examples", *flags, "--as-of", "2024-04-01", "--output", str(tmp_path / "out")]) == Exit.OK
     found = modes(tmp_path / "out")

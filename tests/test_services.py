@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.google import bigquery as client
-from tests.services import Counts, Emulator, binary, emulator
-from tests.warehouse import PROJECT, Warehouse
+from tests.support.services import Counts, Emulator, binary, emulator
+from tests.support.warehouse import PROJECT, OwnWarehouse
 
 
 def test_publish_pull_and_count(pubsub: Emulator) -> None:
@@ -69,7 +69,7 @@ def test_a_killed_emulator_with_a_journal_goes_on(tmp_path: Path) -> None:
 
 def test_a_killed_warehouse_comes_back_with_its_rows_at_its_address(tmp_path: Path) -> None:
     before = os.environ.get(client.EMULATOR)
-    with Warehouse(tmp_path) as warehouse:
+    with OwnWarehouse(tmp_path) as warehouse:
         name = f"{warehouse.dataset()}.t"
         warehouse.sql(f"CREATE TABLE {name} AS SELECT 1 AS n")
         mine = client.client(PROJECT)

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import images
-from tests.images import ROOT
+from tests.support import docker_images
+from tests.support.docker_images import ROOT
 
 FLINK = ROOT / "emulators" / "flink"
 LOCKS = sorted(
@@ -58,7 +58,7 @@ def made() -> list[str]:
 
 
 def built() -> list[str]:
-    files = [images.read(ROOT / "templates" / name) for name in DOCKERFILES]
+    files = [docker_images.read(ROOT / "templates" / name) for name in DOCKERFILES]
     return [part for file in files for stage in file.stages for run in stage.values("RUN") for part in installs(run)]
 
 

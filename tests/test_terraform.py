@@ -22,7 +22,7 @@ from pipelines.google.tables import Table
 from pipelines.ledger.metrics import BY_NAME
 from pipelines.sandbox.pubsub_emulator import binary
 from pipelines.storage.bigquery.schema import LAYOUTS
-from tests.hcl import PLAIN, Body, Module, literal, module, strings
+from tests.support.terraform_files import PLAIN, Body, Module, literal, module, strings
 
 ROOT = Path(__file__).parents[1]
 MAIN = ROOT / "templates/terraform"

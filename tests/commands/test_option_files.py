@@ -10,7 +10,7 @@ from pipelines.cli import main
 from pipelines.commands.option_files import expanded
 from pipelines.errors import Exit, UserError
 from pipelines.jobs.config import ScoreConfig
-from tests.small import TASK
+from tests.support.small_shop import TASK
 from tests.test_cli import arguments, caught
 
 

@@ -25,8 +25,8 @@ from pipelines.evaluation.baselines import (
     trees,
 )
 from pipelines.models.metrics import auc, log_error
-from tests.judged import COUNTS, Features, Floats, Ints, churn_task, in_memory, path_task
-from tests.toy import DAY
+from tests.support.labelled_examples import COUNTS, Features, Floats, Ints, churn_task, in_memory, path_task
+from tests.support.toy_models import DAY
 
 AGE = {"agg": "recency"}
 TEXT = {"agg": "last", "field": "device", "vocabulary": 50}

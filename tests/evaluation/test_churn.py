@@ -8,8 +8,8 @@ import pytest
 from pipelines.evaluation.churn import Scored, by_as_of, calibration, drift, importance, models
 from pipelines.evaluation.survey import Survey, see
 from pipelines.models.metrics import auc
-from tests.judged import Floats, churn_task, in_memory
-from tests.toy import DAY
+from tests.support.labelled_examples import Floats, churn_task, in_memory
+from tests.support.toy_models import DAY
 
 
 def chance(x: Floats) -> Floats:

@@ -14,8 +14,8 @@ from pipelines.errors import UserError
 from pipelines.evaluation.evaluate import evaluate, headline, lines
 from pipelines.evaluation.schema import Churn, Evaluation, Path
 from pipelines.evaluation.survey import Splits
-from tests.judged import Floats, churn_task, in_memory, path_task
-from tests.toy import DAY
+from tests.support.labelled_examples import Floats, churn_task, in_memory, path_task
+from tests.support.toy_models import DAY
 
 
 def conforms(value: object, form: Any) -> bool:

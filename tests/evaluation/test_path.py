@@ -11,8 +11,8 @@ from pipelines.evaluation.baselines import naive
 from pipelines.evaluation.path import by_as_of, by_quantile, coverage, drift, fans, forecasts, importance, models
 from pipelines.evaluation.survey import Survey, see
 from pipelines.task.spec import Task
-from tests.judged import Floats, in_memory, path_task
-from tests.toy import DAY
+from tests.support.labelled_examples import Floats, in_memory, path_task
+from tests.support.toy_models import DAY
 
 TASK = path_task()  # three steps ahead; outputs: medians, then 10 % and 90 % of each step
 STEPS = np.array([0.5, 1, 1.5])  # the spread of the steps

@@ -18,8 +18,8 @@ from pipelines.evaluation.survey import (
     score_drift,
     see,
 )
-from tests.judged import COUNTS, Floats, Ints, churn_task, in_memory, path_task
-from tests.toy import DAY
+from tests.support.labelled_examples import COUNTS, Floats, Ints, churn_task, in_memory, path_task
+from tests.support.toy_models import DAY
 
 
 def first_count(x: Floats) -> Floats:

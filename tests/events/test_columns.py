@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.events.columns import DecodeError, codes, numbers, text
-from tests.events.formats.writers import START
+from tests.support.event_files import START
 
 T0 = START * 1_000_000
 

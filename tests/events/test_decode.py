@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pipelines.events.decode import Decoded, Since, Span, decode, without_arrival
 from pipelines.task.fields import parse_time
 from pipelines.task.spec import Task
-from tests.events.formats.writers import DAY, SPAN, START, task
-from tests.generated import STEP
-from tests.generated import tasks as random_tasks
+from tests.support.event_files import DAY, SPAN, START, task
+from tests.support.random_tasks import STEP
+from tests.support.random_tasks import tasks as random_tasks
 
 T0 = START * 1_000_000
 

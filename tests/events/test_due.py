@@ -10,9 +10,9 @@ from pipelines.events.block import EventBlock
 from pipelines.events.decode import Since, decode
 from pipelines.events.due import EARLY, Due, due, early
 from pipelines.task.spec import Task
-from tests.generated import table_of
-from tests.oracle import Event
-from tests.simulated import Key, rows
+from tests.support.oracle import Event
+from tests.support.random_tasks import table_of
+from tests.support.simulated_stream import Key, rows
 
 SECOND = 1_000_000
 SINCE = Since(10 * SECOND)

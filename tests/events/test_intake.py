@@ -10,11 +10,11 @@ from pipelines.events.formats.base import Refusal, Sent
 from pipelines.events.formats.payloads import parse
 from pipelines.events.intake import take_in
 from pipelines.ledger.counts import DeadLetter, Ledger
-from tests.events.formats import writers
-from tests.events.formats.sent import JSON, messages, text
-from tests.events.formats.writers import DAY, SPAN, START, task
+from tests.support import event_files
+from tests.support.event_files import DAY, SPAN, START, task
+from tests.support.sent_messages import JSON, messages, text
 
-ROWS = writers.records(40)
+ROWS = event_files.records(40)
 
 
 def test_a_letter_says_what_stood_there_and_can_be_sent_again() -> None:

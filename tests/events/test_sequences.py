@@ -18,8 +18,8 @@ from pipelines.events.decode import Span, decode
 from pipelines.events.sequences import SequenceBatch, backfill, examples, sequences
 from pipelines.models.example_store import sub_task
 from pipelines.task.spec import Task
-from tests.generated import AS_OF, KINDS, STEP, event_lists, table_of, tasks
-from tests.oracle import Event, churned, oracle
+from tests.support.oracle import Event, churned, oracle
+from tests.support.random_tasks import AS_OF, KINDS, STEP, event_lists, table_of, tasks
 
 
 def blocks_of(task: Task, events: Sequence[Event], span: Span, shards: int, pieces: int) -> dict[int, list[bytes]]:

@@ -9,7 +9,7 @@ from pipelines.events.columns import DecodeError
 from pipelines.events.times import micros
 from pipelines.task.fields import parse_time
 from pipelines.task.spec import TimeField
-from tests.events.formats.writers import DAY, START
+from tests.support.event_files import DAY, START
 
 T0 = START * 1_000_000
 

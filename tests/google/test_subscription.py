@@ -23,7 +23,7 @@ from pipelines.google.subscription import (
     facts,
     preflight,
 )
-from tests.services import Emulator, free_port
+from tests.support.services import Emulator, free_port
 
 NAME = "projects/shop/subscriptions/orders"
 

@@ -14,7 +14,7 @@ from pipelines.errors import UserError
 from pipelines.jobs.config import Execution, Input, ScoreConfig, TrainConfig, parse_as_ofs
 from pipelines.task.fields import UNITS, format_time, parse_time
 from pipelines.task.spec import Task
-from tests.small import TASK
+from tests.support.small_shop import TASK
 
 DAY = UNITS["d"]
 

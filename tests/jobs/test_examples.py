@@ -28,8 +28,8 @@ from pipelines.runners import execution
 from pipelines.task.fields import parse_time
 from pipelines.task.file import load_task
 from pipelines.task.spec import Task
-from tests import small
-from tests.oracle import churned, oracle
+from tests.support import small_shop
+from tests.support.oracle import churned, oracle
 
 AS_OFS = (parse_time("2024-04-01"), parse_time("2024-04-08"))
 NEXT = parse_time("2024-04-15")
@@ -69,11 +69,11 @@ class Case:
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Events of 60 users; in the late case every third one arrives up to ten days after it happened."""
     folder = tmp_path_factory.mktemp("examples")
-    table = small.events(users=60)
-    text = small.TASK.replace("score:\n", MORE)
+    table = small_shop.events(users=60)
+    text = small_shop.TASK.replace("score:\n", MORE)
     if request.param == "late":
         rng = np.random.default_rng(2)
-        late = np.where(rng.random(len(table)) < 0.3, rng.integers(0, 10 * small.DAY, len(table)), 0)
+        late = np.where(rng.random(len(table)) < 0.3, rng.integers(0, 10 * small_shop.DAY, len(table)), 0)
         table = table.append_column("loaded", [table["at"].to_numpy() + late])
         text = text.replace("  identity: [id]", ARRIVAL)
     (folder / "task.yaml").write_text(text)
@@ -229,12 +229,12 @@ label: {kind: path, field: close, steps: 3}
 def test_a_path_keeps_its_labels_in_every_layer(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     coin, day = np.repeat(np.arange(20), 30), np.tile(np.arange(30), 20)
-    columns = {"coin": coin.astype(str), "at": small.START + day * small.DAY}
+    columns = {"coin": coin.astype(str), "at": small_shop.START + day * small_shop.DAY}
     table = pa.table({**columns, "close": rng.gamma(2, 50, 600), "volume": rng.gamma(2, 10, 600)})
     pq.write_table(table.filter(rng.random(600) < 0.8), tmp_path / "prices.parquet")
     (tmp_path / "prices.yaml").write_text(PRICES)
     case = Case(tmp_path, load_task(tmp_path / "prices.yaml"), [])
-    as_ofs = tuple((small.START + d * small.DAY) * SECOND for d in (10, 20))
+    as_ofs = tuple((small_shop.START + d * small_shop.DAY) * SECOND for d in (10, 20))
     prices = Input((str(tmp_path / "prices.parquet"),), None, 0.05)
     config = replace(case.config("out", as_ofs), input=prices)
     make_examples(replace(config, task=only(case.task, 0)))

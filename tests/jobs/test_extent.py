@@ -13,9 +13,9 @@ import pytest
 from pipelines.events.formats.base import ROW
 from pipelines.jobs.extent import rows
 from pipelines.transforms.read_files import File, find, plan
-from tests import small
+from tests.support import small_shop
 
-TABLE = small.events()
+TABLE = small_shop.events()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pipelines.ledger.counts import Ledger
 from pipelines.storage.folder.query import select
 from pipelines.storage.folder.runs import NEW
 from pipelines.storage.rows import Run
-from tests.viewed import publish_rows, score_table
+from tests.support.folder_outputs import publish_rows, score_table
 
 DAY = 86_400_000_000
 RUN = Run("run", "1", "churn", ("churn",), (), 0)

@@ -21,17 +21,17 @@ from pipelines.jobs import memory
 from pipelines.jobs.memory import MB, Need, explained, scoring, streaming, training
 from pipelines.system.machine import Room
 from pipelines.task.spec import Task
-from tests import small
-from tests.jobs.test_score import untrained
-from tests.test_end_to_end import foretide
+from tests.support import small_shop
+from tests.support.command_line import foretide
+from tests.support.toy_models import untrained
 
 GB = 1 << 30
-DAY = small.DAY * 1_000_000
+DAY = small_shop.DAY * 1_000_000
 HERE = Room(8 * GB, "free in a test")
 
 
 def task(steps: int = 28, kinds: int = 2, every: str = "7d", **model: object) -> Task:
-    document = yaml.safe_load(small.TASK)
+    document = yaml.safe_load(small_shop.TASK)
     document["events"]["categories"]["kind"] = [*("view", "buy"), *(f"k{i}" for i in range(kinds - 2))]
     document["sequence"]["steps"], document["score"]["every"] = steps, every
     document["model"] = model
@@ -146,8 +146,8 @@ def test_a_run_that_nears_the_end_of_memory_says_so_once(
 def test_a_command_refuses_before_it_does_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, events = small.write(tmp_path)
-    given = Task.model_validate_json(json.dumps(yaml.safe_load(small.TASK)))
+    file, events = small_shop.write(tmp_path)
+    given = Task.model_validate_json(json.dumps(yaml.safe_load(small_shop.TASK)))
     untrained(given, tmp_path / "model")
     what = ["--task", str(file), "--input", str(events)]
     score = [
@@ -184,7 +184,7 @@ def events(folder: Path, n: int, entities: int) -> Path:
         table = pa.table(
             {
                 "user": user,
-                "at": small.START + np.sort(random.integers(0, 120 * small.DAY, size)),
+                "at": small_shop.START + np.sort(random.integers(0, 120 * small_shop.DAY, size)),
                 "id": np.arange(i * size, (i + 1) * size),
                 "kind": kinds.take(pa.array(random.integers(0, 3, size))),
                 "price": random.gamma(2, 10, size),
@@ -216,7 +216,7 @@ def measured(*command: object) -> tuple[float, float]:
 
 
 def test_the_estimate_of_many_events_is_within_a_factor_of_two(tmp_path: Path) -> None:
-    (tmp_path / "task.yaml").write_text(small.TASK)
+    (tmp_path / "task.yaml").write_text(small_shop.TASK)
     files = events(tmp_path / "events", 1_000_000, 20_000)
     what = ["--task", tmp_path / "task.yaml", "--as-of", "2024-04-17", "--output", tmp_path / "examples"]
     expected, largest = measured("examples", *what, "--input", files)
@@ -233,7 +233,7 @@ def test_the_estimate_of_batches_is_within_a_factor_of_two(
     tmp_path: Path, model: dict[str, Any], steps: int, kinds: int, batch: int, least: float
 ) -> None:
     given = task(steps, kinds, **model)
-    document = yaml.safe_load(small.TASK)
+    document = yaml.safe_load(small_shop.TASK)
     document["events"]["categories"]["kind"] = list(given.events.categories["kind"])
     document["sequence"]["steps"], document["model"] = steps, model
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(document))

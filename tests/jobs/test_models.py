@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.jobs.models import compare, table
 from pipelines.models.registry import models, promote
-from tests.registered import DAY, TASK, A, B, C, network, put
+from tests.support.weightless_models import DAY, TASK, A, B, C, network, put
 
 STEPS = {"error_step_1": 1.5, "error_step_14": 4.25, "error_naive_step_14": 4.5, "skill": 0.0321}
 

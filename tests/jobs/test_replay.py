@@ -18,12 +18,12 @@ from pipelines.storage.folder.live import append, prepare
 from pipelines.storage.rows import DEAD_LETTERS, live_schema
 from pipelines.transforms.output_rows import letter_fields
 from pipelines.transforms.publish_letters import message, publish
-from tests.events.formats import writers
-from tests.events.formats.sent import KINDS, NOW, messages, received, text
-from tests.events.formats.writers import task
-from tests.services import Emulator
+from tests.support import event_files
+from tests.support.event_files import task
+from tests.support.sent_messages import KINDS, NOW, messages, received, text
+from tests.support.services import Emulator
 
-ROWS = writers.records(30)
+ROWS = event_files.records(30)
 LATE = DeadLetter("late", "sub", "u1", "too late for 2024-01-01", 1, "")
 Pulled = list[tuple[bytes, dict[str, str]]]
 

@@ -18,7 +18,7 @@ from pipelines.ledger.counts import Ledger, Status
 from pipelines.models.saved.manifest import Manifest, signature
 from pipelines.task.fields import parse_time
 from pipelines.task.spec import Task
-from tests.small import TASK
+from tests.support.small_shop import TASK
 
 CHURN = Task.model_validate_json(json.dumps(yaml.safe_load(TASK)))
 GOOD = Ledger(

@@ -16,19 +16,14 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.errors import Exit
-from pipelines.models.calibration import Calibration
-from pipelines.models.export import Origin, manifest_of, save
-from pipelines.models.network import build
-from pipelines.models.predictor import Predictor
 from pipelines.runners import execution
 from pipelines.task.fields import format_time, parse_time
 from pipelines.task.file import load_task
-from pipelines.task.spec import Task
-from tests import programs, small
-from tests.oracle import oracle
-from tests.toy import plain
+from tests.support import hostile_models, small_shop
+from tests.support.oracle import oracle
+from tests.support.toy_models import untrained
 
-LATE = small.TASK.replace("  identity: [id]", "  arrival: {field: loaded, unit: s}\n  identity: [id]").replace(
+LATE = small_shop.TASK.replace("  identity: [id]", "  arrival: {field: loaded, unit: s}\n  identity: [id]").replace(
     "  every: 7d", "  every: 7d\n  allowed_lateness: 14d"
 )
 AS_OFS = tuple(parse_time(t) for t in ("2024-04-01", "2024-04-08", "2024-04-15"))
@@ -39,21 +34,12 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a task that has arrivals, its events, some up to three weeks late, and an untrained model."""
     folder = tmp_path_factory.mktemp("score")
     (folder / "task.yaml").write_text(LATE)
-    table, random = small.events(users=60), np.random.default_rng(2)
-    delay = np.where(random.random(len(table)) < 0.3, random.integers(0, 21 * small.DAY, len(table)), 0)
+    table, random = small_shop.events(users=60), np.random.default_rng(2)
+    delay = np.where(random.random(len(table)) < 0.3, random.integers(0, 21 * small_shop.DAY, len(table)), 0)
     pq.write_table(table.append_column("loaded", [table["at"].to_numpy() + delay]), folder / "events.parquet")
     task = load_task(str(folder / "task.yaml"))
     untrained(task, folder / "model")
     return folder
-
-
-def untrained(task: Task, folder: Path) -> None:
-    transform = plain(task.sequence.steps, len(task.features))
-    members = [build(task, transform.shapes, 1)]
-    folder.mkdir()
-    predictor = Predictor(task, transform, members, Calibration("none"))
-    save(predictor, folder / "saved_model")
-    manifest_of(predictor, Origin((0,), (0,), (0,), {}, 0)).write(folder)
 
 
 def score(folder: Path, out: str, as_of: str, model: str = "model", expect: int = Exit.OK, *more: str) -> str:
@@ -108,7 +94,7 @@ def test_a_model_that_writes_a_file_is_told_before_anything_is_written(late: Pat
     shutil.rmtree(model, ignore_errors=True)
     shutil.copytree(late / "model", model)
     shutil.rmtree(model / "saved_model")
-    programs.put(model, programs.write, victim, on_load=True)
+    hostile_models.put(model, hostile_models.write, victim, on_load=True)
     text = score(late, "none", "2024-04-01", "program", Exit.MODEL, *more)
     assert "operation WriteFile ('WriteFile' of function" in text
     assert not (late / "none").exists()

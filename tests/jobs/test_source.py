@@ -27,12 +27,12 @@ from pipelines.task.fields import parse_time
 from pipelines.task.file import load_task
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import File, ReadEvents, read_piece
-from tests import small
-from tests.jobs.test_score import untrained
-from tests.test_end_to_end import foretide
-from tests.warehouse import PROJECT, Warehouse
+from tests.support import small_shop
+from tests.support.command_line import foretide
+from tests.support.toy_models import untrained
+from tests.support.warehouse import PROJECT, Warehouse
 
-TASK = Task.model_validate_json(json.dumps(yaml.safe_load(small.TASK)))
+TASK = Task.model_validate_json(json.dumps(yaml.safe_load(small_shop.TASK)))
 SPAN = Span((parse_time("2024-04-01"),))
 
 
@@ -84,7 +84,7 @@ def test_shards_that_were_asked_for_win(monkeypatch: pytest.MonkeyPatch, asked: 
 
 
 def test_size_and_files_are_those_of_the_pieces(tmp_path: Path) -> None:
-    _, events = small.write(tmp_path)
+    _, events = small_shop.write(tmp_path)
     found = find(str(events), str(events / "*.parquet"))
     files = sorted(events.iterdir())
     assert found.files == len(files) == len({p.path for p in found.pieces})
@@ -101,7 +101,7 @@ def test_files_that_do_not_fit_are_told_before_anything_runs(tmp_path: Path) -> 
 def shop(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """Events in files and in a table, a task, and a model that nobody trained."""
     folder = tmp_path_factory.mktemp("shop")
-    task, files = small.write(folder)
+    task, files = small_shop.write(folder)
     untrained(load_task(str(task)), folder / "model")
     name = f"{PROJECT}.{warehouse.dataset()}.events"
     for file in sorted(files.iterdir()):

@@ -22,7 +22,7 @@ from pipelines.models import registry
 from pipelines.models.saved.manifest import Manifest, load_manifest
 from pipelines.task.fields import parse_time
 from pipelines.task.file import load_task
-from tests import small
+from tests.support import small_shop
 
 TEST = "2024-05-06"
 PRICES = """\
@@ -65,7 +65,7 @@ def command(shop: Path, models: str, *more: str, test: str = TEST) -> tuple[str,
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train")
-    small.write(folder)
+    small_shop.write(folder)
     (folder / "told").write_text(train(folder, "models"))
     return folder
 
@@ -103,9 +103,9 @@ def test_the_seed_decides_the_model(shop: Path) -> None:
 
 def test_the_manifest_says_what_the_model_is(shop: Path) -> None:
     made = manifest(shop, "models")
-    last = parse_time(TEST) - 28 * small.DAY * 1_000_000
+    last = parse_time(TEST) - 28 * small_shop.DAY * 1_000_000
     assert (made.test, made.validation) == ((parse_time(TEST),), (parse_time("2024-04-22"),))
-    assert made.train == tuple(last - i * 7 * small.DAY * 1_000_000 for i in (3, 2, 1, 0))
+    assert made.train == tuple(last - i * 7 * small_shop.DAY * 1_000_000 for i in (3, 2, 1, 0))
     assert made.features == ("recency()", "count()[kind=view]", "count()[kind=buy]", "sum(price)")
     assert made.outputs == ("churn",)
     assert 0 <= made.metrics["auc_low"] <= made.metrics["auc"] <= made.metrics["auc_high"] <= 1
@@ -211,7 +211,7 @@ def test_a_missing_package_is_told_before_any_work(shop: Path, monkeypatch: pyte
 
 
 def test_features_that_say_too_little_are_refused(shop: Path) -> None:
-    text = small.TASK.replace("    - {agg: count, by: kind}\n    - {agg: sum, field: price}\n", "")
+    text = small_shop.TASK.replace("    - {agg: count, by: kind}\n    - {agg: sum, field: price}\n", "")
     (shop / "little.yaml").write_text(text)
     flags = [f if f != str(shop / "small_shop.yaml") else str(shop / "little.yaml") for f in command(shop, "little")]
     assert "add a feature that counts or measures" in foretide(*flags, expect=Exit.USAGE)

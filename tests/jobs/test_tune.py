@@ -9,15 +9,15 @@ import pytest
 
 from pipelines.errors import Exit
 from pipelines.jobs import tune
-from tests import small
 from tests.jobs.test_train import command, foretide
+from tests.support import small_shop
 
 GRID = "tune: {units: [[4], [8]], dropout: [0.0, 0.9]}\n"
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    task, _ = small.write(tmp_path)
+    task, _ = small_shop.write(tmp_path)
     task.write_text(task.read_text() + GRID)
     return tmp_path
 

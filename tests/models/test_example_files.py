@@ -21,7 +21,7 @@ from pipelines.ledger.counts import Ledger
 from pipelines.models.example_files import Examples, load_examples
 from pipelines.models.example_store import Layer, Stored, feature_id, read_layers, uses, write_layer
 from pipelines.task.spec import Task
-from tests.toy import DAY, STEPS, task, tensor
+from tests.support.toy_models import DAY, STEPS, task, tensor
 
 ALL = (0, 1, 2, 3)
 

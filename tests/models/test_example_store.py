@@ -29,7 +29,7 @@ from pipelines.models.example_store import (
     write_layer,
 )
 from pipelines.task.spec import Task
-from tests import toy
+from tests.support import toy_models
 
 FILES = (InputFile("a", 10, 1.0), InputFile("b", 20, 2.0))
 BAD = Ledger(read=5, rejected=2, reasons=(("amount is not a number", 2),))
@@ -40,14 +40,14 @@ def changed(**more: object) -> Task:
     parts: dict[str, Any] = {
         "task": "toy",
         "events": {"entity": "user", "time": {"field": "at", "unit": "s"}, "identity": "none"},
-        "sequence": {"step": "1d", "steps": toy.STEPS, "features": toy.FEATURES},
+        "sequence": {"step": "1d", "steps": toy_models.STEPS, "features": toy_models.FEATURES},
         "score": {"every": "1d"},
-        "label": toy.CHURN,
+        "label": toy_models.CHURN,
     }
     return Task.model_validate({**parts, **more}, strict=False)
 
 
-def with_features(*features: Mapping[str, object], steps: int = toy.STEPS) -> dict[str, object]:
+def with_features(*features: Mapping[str, object], steps: int = toy_models.STEPS) -> dict[str, object]:
     return {"sequence": {"step": "1d", "steps": steps, "features": features}}
 
 
@@ -59,7 +59,7 @@ def layer(name: str, as_ofs: Sequence[int], features: Sequence[int], ledger: Led
     return Layer(Path(name), tuple(as_ofs), ids, columns, (3,) * len(as_ofs), ledger or Ledger())
 
 
-PATHS: dict[str, object] = {"label": toy.PATH}
+PATHS: dict[str, object] = {"label": toy_models.PATH}
 SHOP = {"entity": "user", "time": {"field": "at", "unit": "s"}, "identity": "none"}
 LEVEL = {"agg": "last", "field": "price", "scale": "relative"}
 
@@ -69,12 +69,12 @@ LEVEL = {"agg": "last", "field": "price", "scale": "relative"}
     [
         ({}, {"events": {**SHOP, "identity": ("id",)}}),
         ({}, {"events": {**SHOP, "where": {"kind": "x"}}}),
-        ({}, {"label": {**toy.CHURN, "horizon": "8d"}}),
-        ({}, {"label": {**toy.CHURN, "active_within": "8d"}}),
+        ({}, {"label": {**toy_models.CHURN, "horizon": "8d"}}),
+        ({}, {"label": {**toy_models.CHURN, "active_within": "8d"}}),
         ({}, PATHS),
-        (PATHS, {"label": {**toy.PATH, "steps": 4}}),
+        (PATHS, {"label": {**toy_models.PATH, "steps": 4}}),
         ({**PATHS, **with_features(LEVEL)}, {**PATHS, **with_features({**LEVEL, "fill": "forward"})}),
-        ({}, with_features(*toy.FEATURES, steps=13)),
+        ({}, with_features(*toy_models.FEATURES, steps=13)),
     ],
 )
 def test_what_decides_the_rows_and_labels_changes_the_key(before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def test_what_decides_the_rows_and_labels_changes_the_key(before: dict[str, Any]
         ({}, {"model": {"seed": 8}}),
         ({}, {"events": {**SHOP, "categories": {"kind": ("a",)}}}),
         ({}, with_features({"agg": "recency"})),
-        (PATHS, {"label": {**toy.PATH, "quantiles": (0.25,)}}),
+        (PATHS, {"label": {**toy_models.PATH, "quantiles": (0.25,)}}),
     ],
 )
 def test_what_decides_neither_does_not(before: dict[str, Any], after: dict[str, Any]) -> None:

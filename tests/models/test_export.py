@@ -12,7 +12,7 @@ import tensorflow as tf
 from pipelines.models.export import Origin, export
 from pipelines.models.predictor import Predictor
 from pipelines.models.saved.manifest import check, load_manifest
-from tests.toy import DAY, tensor, toy_predictor
+from tests.support.toy_models import DAY, tensor, toy_predictor
 
 ORIGIN = Origin((10 * DAY, 20 * DAY), (30 * DAY,), (40 * DAY, 41 * DAY), {"auc": 0.75}, 50 * DAY)
 

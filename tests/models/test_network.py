@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pipelines.models.network import Shapes, build, pick
 from pipelines.task.spec import Task
-from tests.toy import PATH, STEPS, plain, task, tensor
+from tests.support.toy_models import PATH, STEPS, plain, task, tensor
 
 
 def output(spec: Task, n: int = 5) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tests.toy import PATH, STEPS, tensor, toy_predictor
+from tests.support.toy_models import PATH, STEPS, tensor, toy_predictor
 
 
 def test_churn_is_calibrated() -> None:

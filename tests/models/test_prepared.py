@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from pipelines.models.network import Shapes
 from pipelines.models.prepared import prepare
-from tests.toy import examples, task, tensor
+from tests.support.toy_models import examples, task, tensor
 
 N = 2500  # more than are prepared at a time
 

@@ -37,7 +37,7 @@ from pipelines.models.preprocessing import (
 from pipelines.models.saved.operations import check_operations
 from pipelines.models.summary import summary
 from pipelines.task.spec import Task
-from tests.toy import CHURN
+from tests.support.toy_models import CHURN
 
 STEPS, TOP, N = 12, 5, 1200
 FEATURES: tuple[dict[str, object], ...] = (

@@ -34,7 +34,7 @@ from pipelines.models.registry import (
     serving,
     stamp,
 )
-from tests.registered import DAY, TASK, VERSIONS, A, B, C, put
+from tests.support.weightless_models import DAY, TASK, VERSIONS, A, B, C, put
 
 
 @pytest.fixture
@@ -299,10 +299,10 @@ def test_no_promotion_is_lost(tmp_path: Path) -> None:
 
 
 class Promoter:
-    """The forking process of `tests.registered`."""
+    """The forking process of `tests.support.weightless_models`."""
 
     def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "tests.registered", str(folder)]
+        command = [sys.executable, "-m", "tests.support.weightless_models", str(folder)]
         root = Path(__file__).parents[2]
         self.process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

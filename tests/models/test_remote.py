@@ -12,12 +12,12 @@ import pytest
 from pipelines.errors import Exit, UserError
 from pipelines.models import registry, remote
 from pipelines.models.serving import Loader, Model, Serving
-from tests import registered
-from tests.cloud import BUCKET, Cloud, cloud
-from tests.registered import A, B
-from tests.served import settle
+from tests.support import weightless_models
+from tests.support.fake_dataflow import BUCKET, Cloud, cloud
+from tests.support.model_shelf import settle
+from tests.support.weightless_models import A, B
 
-MODEL = f"gs://{BUCKET}/models/{registered.TASK}"
+MODEL = f"gs://{BUCKET}/models/{weightless_models.TASK}"
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cloud]:
     (tmp_path / "copies").mkdir()
     with cloud(monkeypatch) as services:
         for version in (A, B):
-            put(services, registered.put(tmp_path / "models", version), tmp_path)
+            put(services, weightless_models.put(tmp_path / "models", version), tmp_path)
         serve(services, A)
         yield services
 
@@ -40,15 +40,15 @@ def put(services: Cloud, folder: Path, root: Path) -> None:
 
 def serve(services: Cloud, version: str, *previous: str) -> None:
     pointer = json.dumps({"version": version, "previous": previous}).encode()
-    services.objects[f"models/{registered.TASK}/serving.json"] = pointer
+    services.objects[f"models/{weightless_models.TASK}/serving.json"] = pointer
 
 
 def test_the_version_that_serves_is_copied_whole_and_nothing_else(bucket: Cloud) -> None:
     folder = registry.resolve(MODEL)
-    assert (folder.parent.name, folder.name) == (registered.TASK, A)
+    assert (folder.parent.name, folder.name) == (weightless_models.TASK, A)
     assert registry.load(folder).manifest.version == A
     copied = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    prefix = f"models/{registered.TASK}/{A}/"
+    prefix = f"models/{weightless_models.TASK}/{A}/"
     there = {name.removeprefix(prefix): data for name, data in bucket.objects.items() if name.startswith(prefix)}
     assert copied == there
     assert not (folder.parent / B).exists()
@@ -133,7 +133,7 @@ def test_a_bucket_that_does_not_answer_leaves_the_model_serving(bucket: Cloud) -
 def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_copied(
     name: str, bucket: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bucket.objects[f"models/{registered.TASK}/{A}/{name}"] = b"written"
+    bucket.objects[f"models/{weightless_models.TASK}/{A}/{name}"] = b"written"
     before = sorted(p for p in tmp_path.rglob("*"))
     monkeypatch.setattr(remote, "_open", lambda place: pytest.fail(f"{place} is read"))
     with pytest.raises(UserError, match="is no name of a file in a model: remove that object; nothing was") as refused:
@@ -143,7 +143,7 @@ def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_copied(
 
 
 def test_a_name_that_is_a_folder_too_is_refused(bucket: Cloud, tmp_path: Path) -> None:
-    bucket.objects[f"models/{registered.TASK}/{A}/saved_model"] = b"file"
+    bucket.objects[f"models/{weightless_models.TASK}/{A}/saved_model"] = b"file"
     with pytest.raises(UserError, match="'saved_model' is the name of a file and of something else in a model"):
         registry.resolve(MODEL)
     assert not any((tmp_path / "copies").rglob("saved_model"))

@@ -15,7 +15,7 @@ from pipelines.models.metrics import auc
 from pipelines.models.predictor import Predictor
 from pipelines.models.training import Data, Member, fit
 from pipelines.task.spec import Task
-from tests.toy import CHURN, DAY, PATH, STEPS, examples, plain, task, tensor
+from tests.support.toy_models import CHURN, DAY, PATH, STEPS, examples, plain, task, tensor
 
 N = 600
 

@@ -16,10 +16,10 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from pipelines.errors import UserError
 from pipelines.jobs.config import Execution
 from pipelines.runners.dataflow import Job, added, check, hints, is_dataflow, is_template, problems
-from tests import golden_jobs as jobs
-from tests import small
-from tests.cloud import BUCKET, PROJECT, Cloud, cloud
-from tests.golden_jobs import FLAGS, IMAGE, Proto, backfill, live
+from tests.support import golden_jobs as jobs
+from tests.support import small_shop
+from tests.support.fake_dataflow import BUCKET, PROJECT, Cloud, cloud
+from tests.support.golden_jobs import FLAGS, IMAGE, Proto, backfill, live
 
 GPU = "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
 ALLOWED = {"impulse", "pardo", "flatten", "group_by_key", "pubsub_read"}
@@ -53,7 +53,7 @@ def test_a_renamed_step_is_told_with_the_mapping_that_an_update_takes(stream: Pr
     told = jobs.difference("stream", lines)
     mapping = '--transform_name_mapping=\'{"Write/Append/RunningTotal/Running": "Write/Append/RunningTotal/Total"}\''
     assert mapping in told
-    assert "python -m tests.golden_jobs" in told
+    assert "python -m tests.support.golden_jobs" in told
 
 
 @pytest.mark.parametrize("name", ["batch", "stream"])
@@ -129,11 +129,11 @@ def test_leaving_out_the_history_takes_away_its_steps_alone(stream: Proto) -> No
     ("changed", "fits"),
     [
         ({}, True),
-        ({"task": jobs.shop(small.TASK.replace("units: [8]", "units: [16]"))}, True),
+        ({"task": jobs.shop(small_shop.TASK.replace("units: [8]", "units: [16]"))}, True),
         ({"first": jobs.AS_OF + 7 * 86_400_000_000}, False),
         ({"shards": 32}, False),
-        ({"task": jobs.shop(small.TASK.replace("steps: 28", "steps: 56"))}, False),
-        ({"task": jobs.shop(small.TASK.replace("{agg: sum, field: price}", "{agg: mean, field: price}"))}, False),
+        ({"task": jobs.shop(small_shop.TASK.replace("steps: 28", "steps: 56"))}, False),
+        ({"task": jobs.shop(small_shop.TASK.replace("{agg: sum, field: price}", "{agg: mean, field: price}"))}, False),
     ],
 )
 def test_a_job_that_would_misread_the_state_has_another_name_for_what_keeps_it(

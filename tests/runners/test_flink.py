@@ -13,9 +13,11 @@ from pipelines.errors import Exit, UserError
 from pipelines.runners import flink
 from pipelines.sandbox.flink_cluster import KINDS, FlinkCluster
 from pipelines.system.listening import Listener, listeners
-from tests.services import free_port
-from tests.test_end_to_end import digest, foretide
-from tests.world import AS_OFS, World, make_world
+from tests.support.command_line import digest, foretide
+from tests.support.live_world import AS_OFS, ENGINE, World, make_world
+from tests.support.services import free_port
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,8 @@ def workers(cluster: FlinkCluster) -> list[str]:
 
 def score(world: World, out: Path, *more: str, expect: int = Exit.OK) -> str:
     arguments = ["--task", str(world.task), "--input", str(world.events), "--as-of", AS_OFS]
-    return foretide("score", *arguments, "--model", str(world.model), "--output", str(out), *more, expect=expect)
+    arguments += ["--model", str(world.model), *ENGINE]
+    return foretide("score", *arguments, "--output", str(out), *more, expect=expect)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pipelines.runners import prism
 from pipelines.runners.portable import run_stream
 from pipelines.runners.prism import Prism, locate
 from pipelines.system.listening import listeners
-from tests.services import binary
+from tests.support.services import binary
 
 
 def test_it_serves_jobs_and_ends_with_the_block() -> None:

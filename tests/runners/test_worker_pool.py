@@ -22,7 +22,7 @@ from apache_beam.portability.api import (
 from pipelines.runners import worker_pool as workerpool
 from pipelines.runners.worker_pool import Pool, environment
 from pipelines.system.processes import bound
-from tests.system.test_processes import alive, wait_until_dead
+from tests.support.processes import alive, wait_until_dead
 
 
 class Provision(beam_provision_api_pb2_grpc.ProvisionServiceServicer):

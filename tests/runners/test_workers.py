@@ -16,10 +16,13 @@ import psutil
 import pytest
 
 from pipelines.runners.workers import ending, last_words
-from tests.test_sockets import command, of
-from tests.world import World, make_world
+from tests.support.command_line import command
+from tests.support.live_world import World, make_world
+from tests.test_sockets import of
 
-ENDS = 10.0  # s from a kill or a signal to the end of all processes
+pytestmark = pytest.mark.long
+
+ENDS = 120.0  # s from a kill or a signal to the end of all processes, which take ten on a machine at rest
 DRAWS = 20  # moments
 PATIENCE = 300.0  # s for what has no time of its own
 
@@ -40,7 +43,7 @@ def started(words: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]
 
 
 def toiling(seconds: float, mark: Path | None = None) -> list[str]:
-    return [sys.executable, "-m", "tests.toiling", str(seconds), *([str(mark)] if mark else [])]
+    return [sys.executable, "-m", "tests.support.toiling_pipeline", str(seconds), *([str(mark)] if mark else [])]
 
 
 def children(parent: psutil.Process) -> list[psutil.Process]:
@@ -111,8 +114,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
         ended(process, family, log)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_a_signal_ends_the_run(tmp_path: Path, number: signal.Signals, group: bool) -> None:
     """While the workers come up, or while they work."""
     mark, log = tmp_path / "mark", tmp_path / "log"

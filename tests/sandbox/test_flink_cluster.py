@@ -13,7 +13,7 @@ from pipelines.runners import flink
 from pipelines.sandbox import flink_cluster as flinkcluster
 from pipelines.sandbox.flink_cluster import FlinkCluster, Ports, main, stop
 from pipelines.system.processes import listens
-from tests.system.test_processes import wait_until_dead
+from tests.support.processes import wait_until_dead
 
 
 @pytest.fixture

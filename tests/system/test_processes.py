@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.system.processes import bound, end, free_port, listens, reason
+from tests.support.processes import alive, wait_until_dead
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can bind a process to its parent")
@@ -65,18 +66,3 @@ def test_reasons_are_those_of_the_system() -> None:
     assert reason(refused) == reason(urllib.error.URLError(refused)) == "Connection refused"
     assert reason(ValueError("no")) == "no"
     assert reason(TimeoutError()) == "TimeoutError"
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits for its parent to notice its end does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until_dead(pid: int, timeout: float = 30) -> None:
-    end = time.monotonic() + timeout
-    while alive(pid):
-        assert time.monotonic() < end, f"process {pid} lives on"
-        time.sleep(0.02)

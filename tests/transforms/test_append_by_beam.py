@@ -47,8 +47,8 @@ from pipelines.transforms.append_table import AppendTable
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, score_rows, stamped
 from pipelines.transforms.write_table import refused_letter
-from tests.scored import DAY, ROWS, block, blocks, letter
-from tests.warehouse import Warehouse
+from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
+from tests.support.warehouse import Warehouse
 
 RUN = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
 PATH = replace(RUN, outputs=("step_1", "step_1_p10", "step_1_p90"))

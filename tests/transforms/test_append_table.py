@@ -29,9 +29,9 @@ from pipelines.transforms import append_table as livetable
 from pipelines.transforms.append_table import AppendTable
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import Inputs, block_table, score_rows, stamped
-from tests.scored import DAY, ROWS, block, blocks, letter
+from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
+from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
 from tests.transforms.test_running_ledger import on_prism
-from tests.warehouse import PROJECT, Warehouse
 
 RUN = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
 GOOD = Ledger(read=100, accepted=98, rejected=2, reasons=(("bad", 2),), sequences=200, scored=200)
@@ -246,7 +246,7 @@ def play(pickled: bytes) -> Iterator[ScoreBlock]:
 
 def test_a_service_that_dies_loses_nothing(prism: str, tmp_path: Path) -> None:
     """It comes back a while later, with what it had acknowledged. It ends with the thread that starts it: this one."""
-    with Warehouse(tmp_path) as warehouse:
+    with OwnWarehouse(tmp_path) as warehouse:
         table = made(warehouse)
         now = time.time()
         source = PeriodicImpulse(start_timestamp=now, stop_timestamp=now + 12, fire_interval=0.1)

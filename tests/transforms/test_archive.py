@@ -17,7 +17,7 @@ from pipelines.events.messages import Messages
 from pipelines.task.fields import parse_time
 from pipelines.transforms import archive
 from pipelines.transforms.archive import AGE, GRACE, Archive, compact_archive, compacting_archive, write_messages
-from tests.events.formats.sent import AVRO, JSON, messages
+from tests.support.sent_messages import AVRO, JSON, messages
 
 DAY = 86_400_000_000
 NIGHT = parse_time("2024-03-01") - 2  # us: with the third message the day changes

@@ -19,19 +19,19 @@ from pipelines.events.formats.archived import table
 from pipelines.events.formats.base import Piece
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.transforms.read_files import check_unchanged, find, plan, read_piece
-from tests.events.formats import writers
-from tests.events.formats.sent import JSON, messages, text
-from tests.events.formats.writers import SPAN, task
+from tests.support import event_files
+from tests.support.event_files import SPAN, task
+from tests.support.sent_messages import JSON, messages, text
 from tests.transforms.test_read_files import Memory
 
-ROWS = writers.records(400)
-NAMES = (*sorted(writers.WRITERS), "data.messages.parquet")
+ROWS = event_files.records(400)
+NAMES = (*sorted(event_files.WRITERS), "data.messages.parquet")
 Change = Callable[[bytes], bytes]
 
 
 def content(name: str, rows: list[dict[str, object]] = ROWS) -> bytes:
-    if name in writers.WRITERS:
-        return writers.WRITERS[name](rows)
+    if name in event_files.WRITERS:
+        return event_files.WRITERS[name](rows)
     out = io.BytesIO()  # with row groups of 100 messages
     pq.write_table(table(messages(text(rows)), JSON), out, row_group_size=100)
     return out.getvalue()
@@ -100,7 +100,7 @@ def test_a_file_that_changes_during_its_reading(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("pipelines.events.intake.BLOCK", 1)
     monkeypatch.setattr(lines, "CHUNK", 1_000)
     path = tmp_path / "data.csv"
-    path.write_bytes(writers.comma(ROWS))
+    path.write_bytes(event_files.comma(ROWS))
     pieces = plan(find([str(path)]))
     reading = read_piece(task(), SPAN, pieces[0])
     assert isinstance(next(reading), EventBlock)
@@ -114,17 +114,17 @@ def test_an_empty_file_that_is_filled(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_bytes(b"")
     (piece,) = plan(find([str(path)]))
-    path.write_bytes(writers.comma(ROWS))
+    path.write_bytes(event_files.comma(ROWS))
     with pytest.raises(UserError, match="it had 0 bytes"):
         list(read_piece(task(), SPAN, piece))
 
 
 def test_remote_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = gzip.compress(writers.jsonl(ROWS))
+    whole = gzip.compress(event_files.jsonl(ROWS))
     monkeypatch.setattr(Memory, "content", {"mem://b/a.jsonl.gz": whole})
     (piece,) = plan(find(["mem://b"]))
     assert isinstance(list(read_piece(task(), SPAN, piece))[-1], Ledger)
-    Memory.content["mem://b/a.jsonl.gz"] = gzip.compress(writers.jsonl(ROWS[:9]))
+    Memory.content["mem://b/a.jsonl.gz"] = gzip.compress(event_files.jsonl(ROWS[:9]))
     with pytest.raises(UserError, match=r"mem://b/a\.jsonl\.gz: changed while it was read"):
         list(read_piece(task(), SPAN, piece))
     del Memory.content["mem://b/a.jsonl.gz"]
@@ -148,8 +148,8 @@ def test_a_file_that_vanished_is_refused_in_every_piece(
 
 def test_the_history_of_a_live_job(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
-    path.write_bytes(writers.jsonl(ROWS))
+    path.write_bytes(event_files.jsonl(ROWS))
     (piece,) = plan(find([str(path)]))
-    path.write_bytes(writers.jsonl(ROWS[:100]))
+    path.write_bytes(event_files.jsonl(ROWS[:100]))
     with pytest.raises(UserError, match="changed while it was read"):
         list(read_piece(task(), Since(SPAN.as_ofs[0]), piece))

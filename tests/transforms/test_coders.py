@@ -129,7 +129,7 @@ def test_a_name_stands_for_one_class() -> None:
 
 def test_the_kept_state_is_in_plain_terms() -> None:
     """None of it would be read by a pickle, whose bytes hold the names of modules."""
-    from tests.golden_jobs import GOLDEN
+    from tests.support.golden_jobs import GOLDEN
 
     kept = json.loads((GOLDEN / "state.json").read_text())
     assert all(not base64.b64decode(raw).startswith(b"\x80") for raw in kept.values())

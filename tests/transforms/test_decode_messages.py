@@ -14,11 +14,11 @@ from pipelines.events.decode import Since
 from pipelines.events.messages import BlockOrTick, Messages, Tick, quality
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.transforms.decode_messages import DecodeMessages, lags
-from tests.events.formats import writers
-from tests.events.formats.sent import KINDS, NOW, messages, received, text
-from tests.events.formats.writers import DAY, START, task
+from tests.support import event_files
+from tests.support.event_files import DAY, START, task
+from tests.support.sent_messages import KINDS, NOW, messages, received, text
 
-ROWS = writers.records(300)
+ROWS = event_files.records(300)
 FIRST = START * 1_000_000 + 36 * DAY
 SHARDS = 4
 

@@ -19,8 +19,8 @@ from pipelines.events.formats.base import Refusal, Rows
 from pipelines.events.formats.csv import Parser
 from pipelines.events.times import micros
 from pipelines.task.spec import TimeField
-from tests.events.formats.writers import task
-from tests.transforms import halving
+from tests.support import halving
+from tests.support.event_files import task
 
 Convert = Callable[[pa.Array, str], Any]
 

@@ -32,8 +32,8 @@ from pipelines.models.engines.loading import load_engine
 from pipelines.models.registry import promote, rollback
 from pipelines.models.saved.manifest import load_manifest
 from pipelines.transforms.infer import Infer, ScoreBlock, _Score, guarded, joined, without
-from tests.served import HARMS, SEEDS, SIZE, Shelf, make_shelf, settle
-from tests.toy import DAY, export_toy, task, tensor
+from tests.support.model_shelf import HARMS, SEEDS, SIZE, Shelf, make_shelf, settle
+from tests.support.toy_models import DAY, export_toy, task, tensor
 
 Floats = npt.NDArray[np.float32]
 

@@ -17,8 +17,8 @@ from pipelines.events.messages import BlockOrTick, Tick
 from pipelines.events.sequences import backfill
 from pipelines.transforms.live_sequences import Clock, Core, Passed, Shard
 from tests.events.test_due import SECOND, SINCE, block, event, task
-from tests.generated import table_of
-from tests.simulated import END, Case, Key, ListBag, Simulation, cases, rows, same
+from tests.support.random_tasks import table_of
+from tests.support.simulated_stream import END, Case, Key, ListBag, Simulation, cases, rows, same
 
 SOAK = "FORETIDE_SOAK" in os.environ
 TASK = task()

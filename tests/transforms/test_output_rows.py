@@ -13,7 +13,7 @@ from pipelines.ledger.counts import Ledger
 from pipelines.storage.rows import DEAD_LETTERS, Run, score_schema
 from pipelines.transforms.output_rows import block_table, letter_fields, letter_rows, run_status, score_id, score_rows
 from pipelines.transforms.write_folder import part_of
-from tests.scored import DAY, ROWS, block, blocks, letter
+from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
 
 RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
 

@@ -25,7 +25,7 @@ from pipelines.transforms.publish_letters import (
     publish,
     publisher,
 )
-from tests.services import Emulator
+from tests.support.services import Emulator
 
 REFUSED = DeadLetter(
     "read",

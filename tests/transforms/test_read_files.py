@@ -29,11 +29,11 @@ from pipelines.system.progress import read as progress_of
 from pipelines.transforms import read_files as files
 from pipelines.transforms.archive import write_messages
 from pipelines.transforms.read_files import File, ReadEvents, find, plan, preflight, read_piece
-from tests.events.formats import writers
-from tests.events.formats.sent import messages, text
-from tests.events.formats.writers import SPAN, START, task, written
+from tests.support import event_files
+from tests.support.event_files import SPAN, START, task, written
+from tests.support.sent_messages import messages, text
 
-ROWS = writers.records(500)
+ROWS = event_files.records(500)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
     ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(next((w(ROWS) for n, w in writers.WRITERS.items() if n[4:] == path.name[1:]), b"x"))
+        path.write_bytes(next((w(ROWS) for n, w in event_files.WRITERS.items() if n[4:] == path.name[1:]), b"x"))
     return tmp_path
 
 
@@ -81,36 +81,36 @@ def check(spec: object, path: Path) -> None:
     preflight(spec, find([str(path)]))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", sorted(writers.WRITERS))
+@pytest.mark.parametrize("name", sorted(event_files.WRITERS))
 def test_preflight_of_good_files(tmp_path: Path, name: str) -> None:
-    check(task(), written(tmp_path / name, writers.WRITERS[name](ROWS)))
-    check(task(), written(tmp_path / name, writers.WRITERS[name](ROWS[:0])))
+    check(task(), written(tmp_path / name, event_files.WRITERS[name](ROWS)))
+    check(task(), written(tmp_path / name, event_files.WRITERS[name](ROWS[:0])))
 
 
-@pytest.mark.parametrize("name", sorted(writers.WRITERS))
+@pytest.mark.parametrize("name", sorted(event_files.WRITERS))
 def test_preflight_names_the_field_and_the_nearest(tmp_path: Path, name: str) -> None:
-    path = written(tmp_path / name, writers.WRITERS[name](ROWS))
+    path = written(tmp_path / name, event_files.WRITERS[name](ROWS))
     with pytest.raises(UserError, match=rf"{name}: .* field users, .* did you mean user\?.* ts "):
         check(task(entity="users"), path)
     with pytest.raises(UserError, match="field when"):
         check(task(time={"field": "when", "unit": "s"}), path)
 
 
-@pytest.mark.parametrize("name", sorted(writers.WRITERS))
+@pytest.mark.parametrize("name", sorted(event_files.WRITERS))
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
 def test_preflight_sees_a_wrong_unit(tmp_path: Path, name: str, unit: str) -> None:
     scale = {"ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
-    path = written(tmp_path / name, writers.WRITERS[name]([{**r, "ts": int(str(r["ts"])) * scale} for r in ROWS]))
+    path = written(tmp_path / name, event_files.WRITERS[name]([{**r, "ts": int(str(r["ts"])) * scale} for r in ROWS]))
     check(task(time={"field": "ts", "unit": unit}), path)
     with pytest.raises(UserError, match=f"ts .*{unit}|ts is missing or out of range"):
         check(task(), path)
     with pytest.raises(UserError, match="set its unit to s"):
-        check(task(time={"field": "ts", "unit": unit}), written(tmp_path / name, writers.WRITERS[name](ROWS)))
+        check(task(time={"field": "ts", "unit": unit}), written(tmp_path / name, event_files.WRITERS[name](ROWS)))
 
 
 def test_preflight_sees_a_wrong_kind_of_time(tmp_path: Path) -> None:
     for name in ("data.jsonl", "data.csv", "data.parquet", "data.avro"):
-        path = written(tmp_path / name, writers.WRITERS[name]([{**r, "ts": "2024-01-01"} for r in ROWS]))
+        path = written(tmp_path / name, event_files.WRITERS[name]([{**r, "ts": "2024-01-01"} for r in ROWS]))
         with pytest.raises(UserError, match="none of the first 100 rows can be an event: ts is not a number"):
             check(task(), path)
     table = pa.Table.from_pylist(ROWS)
@@ -133,15 +133,15 @@ def test_preflight_skips_what_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.csv", writers.parquet(ROWS), "it holds Parquet, not lines"),
-        ("a.jsonl", writers.avro(ROWS), "it holds Avro, not lines"),
-        ("a.csv", gzip.compress(writers.comma(ROWS)), "it holds gzip data, not lines"),
-        ("a.csv", writers.comma(ROWS).decode().encode("utf-16"), "it holds UTF-16, not lines"),
-        ("a.csv.gz", writers.comma(ROWS), "no gzip data"),
+        ("a.csv", event_files.parquet(ROWS), "it holds Parquet, not lines"),
+        ("a.jsonl", event_files.avro(ROWS), "it holds Avro, not lines"),
+        ("a.csv", gzip.compress(event_files.comma(ROWS)), "it holds gzip data, not lines"),
+        ("a.csv", event_files.comma(ROWS).decode().encode("utf-16"), "it holds UTF-16, not lines"),
+        ("a.csv.gz", event_files.comma(ROWS), "no gzip data"),
         ("a.json", json.dumps(ROWS).encode(), "it does not hold one JSON object a line"),
         ("a.json", json.dumps(ROWS, indent=1).encode(), "it does not hold one JSON object a line"),
-        ("a.avro", writers.parquet(ROWS), "it does not begin as Avro does"),
-        ("a.parquet", writers.comma(ROWS), "Parquet magic bytes not found"),
+        ("a.avro", event_files.parquet(ROWS), "it does not begin as Avro does"),
+        ("a.parquet", event_files.comma(ROWS), "Parquet magic bytes not found"),
     ],
 )
 def test_preflight_of_a_file_that_is_something_else(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
@@ -150,7 +150,7 @@ def test_preflight_of_a_file_that_is_something_else(tmp_path: Path, name: str, c
 
 
 def test_what_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(tmp_path / "a.jsonl", writers.jsonl(ROWS))
+    written(tmp_path / "a.jsonl", event_files.jsonl(ROWS))
     for name in ("sub", ".hidden"):
         (tmp_path / name).mkdir()
     scandir = os.scandir
@@ -249,8 +249,8 @@ def test_every_file_system_of_beam(
     """What is read from mem:// is what is read from local files, to the bytes of the blocks."""
     for module in (lines, avro, parquet):
         monkeypatch.setattr(module, "PIECE", piece)
-    written(folder / "f.jsonl.gz", writers.WRITERS["data.jsonl.gz"](ROWS))
-    written(folder / "g.csv", writers.comma(ROWS))
+    written(folder / "f.jsonl.gz", event_files.WRITERS["data.jsonl.gz"](ROWS))
+    written(folder / "g.csv", event_files.comma(ROWS))
     memory.update({f"mem://b/day/{p.relative_to(folder)}": p.read_bytes() for p in folder.rglob("*") if p.is_file()})
     local = find([str(folder)])
     globs = ["mem://b/day/?.*", "mem://b/da*/sub/*.csv.gz", "mem://b/day/**.avro"]
@@ -285,7 +285,7 @@ def test_a_remote_file_that_vanished_is_a_dead_letter(memory: dict[str, bytes]) 
 
 
 def test_blocks_are_big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (piece,) = plan(find([str(written(tmp_path / "x.parquet", writers.parquet(ROWS, row_group=10)))]))
+    (piece,) = plan(find([str(written(tmp_path / "x.parquet", event_files.parquet(ROWS, row_group=10)))]))
     blocks = [p for p in read_piece(task(), SPAN, piece) if isinstance(p, EventBlock)]
     assert [len(b) for b in blocks] == [500]
     monkeypatch.setattr(intake, "BLOCK", 100)
@@ -296,7 +296,7 @@ def test_blocks_are_big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_read_events(folder: Path, tmp_path: Path) -> None:
     """Every event comes out once, in the shard of its entity; bad rows and counts come out beside them."""
-    written(folder / "a.jsonl", writers.jsonl([*ROWS, {**ROWS[0], "ts": None}]))
+    written(folder / "a.jsonl", event_files.jsonl([*ROWS, {**ROWS[0], "ts": None}]))
     pieces = plan(find([str(folder)]))
     (tmp_path / "progress").mkdir()
     progress = Progress(str(tmp_path / "progress"))
@@ -319,15 +319,15 @@ def _events(element: tuple[int, bytes]) -> int:
     return len(block)
 
 
-@pytest.mark.parametrize("name", sorted(writers.WRITERS))
+@pytest.mark.parametrize("name", sorted(event_files.WRITERS))
 def test_a_stream_starts_from_files_that_know_no_arrival(tmp_path: Path, name: str) -> None:
     spec, since = task(arrival={"field": "seen", "unit": "s"}), Since(SPAN.as_ofs[0])
-    path = written(tmp_path / name, writers.WRITERS[name](ROWS))
+    path = written(tmp_path / name, event_files.WRITERS[name](ROWS))
     preflight(spec, find([str(path)]), arrival=False)
     if not name.startswith("data.jsonl"):
         with pytest.raises(UserError, match="the task needs the field seen"):
             preflight(spec, find([str(path)]))
-    result = writers.read(spec, path, since)
+    result = event_files.read(spec, path, since)
     assert len(result.events) == len(ROWS)
     assert all(np.array_equal(np.asarray(b.arrival), b.time) for b in result.blocks)
 
@@ -335,13 +335,13 @@ def test_a_stream_starts_from_files_that_know_no_arrival(tmp_path: Path, name: s
 def test_files_that_know_the_arrival_keep_it_for_a_stream(tmp_path: Path) -> None:
     spec, since = task(arrival={"field": "seen", "unit": "s"}), Since(SPAN.as_ofs[0])
     rows = [{**row, "seen": int(str(row["ts"])) + 5} for row in ROWS]
-    result = writers.read(spec, written(tmp_path / "data.jsonl", writers.jsonl(rows)), since)
+    result = event_files.read(spec, written(tmp_path / "data.jsonl", event_files.jsonl(rows)), since)
     assert all(np.array_equal(np.asarray(b.arrival), b.time + 5_000_000) for b in result.blocks)
 
 
 def test_events_arrive_at_their_time_where_others_are_messages(tmp_path: Path) -> None:
     write_messages(tmp_path / "archive", messages(text(ROWS[:200])))
-    written(tmp_path / "history.jsonl", writers.jsonl(ROWS[200:]))
+    written(tmp_path / "history.jsonl", event_files.jsonl(ROWS[200:]))
     pieces = plan(find([str(tmp_path)]))
 
     def check(found: list[tuple[int, bytes]]) -> None:
@@ -355,14 +355,14 @@ def test_events_arrive_at_their_time_where_others_are_messages(tmp_path: Path) -
         assert_that(read.blocks, check)
 
 
-@pytest.mark.parametrize("name", sorted(writers.WRITERS))
+@pytest.mark.parametrize("name", sorted(event_files.WRITERS))
 def test_of_many_long_refused_rows_the_begin_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A small file can hold gigabytes of them: each is a dead letter still, with its position."""
     monkeypatch.setattr(files, "KEPT", 4_000)
     rows = [{**row, "user": None, "kind": "x" * 1_000} for row in ROWS]
-    result = writers.read(task(), written(tmp_path / name, writers.WRITERS[name](rows)))
+    result = event_files.read(task(), written(tmp_path / name, event_files.WRITERS[name](rows)))
     assert len(result.dead) == len({d.position for d in result.dead}) == len(ROWS)
     whole = [d for d in result.dead if len(d.raw) > 1_000]
     assert 0 < len(whole) < 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.events.messages import Messages, quality
+from pipelines.google import leases
 from pipelines.google.leases import Bundle
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.transforms import pulled_messages as limits
@@ -43,10 +45,11 @@ from pipelines.transforms.read_messages import (
     _stamped,
     _Whole,
 )
-from tests.services import Emulator, emulator
+from tests.support.services import Emulator, emulator
 
 S = 1_000_000
 HOUR = 3_600 * S
+PATIENCE = 600.0  # s, on a busy machine
 SUB = "projects/project/subscriptions/sub"
 PLAIN = Source(SUB, first=10 * HOUR, every=HOUR, deadline=10)
 
@@ -335,7 +338,7 @@ class Job:
 
     def drain(self) -> None:
         self.stop.touch()
-        assert self.result.wait_until_finish(60_000) == "DONE"
+        assert self.result.wait_until_finish(600_000) == "DONE"
 
 
 @pytest.fixture
@@ -364,10 +367,10 @@ def start(
     for job in jobs:
         job.stop.touch()
         with suppress(RuntimeError):  # it has failed
-            job.result.wait_until_finish(60_000)
+            job.result.wait_until_finish(600_000)
 
 
-def wait(until: Callable[[], object], timeout: float = 60) -> None:
+def wait(until: Callable[[], object], timeout: float = PATIENCE) -> None:
     end = time.monotonic() + timeout
     while not until():
         assert time.monotonic() < end
@@ -403,7 +406,7 @@ def test_every_message_is_read_and_acknowledged_once(start: Callable[..., Job], 
 def test_several_pullers_share_the_work_at_the_same_time(
     start: Callable[..., Job], pubsub: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both, threads = threading.Barrier(2, timeout=30), set[int]()
+    both, threads = threading.Barrier(2, timeout=PATIENCE), set[int]()
     round = source._Pull._round
 
     def meet(self: Any, puller: Any, bundle: Bundle) -> Batch:
@@ -433,8 +436,7 @@ def test_the_watermark_of_an_idle_subscription_moves_on(
     until = time.time_ns() // 1_000 + 2 * S
     pubsub.publish(topic, [b"a", b"until %d" % until])
     wait(lambda: FIRED)
-    lag = time.time() - until / S
-    assert 0.5 <= lag < 20
+    assert time.time() - until / S >= 0.5
     assert pubsub.counts(topic).outstanding == 0
 
 
@@ -446,24 +448,40 @@ def test_messages_of_a_dead_worker_come_before_the_watermark_passes_them(
     pubsub.publish(topic, [b"lost %d" % i for i in range(100)])
     with pubsub.subscriber() as other:  # and dies
         request = {"subscription": name, "max_messages": 60}
-        assert len(other.pull(request=request, timeout=10).received_messages) == 60
+        ids = [message.ack_id for message in other.pull(request=request, timeout=PATIENCE).received_messages]
+        assert len(ids) == 60
+        other.modify_ack_deadline(request={"subscription": name, "ack_ids": ids, "ack_deadline_seconds": 1})
     until = time.time_ns() // 1_000
     pubsub.publish(topic, [b"until %d" % until])
-    start(far(name, deadline=10))
+    start(far(name, deadline=5))
     wait(lambda: FIRED)
     assert len(FIRED[0][1]) == 101
     assert sum(map(len, SEEN)) == 101
 
 
-def test_a_slow_bundle_keeps_its_leases(start: Callable[..., Job], pubsub: Emulator) -> None:
+@pytest.mark.soak
+def test_a_slow_bundle_keeps_its_leases(
+    start: Callable[..., Job], pubsub: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that jumps to where a lease is to be extended; in a soak by the real one, beyond the ack deadline."""
     topic = pubsub.topic("slow")
-    done = threading.Event()
+    done, extended, lease = threading.Event(), threading.Event(), leases.Leases._lease
+
+    def told(self: leases.Leases, bundle: Bundle, seconds: int) -> None:
+        lease(self, bundle, seconds)
+        extended.set()
 
     def slow(m: Messages) -> None:
         if not done.is_set():
             done.set()
-            time.sleep(14)  # longer than the ack deadline
+            if "FORETIDE_SOAK" in os.environ:
+                time.sleep(14)
+            else:
+                monkeypatch.setattr(HERE.leases, "_clock", lambda: time.monotonic() + 4)
+            assert extended.wait(PATIENCE)
 
+    monkeypatch.setattr(leases.Leases, "_lease", told)
+    monkeypatch.setattr(leases, "TICK", 0.1)
     HOOKS.append(slow)
     name = pubsub.subscription(topic)
     start(far(name, deadline=10), pullers=2)  # the other one would get them again
@@ -486,11 +504,11 @@ def test_messages_of_a_failed_bundle_come_back_at_once_in_the_next_job(
     job = start(far(name, deadline=600))
     pubsub.publish(topic, [b"%d" % i for i in range(50)])
     with pytest.raises(RuntimeError, match="no more"):
-        job.result.wait_until_finish(60_000)
+        job.result.wait_until_finish(600_000)
     HOOKS.clear()
     assert pubsub.counts(topic).acks == 0
     start(far(name, deadline=600))
-    pubsub.wait_until_acked(topic, timeout=60, messages=50)
+    pubsub.wait_until_acked(topic, PATIENCE, messages=50)
     assert sorted(d for m in SEEN for d in m.data) == sorted(b"%d" % i for i in range(50))
 
 

@@ -87,7 +87,7 @@ def test_the_last_row_has_it_all_and_a_job_does_not_wait_to_write_it(prism: str,
     assert [ledger.read for _, ledger in rows] == sorted({ledger.read for _, ledger in rows})
     assert rows[-1][1] == total([Ledger(read=1, accepted=1)] * 30)
     assert len(rows) == 1 or every < 1
-    assert time.monotonic() - start < 120
+    assert time.monotonic() - start < 1800
 
 
 def one(_: object) -> bytes:

@@ -24,7 +24,7 @@ from pipelines.transforms import write_folder as sink
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, score_rows
 from pipelines.transforms.write_folder import AppendRun, WriteRun, _pack, _unpack, part_of, split
-from tests.scored import ROWS, block, blocks, letter
+from tests.support.score_blocks import ROWS, block, blocks, letter
 
 RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
 LIVE = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)

@@ -40,8 +40,10 @@ from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, now, score_rows, stamped
 from pipelines.transforms.write_folder import WriteRun
 from pipelines.transforms.write_table import Merged, WriteTable
-from tests.scored import DAY, ROWS, block, blocks, letter
-from tests.warehouse import Warehouse
+from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
+from tests.support.warehouse import OwnWarehouse, Warehouse
+
+pytestmark = pytest.mark.long
 
 RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
 AS_OFS = (19_000 * DAY, 19_007 * DAY)
@@ -366,7 +368,7 @@ def assert_mended(warehouse: Warehouse, table: Table, number: int) -> None:
 def test_killed_before_any_request(warehouse: Warehouse, table: Table, forker: Forker) -> None:
     """The scores are those of before, or of the run, and the ledger tells of none that did not end."""
     assert_mended(warehouse, table, 1)
-    every = 1 if "FORETIDE_SOAK" in os.environ else 3
+    every = 1 if "FORETIDE_SOAK" in os.environ else 5
     for number, step in enumerate(range(1, 1000, every), 2):
         forker.start(table, number, step)
         code = forker.ended()
@@ -384,7 +386,7 @@ def test_killed_before_any_request(warehouse: Warehouse, table: Table, forker: F
 
 @pytest.mark.soak
 def test_killed_at_any_moment_under_a_reader(warehouse: Warehouse, table: Table, forker: Forker) -> None:
-    kills = 20 if "FORETIDE_SOAK" in os.environ else 3
+    kills = 20 if "FORETIDE_SOAK" in os.environ else 2
     start = time.monotonic()
     forker.start(table, 1)
     assert forker.ended() == 0
@@ -392,7 +394,7 @@ def test_killed_at_any_moment_under_a_reader(warehouse: Warehouse, table: Table,
     chance, stop, seen, codes = random.Random(5), threading.Event(), list[dict[str, Any]](), set[int]()
 
     def keep_reading() -> None:
-        while not stop.wait(0.02):
+        while not stop.wait(0.1):
             seen.extend(warehouse.sql(WHOLE.format(table.scores)))
 
     reader = threading.Thread(target=keep_reading)
@@ -414,7 +416,7 @@ def test_killed_at_any_moment_under_a_reader(warehouse: Warehouse, table: Table,
 
 
 def test_a_service_that_forgets_streams_ends_the_run_and_the_next_one_is_right(tmp_path: Path) -> None:
-    with Warehouse(tmp_path) as fragile:
+    with OwnWarehouse(tmp_path) as fragile:
         table = made(fragile)
         process = module._Merge.process
 

@@ -6,11 +6,11 @@ import pytest
 
 from pipelines.evaluation.page import charts
 from pipelines.evaluation.page.style import ACCENT
-from tests import evaluated
+from tests.support import evaluations
 
 
 def test_gain_ends_with_everyone() -> None:
-    rows = evaluated.churn()["models"][0]["lift"]
+    rows = evaluations.churn()["models"][0]["lift"]
     curve = charts.gain(rows)["data"][-1]
     assert curve["x"] == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
     assert curve["y"][:2] == [0, 100 * rows[0]["captured"]]
@@ -18,13 +18,13 @@ def test_gain_ends_with_everyone() -> None:
 
 
 def test_the_network_lies_on_top() -> None:
-    evaluation = evaluated.churn()
-    for figure in (charts.roc(evaluation["models"]), charts.skill(evaluated.path()["models"])):
+    evaluation = evaluations.churn()
+    for figure in (charts.roc(evaluation["models"]), charts.skill(evaluations.path()["models"])):
         assert figure["data"][-1]["line"]["color"] == ACCENT
 
 
 def test_an_as_of_without_a_metric_is_not_drawn() -> None:
-    rows = evaluated.churn()["by_as_of"]
+    rows = evaluations.churn()["by_as_of"]
     traces = charts.over_time(rows, "auc", "")["data"]
     assert [len(t["x"]) for t in traces] == [15, 2, 6]
     first = rows[0]
@@ -34,7 +34,7 @@ def test_an_as_of_without_a_metric_is_not_drawn() -> None:
 
 
 def test_features_come_from_the_top_and_no_more_than_asked() -> None:
-    rows = evaluated.churn()["importance"]
+    rows = evaluations.churn()["importance"]
     figure = charts.features(rows, "drop", most=4)
     names, bars = figure["layout"]["yaxis"], figure["data"][0]
     assert names["ticktext"] == [r["feature"] for r in rows[:4]]
@@ -50,7 +50,7 @@ def test_long_names_of_one_beginning_are_told_apart() -> None:
 
 
 def test_a_forecast_far_off_does_not_flatten_the_others() -> None:
-    models = evaluated.path()["models"]
+    models = evaluations.path()["models"]
     low, high = charts.near(models)
     for model in models[:3]:
         assert all(low < (s["skill"] or 0) < high for s in model["by_step"])
@@ -58,7 +58,7 @@ def test_a_forecast_far_off_does_not_flatten_the_others() -> None:
 
 
 def test_a_fan_starts_at_the_last_level() -> None:
-    row = evaluated.path()["fan"][0]
+    row = evaluations.path()["fan"][0]
     low, high, past, middle, came = charts.fan(row)["data"]
     assert past["x"][-1] == middle["x"][0] == came["x"][0] == 0
     assert past["y"][-1] == middle["y"][0] == low["y"][0] == row["history"][-1]
@@ -68,7 +68,7 @@ def test_a_fan_starts_at_the_last_level() -> None:
 
 
 def test_a_fan_without_history_has_only_what_is_ahead() -> None:
-    row = evaluated.path()["fan"][0] | {"history": []}
+    row = evaluations.path()["fan"][0] | {"history": []}
     assert charts.fan(row)["data"][-1]["x"] == [1, 2, 3, 4, 5, 6, 7]
 
 

@@ -16,10 +16,10 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 from pipelines.errors import UserError
 from pipelines.evaluation.page.page import page
 from pipelines.evaluation.schema import Evaluation
-from tests import evaluated
+from tests.support import evaluations
 
 VOID = {"meta", "line", "circle", "path", "rect", "br"}
-MADE: dict[str, Evaluation] = {"churn": evaluated.churn(), "path": evaluated.path()}
+MADE: dict[str, Evaluation] = {"churn": evaluations.churn(), "path": evaluations.path()}
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
 
@@ -111,7 +111,7 @@ def test_charts_are_spoken_and_keep_their_place(made: tuple[Evaluation, Reader])
 
 
 def test_the_words_of_churn_are_the_numbers() -> None:
-    evaluation = evaluated.churn()
+    evaluation = evaluations.churn()
     network, first = evaluation["models"][0], evaluation["models"][0]["lift"][0]
     network |= {"auc": 0.8354, "auc_low": 0.8101, "auc_high": 0.8589}
     first |= {"captured": 0.4123, "lift": 4.123}
@@ -131,7 +131,7 @@ def test_the_words_of_churn_are_the_numbers() -> None:
 
 
 def test_the_words_of_a_path_are_the_numbers() -> None:
-    evaluation = evaluated.path()
+    evaluation = evaluations.path()
     evaluation["models"][0] |= {"skill": 0.0312, "low": 0.0101, "high": 0.0522}
     evaluation["coverage"] = [{"step": 1, "nominal": 0.8, "actual": 0.712}, {"step": 2, "nominal": 0.8, "actual": 0.7}]
     text = Reader(page(evaluation)).text
@@ -144,7 +144,7 @@ def test_the_words_of_a_path_are_the_numbers() -> None:
 
 def test_what_cannot_be_told_is_left_out() -> None:
     """One kind of entity at an as-of, levels that never moved, too few as-ofs for an interval."""
-    evaluation = evaluated.path()
+    evaluation = evaluations.path()
     for model in evaluation["models"]:
         model |= {"skill": None, "low": None, "high": None}
         for step in model["by_step"]:
@@ -154,13 +154,13 @@ def test_what_cannot_be_told_is_left_out() -> None:
     assert "made for levels that never moved" in reader.text
     assert "None" not in reader.text
     assert "nan" not in reader.text.lower().split()
-    text = Reader(page(evaluated.churn())).text
+    text = Reader(page(evaluations.churn())).text
     assert "2017-02-02train91222" not in text
     assert "2017-02-02train912" in text
 
 
 def test_without_calibration_there_is_one_chart() -> None:
-    evaluation = evaluated.churn(method="none")
+    evaluation = evaluations.churn(method="none")
     reader = Reader(page(evaluation))
     assert len(reader.charts) == 9
     assert "As the network gives them" in reader.text
@@ -186,7 +186,7 @@ def test_names_from_data_are_only_text(kind: str) -> None:
 
 
 def test_a_model_of_medians_has_no_band() -> None:
-    evaluation = evaluated.path()
+    evaluation = evaluations.path()
     for row in evaluation["coverage"]:
         row |= {"nominal": 0.0, "actual": 0.0}
     for fan in evaluation["fan"]:
@@ -206,7 +206,7 @@ def test_an_install_without_plotly_says_what_to_do(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"pip install foretide\[train\]"):
-        page(evaluated.churn())
+        page(evaluations.churn())
 
 
 def _labels(value: Any) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.evaluation.page import words
 from pipelines.evaluation.schema import Difference
-from tests import evaluated
+from tests.support import evaluations
 
 AHEAD, LEVEL, BEHIND = ((-0.03, -0.01), (-0.01, 0.01), (0.01, 0.03))
 
@@ -54,14 +54,14 @@ def test_numbers_as_text(made: str, text: str) -> None:
     ],
 )
 def test_a_difference_whose_interval_holds_0_is_none(gaps: list[tuple[float, float]], text: str) -> None:
-    models = evaluated.churn()["models"]
+    models = evaluations.churn()["models"]
     for model, (low, high) in zip(models[1:], gaps, strict=True):
         model["minus_network"] = Difference(auc=(low + high) / 2, low=low, high=high)
     assert text in words.against(models)
 
 
 def test_where_most_leave_the_headline_is_about_those_who_stay() -> None:
-    evaluation = evaluated.churn()
+    evaluation = evaluations.churn()
     evaluation["test"] |= {"share": 0.9, "entities": 1000}
     for tenth in evaluation["models"][0]["lift"]:
         stayed = 40 if tenth["decile"] == 10 else 60 / 9
@@ -82,13 +82,13 @@ def test_where_most_leave_the_headline_is_about_those_who_stay() -> None:
     ],
 )
 def test_the_headline_of_a_path(skill: float, low: float | None, high: float | None, text: str) -> None:
-    evaluation = evaluated.path()
+    evaluation = evaluations.path()
     evaluation["models"][0] |= {"skill": skill, "low": low, "high": high}
     assert text in words.path_headline(evaluation).replace(words.SPACE, " ")
 
 
 def test_the_table_of_paths_says_who_is_closest() -> None:
-    models = evaluated.path()["models"]
+    models = evaluations.path()["models"]
     models[0] |= {"skill": 0.01, "low": 0.002, "high": 0.02}
     assert words.path_verdict(models) == "The network came closest."
     models[2]["skill"] = 0.015
@@ -98,7 +98,7 @@ def test_the_table_of_paths_says_who_is_closest() -> None:
 
 
 def test_too_few_as_ofs_say_nothing_about_luck() -> None:
-    models = evaluated.path()["models"]
+    models = evaluations.path()["models"]
     models[0] |= {"skill": 0.01, "low": None, "high": None}
     for step in models[0]["by_step"]:
         step |= {"low": None, "high": None, "skill": 0.01 if step["step"] < 3 else -0.01}
@@ -107,7 +107,7 @@ def test_too_few_as_ofs_say_nothing_about_luck() -> None:
 
 
 def test_steps_won_by_more_than_luck() -> None:
-    network = evaluated.path()["models"][0]
+    network = evaluations.path()["models"][0]
     for step in network["by_step"]:
         step["low"] = 0.001 if step["step"] > 4 else -0.001
     assert words.furthest(network) == "At 3 of 7 steps the forecast is closer than the last level by more than luck."
@@ -120,7 +120,7 @@ def test_luck_is_the_deviation_of_a_share() -> None:
 
 
 def test_drift_by_the_rule_of_thumb() -> None:
-    evaluation = evaluated.churn()
+    evaluation = evaluations.churn()
     evaluation["drift"]["features"] = [{"feature": "a", "psi": 0.3}, {"feature": "b", "psi": 0.01}]
     said = []
     for psi in (0.05, 0.2, 0.4):

@@ -16,11 +16,11 @@ from pipelines.events.formats.base import Unreadable
 from pipelines.events.messages import Messages, Payload
 from pipelines.transforms.archive import write_messages
 from pipelines.transforms.read_files import File, find, plan, preflight, read_piece
-from tests.events.formats import writers
-from tests.events.formats.sent import AVRO, JSON, KINDS, messages, received, text
-from tests.events.formats.writers import START, Result, read, task, written
+from tests.support import event_files
+from tests.support.event_files import START, Result, read, task, written
+from tests.support.sent_messages import AVRO, JSON, KINDS, messages, received, text
 
-ROWS = writers.records(200)
+ROWS = event_files.records(200)
 
 
 def stored(folder: Path, sent: Messages, payload: Payload = JSON, row_group: int = 1 << 20) -> Path:
@@ -83,7 +83,7 @@ def test_fields(tmp_path: Path) -> None:
 
 
 def test_other_files(tmp_path: Path) -> None:
-    other = written(tmp_path / f"data{EXTENSION}", writers.parquet(ROWS))
+    other = written(tmp_path / f"data{EXTENSION}", event_files.parquet(ROWS))
     with pytest.raises(UserError, match="not a readable messages file: column message_id is missing, not string"):
         preflight(task(), find([str(other)]))
     result = load(other)
@@ -118,8 +118,8 @@ def test_a_damaged_row_group_costs_itself(tmp_path: Path) -> None:
 
 
 def test_among_other_files_events_arrive_at_their_time(tmp_path: Path) -> None:
-    piece = plan([File(str(written(tmp_path / "data.jsonl", writers.jsonl(ROWS))), 10_000_000, "jsonl")])[0]
-    (block,) = [b for b in read_piece(task(), writers.SPAN, piece, timed=True) if isinstance(b, EventBlock)]
+    piece = plan([File(str(written(tmp_path / "data.jsonl", event_files.jsonl(ROWS))), 10_000_000, "jsonl")])[0]
+    (block,) = [b for b in read_piece(task(), event_files.SPAN, piece, timed=True) if isinstance(b, EventBlock)]
     np.testing.assert_array_equal(block.arrival, block.time)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import fastavro
 import pytest
 
-from tests.events.formats import writers
-from tests.events.formats.writers import read, task, written
+from tests.support import event_files
+from tests.support.event_files import read, task, written
 
-ROWS = writers.records(2_000)
+ROWS = event_files.records(2_000)
 MARK = b"0123456789abcdef"
 
 
@@ -20,7 +20,7 @@ def logical(kind: str, name: str, **more: object) -> dict[str, object]:
 
 
 def one(field: str, kind: object, value: object) -> bytes:
-    names = [f for f in writers.SCHEMA["fields"] if f["name"] != field]  # type: ignore[index]
+    names = [f for f in event_files.SCHEMA["fields"] if f["name"] != field]  # type: ignore[index]
     schema = {"type": "record", "name": "event", "fields": [*names, {"name": field, "type": kind}]}
     out = io.BytesIO()
     fastavro.writer(out, schema, [{**ROWS[0], field: value}] * 3)
@@ -29,8 +29,8 @@ def one(field: str, kind: object, value: object) -> bytes:
 
 @pytest.mark.parametrize("codec", ["null", "deflate", "bzip2", "xz"])
 def test_codecs(tmp_path: Path, codec: str) -> None:
-    plain = read(task(), written(tmp_path / "x.jsonl", writers.jsonl(ROWS)))
-    assert read(task(), written(tmp_path / "x.avro", writers.avro(ROWS, codec))).events == plain.events
+    plain = read(task(), written(tmp_path / "x.jsonl", event_files.jsonl(ROWS)))
+    assert read(task(), written(tmp_path / "x.avro", event_files.avro(ROWS, codec))).events == plain.events
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_codecs(tmp_path: Path, codec: str) -> None:
 )
 def test_times(tmp_path: Path, kind: object, value: object) -> None:
     result = read(task(time={"field": "ts", "unit": "iso"}), written(tmp_path / "x.avro", one("ts", kind, value)))
-    assert [e[1] for e in result.events] == [(writers.START + 86_400) * 1_000_000] * 3
+    assert [e[1] for e in result.events] == [(event_files.START + 86_400) * 1_000_000] * 3
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_nested_field_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_block_costs_its_rows(tmp_path: Path) -> None:
-    content = bytearray(writers.avro(ROWS))
+    content = bytearray(event_files.avro(ROWS))
     marks = [i for i in range(len(content)) if content.startswith(MARK, i)]
     at = marks[5] + 30
     content[at : at + 20] = b"\xff" * 20
@@ -94,7 +94,7 @@ def test_a_damaged_block_costs_its_rows(tmp_path: Path) -> None:
 
 
 def test_a_damaged_marker_costs_nothing(tmp_path: Path) -> None:
-    content = bytearray(writers.avro(ROWS))
+    content = bytearray(event_files.avro(ROWS))
     marks = [i for i in range(len(content)) if content.startswith(MARK, i)]
     content[marks[5]] ^= 1
     result = read(task(), written(tmp_path / "x.avro", bytes(content)))
@@ -102,7 +102,7 @@ def test_a_damaged_marker_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_damaged_lengths_go_on_at_the_next_marker(tmp_path: Path) -> None:
-    content = bytearray(writers.avro(ROWS))
+    content = bytearray(event_files.avro(ROWS))
     marks = [i for i in range(len(content)) if content.startswith(MARK, i)]
     content[marks[5] + 16 : marks[5] + 20] = b"\xff" * 4
     result = read(task(), written(tmp_path / "x.avro", bytes(content)))

@@ -29,16 +29,16 @@ from pipelines.jobs.source import Source, find
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import read_piece
-from tests.events.formats import writers
-from tests.events.formats.writers import DAY, SPAN, START, task
-from tests.warehouse import PROJECT, Warehouse
+from tests.support import event_files
+from tests.support.event_files import DAY, SPAN, START, task
+from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
 
 if TYPE_CHECKING:
     from google.cloud.bigquery_storage_v1.types import ReadRowsResponse
 
 STAMP = {"field": "ts", "unit": "iso"}
 NARROW = Span((START * 1_000_000 + 12 * DAY,))
-ROWS = writers.records(600)
+ROWS = event_files.records(600)
 
 
 def spec(steps: int = 60, kind: str = "INTEGER", **events: object) -> Task:
@@ -47,7 +47,7 @@ def spec(steps: int = 60, kind: str = "INTEGER", **events: object) -> Task:
     return made.model_copy(update={"sequence": made.sequence.model_copy(update={"steps": steps})})
 
 
-def events(rows: Sequence[writers.Record], kind: pa.DataType | None = None) -> pa.Table:
+def events(rows: Sequence[event_files.Record], kind: pa.DataType | None = None) -> pa.Table:
     """The rows, their time as seconds or as a type of times."""
     table = pa.Table.from_pylist([dict(row) for row in rows])
     if kind is None:
@@ -74,16 +74,16 @@ def source(spec: Task, span: Span | Since, *paths: str, dry_run: bool = False) -
     return find(spec, span, Input(paths, None, 0.05), Execution(1, None, (), False), dry_run)
 
 
-def read(spec: Task, found: Source, span: Span | Since = SPAN) -> writers.Result:
+def read(spec: Task, found: Source, span: Span | Since = SPAN) -> event_files.Result:
     parts = [p for piece in found.pieces for p in read_piece(spec, span, piece)]
-    return writers.Result(
+    return event_files.Result(
         [p for p in parts if isinstance(p, EventBlock)],
         [p for p in parts if isinstance(p, DeadLetter)],
         total(p for p in parts if isinstance(p, Ledger)),
     )
 
 
-def letters(result: writers.Result) -> list[tuple[str, str]]:
+def letters(result: event_files.Result) -> list[tuple[str, str]]:
     return sorted((d.reason, d.raw) for d in result.dead)
 
 
@@ -256,7 +256,7 @@ def test_a_read_that_breaks_off_goes_on_where_it_was(long: str, monkeypatch: pyt
 
 
 def test_a_session_that_is_over_is_told(tmp_path: Path) -> None:
-    with Warehouse(tmp_path) as own:
+    with OwnWarehouse(tmp_path) as own:
         found = source(task(), SPAN, load(own, events(ROWS)))
         own.restart()
         with pytest.raises(

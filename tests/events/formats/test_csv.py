@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from pipelines.events.formats import csv
-from tests.events.formats import writers
-from tests.events.formats.writers import read, task, written
+from tests.support import event_files
+from tests.support.event_files import read, task, written
 
-ROWS = writers.records(300)
-GOOD = writers.comma(ROWS)
+ROWS = event_files.records(300)
+GOOD = event_files.comma(ROWS)
 
 
 def with_line(line: bytes) -> bytes:

@@ -10,17 +10,17 @@ import pytest
 from pipelines.events.formats import avro, lines, parquet, rowgroups
 from pipelines.events.formats.registry import format_of, named
 from pipelines.transforms.read_files import File, plan
-from tests.events.formats import writers
-from tests.events.formats.writers import WRITERS, Result, read, task, written
+from tests.support import event_files
+from tests.support.event_files import WRITERS, Result, read, task, written
 
-ROWS = writers.records(3_000)
+ROWS = event_files.records(3_000)
 NAMES = sorted(WRITERS)
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Result:
     path = tmp_path_factory.mktemp("expected") / "data.jsonl"
-    return read(task(), written(path, writers.jsonl(ROWS)))
+    return read(task(), written(path, event_files.jsonl(ROWS)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,7 +54,7 @@ def test_order_and_size_of_pieces_do_not_matter(
 @pytest.mark.parametrize("name", NAMES)
 def test_fields(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / name, WRITERS[name](ROWS[:10]))
-    assert set(format_of(str(named(name))).fields(str(path))) == set(writers.FIELDS)
+    assert set(format_of(str(named(name))).fields(str(path))) == set(event_files.FIELDS)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.events.formats import jsonl, lines
-from tests.events.formats import writers
-from tests.events.formats.writers import Result, read, task, written
+from tests.support import event_files
+from tests.support.event_files import Result, read, task, written
 
-ROWS = writers.records(600)
+ROWS = event_files.records(600)
 INFINITE = "amount is infinite or larger than a 32-bit float can be"
 
 
@@ -62,8 +62,8 @@ def test_a_bad_line(tmp_path: Path, line: bytes, reason: str) -> None:
         {"user": 5.0},
         {"user": 2**64 - 1},
         {"user": True},
-        {"ts": str(writers.START)},
-        {"ts": writers.START + 0.5},
+        {"ts": str(event_files.START)},
+        {"ts": event_files.START + 0.5},
         {"amount": "7.25"},
         {"amount": None},
         {"amount": float("nan")},
@@ -88,14 +88,14 @@ def test_a_line_that_is_unusual_and_good(tmp_path: Path, change: object) -> None
 
 def test_types_that_change_in_the_middle(tmp_path: Path) -> None:
     rows = [{**row, "user": i, "amount": i} if i < 300 else row for i, row in enumerate(ROWS)]
-    result = read(task(), written(tmp_path / "x.jsonl", writers.jsonl(rows)))
+    result = read(task(), written(tmp_path / "x.jsonl", event_files.jsonl(rows)))
     assert not result.dead
     assert {e[0] for e in result.events} >= {"0", "299", "u1"}
 
 
 def test_whole_numbers_stay_exact_among_floats(tmp_path: Path) -> None:
     rows = [{**row, "user": 2**53 + i if i % 3 else 0.0} for i, row in enumerate(ROWS)]
-    result = read(task(), written(tmp_path / "x.jsonl", writers.jsonl(rows)))
+    result = read(task(), written(tmp_path / "x.jsonl", event_files.jsonl(rows)))
     assert {e[0] for e in result.events} == {"0"} | {str(2**53 + i) for i in range(600) if i % 3}
 
 

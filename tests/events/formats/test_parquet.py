@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.parquet import encryption
 
-from tests.events.formats import writers
-from tests.events.formats.writers import read, task
+from tests.support import event_files
+from tests.support.event_files import read, task
 
-ROWS = writers.records(100)
+ROWS = event_files.records(100)
 
 
 class Keys(encryption.KmsClient):

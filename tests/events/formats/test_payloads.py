@@ -18,11 +18,11 @@ from pipelines.events.formats import payloads
 from pipelines.events.formats.base import Unreadable
 from pipelines.events.formats.payloads import fields, split
 from pipelines.events.messages import Messages, Payload
-from tests.events.formats import writers
-from tests.events.formats.sent import AVRO, JSON, KINDS, NOW, messages, received, text
-from tests.events.formats.writers import SCHEMA, SPAN, read, task, written
+from tests.support import event_files
+from tests.support.event_files import SCHEMA, SPAN, read, task, written
+from tests.support.sent_messages import AVRO, JSON, KINDS, NOW, messages, received, text
 
-ROWS = writers.records(200)
+ROWS = event_files.records(200)
 INFINITE = "amount is infinite or larger than a 32-bit float can be"
 
 
@@ -33,7 +33,7 @@ def test_messages_mean_what_files_mean(tmp_path: Path, kind: str, identity: obje
     spec = task(identity=identity)
     data, payload = KINDS[kind][0](ROWS[:rows]), KINDS[kind][1]
     live = received(spec, messages(data), payload)
-    file = read(spec, written(tmp_path / "data.jsonl", writers.jsonl(ROWS[:rows])))
+    file = read(spec, written(tmp_path / "data.jsonl", event_files.jsonl(ROWS[:rows])))
     assert not live.dead
     if identity == "none":
         live = live._replace(blocks=[without_ids(b) for b in live.blocks])
@@ -49,7 +49,7 @@ def without_ids(block: EventBlock) -> EventBlock:
 
 def test_with_identity_all_the_text_is_compared(tmp_path: Path) -> None:
     spec = task(identity="all")
-    file = read(spec, written(tmp_path / "data.jsonl", writers.jsonl(ROWS)))
+    file = read(spec, written(tmp_path / "data.jsonl", event_files.jsonl(ROWS)))
     for kind in ("object", "object and line end", "list", "lines"):
         assert received(spec, messages(KINDS[kind][0](ROWS))).events == file.events
     twice = received(spec, messages([text(ROWS[:1])[0], json.dumps(ROWS[0], indent=1).encode()]))
@@ -72,7 +72,7 @@ def test_a_heartbeat(data: bytes) -> None:
 
 
 def test_a_heartbeat_in_avro() -> None:
-    assert received(task(), messages([b"", writers.avro([])]), AVRO).ledger.read == 0
+    assert received(task(), messages([b"", event_files.avro([])]), AVRO).ledger.read == 0
     assert received(task(), messages([]), AVRO).ledger.read == 0
 
 
@@ -188,9 +188,9 @@ def test_ids_are_for_tasks_without_identity() -> None:
 
 
 def test_damaged_containers() -> None:
-    whole = writers.avro(ROWS, "null", block=10_000)
+    whole = event_files.avro(ROWS, "null", block=10_000)
     for raw in (whole[:-20], whole[: len(whole) // 2], whole[:-5] + b"12345"):
-        result = received(task(), messages([raw, writers.avro(ROWS[:3])]))
+        result = received(task(), messages([raw, event_files.avro(ROWS[:3])]))
         (letter,) = result.dead
         assert (letter.position, letter.payload) == ("message 1000", raw)
         assert letter.reason.startswith("an Avro message that cannot be read: ")
@@ -262,7 +262,7 @@ def test_fields() -> None:
     rows = [{"a": 1, "b": "x"}, {"a": "y", "c": None}]
     assert fields(messages([json.dumps(rows).encode(), b""]), JSON) == {"a": "number or text", "b": "text", "c": "null"}
     there = fields(messages(KINDS["bare record"][0](ROWS[:1])), AVRO)
-    assert there == fields(messages([writers.avro(ROWS)]), JSON)
+    assert there == fields(messages([event_files.avro(ROWS)]), JSON)
     assert there["user"] == "string"
     assert fields(messages([b"[1", b"Obj\x01", *text(ROWS[:1])]), JSON)["user"] == "text"
     with pytest.raises(Unreadable, match="a JSON list that breaks off: after 1 values"):
@@ -273,7 +273,8 @@ PIECES = st.one_of(
     st.binary(max_size=60),
     st.sampled_from([
         *text(ROWS[:3]), b"[", b"]", b",", b"{", b"}", b"\n", b'"', b"\\", b"{}", b"[]", b"null", b"\xff", b"Obj\x01",
-        writers.avro(ROWS[:2]), KINDS["bare record"][0](ROWS[:1])[0], json.dumps(ROWS[:2]).encode(), b"\xef\xbb\xbf",
+        event_files.avro(ROWS[:2]), KINDS["bare record"][0](ROWS[:1])[0], json.dumps(ROWS[:2]).encode(),
+        b"\xef\xbb\xbf",
         b'{"user": "\\ud800", "ts": 1}', b'{"ts": 1e400}', b'{"user": "a", "ts": 99999999999999999999}',
     ]),
 )  # fmt: skip

@@ -17,18 +17,18 @@ from pipelines.events.formats import avro_schema as avroschema
 from pipelines.events.formats import codecs, rowgroups, thrift
 from pipelines.events.formats.base import Unreadable
 from pipelines.events.messages import Payload
-from tests.events.formats import writers
-from tests.events.formats.writers import read, task, written
-from tests.structured import SYNC, zigzag
-from tests.structured import _event as event
+from tests.support import event_files
+from tests.support.event_files import read, task, written
+from tests.support.structure_fuzzer import SYNC, zigzag
+from tests.support.structure_fuzzer import _event as event
 
-ROWS = writers.records(20)
+ROWS = event_files.records(20)
 NULLS = {"type": "array", "items": "null"}
 
 
 def container(extra: object, odd: bytes, count: int = 1, codec: bytes = b"null", pairs: int = 2) -> bytes:
     """A good block, an odd one, and a good one again, of events with one more field, which is no list in the good."""
-    fields = [*writers.SCHEMA["fields"], {"name": "x", "type": ["null", extra]}]
+    fields = [*event_files.SCHEMA["fields"], {"name": "x", "type": ["null", extra]}]
     schema = json.dumps({"type": "record", "name": "event", "fields": fields}).encode()
     good = b"".join(event(row) + zigzag(0) for row in ROWS)
     engine = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -112,7 +112,7 @@ def test_records_that_double(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", sorted(set(codecs.CODECS) - {"null"}))
 def test_a_block_decompresses_to_no_more_than_there_is_room_for(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.structured import _compressed as compressed
+    from tests.support.structure_fuzzer import _compressed as compressed
 
     monkeypatch.setattr(codecs, "LARGEST", 1_000)
     assert codecs.decompress(compressed(codec.encode(), b"x" * 1_000), codec) == b"x" * 1_000
@@ -128,7 +128,7 @@ def test_a_long_value_of_a_dictionary_is_not_repeated_in_memory(
     tmp_path: Path, identity: object, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rowgroups, "TOGETHER", 1 << 20)
-    table = pa.Table.from_pylist([dict(r) for r in writers.records(2_000)])
+    table = pa.Table.from_pylist([dict(r) for r in event_files.records(2_000)])
     table = table.append_column("note", pa.array(["v" * length] * 2_000))
     pq.write_table(table, tmp_path / "x.parquet", compression="zstd")
     with pq.ParquetFile(tmp_path / "x.parquet") as file, (tmp_path / "x.parquet").open("rb") as raw:
@@ -139,8 +139,8 @@ def test_a_long_value_of_a_dictionary_is_not_repeated_in_memory(
 
 
 def test_small_row_groups_are_read_together_and_a_damaged_one_alone(tmp_path: Path) -> None:
-    rows = writers.records(300)
-    content = bytearray(writers.parquet(rows, row_group=1))
+    rows = event_files.records(300)
+    content = bytearray(event_files.parquet(rows, row_group=1))
     with pq.ParquetFile(io.BytesIO(content)) as file:
         at = file.metadata.row_group(7).column(0).data_page_offset
         runs = list(rowgroups.runs(rowgroups.groups(file.metadata, ["user", "ts"], 0, 300)))
@@ -154,7 +154,9 @@ def test_small_row_groups_are_read_together_and_a_damaged_one_alone(tmp_path: Pa
 def test_a_page_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowgroups, "PAGE", 1_000)
     monkeypatch.setattr(rowgroups, "FEW", 10)
-    result = read(task(), written(tmp_path / "x.parquet", writers.parquet(writers.records(2_000), row_group=1_000)))
+    result = read(
+        task(), written(tmp_path / "x.parquet", event_files.parquet(event_files.records(2_000), row_group=1_000))
+    )
     assert [d.rows for d in result.dead] == [1_000, 1_000]
     assert "a page of" in result.dead[0].reason
 
@@ -179,7 +181,7 @@ def test_columns_nested_so_deep_that_a_reader_runs_out_of_stack(tmp_path: Path) 
 
 def test_json_of_any_depth(tmp_path: Path) -> None:
     """A line means the same alone and beside others, wherever its depth is."""
-    good = writers.jsonl(ROWS).splitlines()
+    good = event_files.jsonl(ROWS).splitlines()
     for text in ("[" * 300 + "]" * 300, '{"a":' * 300 + "1" + "}" * 300, '["]",' * 300 + "1" + "]" * 300):
         odd = b'{"x": ' + text.encode() + b"," + good[0][1:]
         for lines in (good * 5 + [odd] + good, [odd], [odd, b"no json"]):

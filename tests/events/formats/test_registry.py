@@ -14,8 +14,8 @@ from pipelines.events.formats.base import Format
 from pipelines.events.formats.compressions import COMPRESSIONS, compression_of
 from pipelines.events.formats.lines import TextFormat
 from pipelines.events.formats.registry import FORMATS, READERS, endings, format_of, named, reader_of
-from tests.events.formats import writers
-from tests.events.formats.writers import read, task, written
+from tests.support import event_files as writers
+from tests.support.event_files import read, task, written
 
 PACKAGE = Path(registry.__file__).parents[2]
 SHARED = {"messages", "bigquery"}  # words that mean other things, too

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines.events.formats import lines, regular
 from pipelines.events.formats.lines import Lines
-from tests.events.formats.writers import START, jsonl, records, task
+from tests.support.event_files import START, jsonl, records, task
 
 
 def chunk(content: bytes) -> Lines:

@@ -13,7 +13,7 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.models.engines.base import ALIGNMENT, Engine, EngineName, OutOfMemory
 from pipelines.models.engines.loading import load_engine
-from tests.toy import CHURN, PATH, export_toy, tensor, toy_predictor
+from tests.support.toy_models import CHURN, PATH, export_toy, tensor, toy_predictor
 
 ENGINES: tuple[EngineName, ...] = ("tensorflow", "openvino", "openvino-bf16")
 Floats = npt.NDArray[np.float32]

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.models.heads.path import STILL, Ascending, PathHead
-from tests.toy import PATH, STEPS, task, tensor
+from tests.support.toy_models import PATH, STEPS, task, tensor
 
 
 def test_quantiles_never_cross() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.errors import Exit, UserError
 from pipelines.models.saved.manifest import FILE, Manifest, check, load_manifest, signature
-from tests.toy import DAY, PATH, task
+from tests.support.toy_models import DAY, PATH, task
 
 MANIFEST = Manifest(
     **signature(task()),

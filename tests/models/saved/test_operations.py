@@ -18,9 +18,9 @@ from pipelines.models.engines.loading import load_engine
 from pipelines.models.saved import saved_model as savedmodel
 from pipelines.models.saved.allowed import ALLOWED
 from pipelines.models.saved.operations import check_operations
-from tests import programs
-from tests.programs import DOES, ON_LOAD, edit, put
-from tests.toy import STEPS, export_toy, tensor
+from tests.support import hostile_models
+from tests.support.hostile_models import DOES, ON_LOAD, edit, put
+from tests.support.toy_models import STEPS, export_toy, tensor
 
 
 @pytest.fixture(scope="module")
@@ -70,20 +70,20 @@ def test_what_runs_when_it_is_loaded_is_refused_before(what: str, tmp_path: Path
 def test_what_is_refused_would_have_written(tmp_path: Path) -> None:
     """Without the check the file is there: the attack is one."""
     victim = tmp_path / "victim"
-    folder = put(tmp_path / "model", programs.write, victim, on_load=True)
+    folder = put(tmp_path / "model", hostile_models.write, victim, on_load=True)
     tf.saved_model.load(str(folder / "saved_model"))
     assert victim.read_text() == "written"
 
 
 def test_the_message_names_node_and_function(tmp_path: Path) -> None:
-    folder = put(tmp_path / "model", programs.nested, tmp_path / "victim")
+    folder = put(tmp_path / "model", hostile_models.nested, tmp_path / "victim")
     refused(
         folder, r"operation WriteFile \('WriteFile' of function '__inference_nested_\d+'\) is none that a model may"
     )
 
 
 def test_openvino_is_held_to_the_same(tmp_path: Path) -> None:
-    folder = put(tmp_path / "model", programs.write, tmp_path / "victim")
+    folder = put(tmp_path / "model", hostile_models.write, tmp_path / "victim")
     with pytest.raises(UserError, match="operation WriteFile "):
         load_engine(folder, "openvino", "cpu")
 

@@ -19,7 +19,7 @@ from pipelines.storage.bigquery.schema import apply, plan, stored
 from pipelines.storage.rows import live_schema, score_schema
 from pipelines.task.fields import EPOCH
 from pipelines.transforms.output_rows import score_id
-from tests.warehouse import Warehouse
+from tests.support.warehouse import Warehouse
 
 DAY = 86_400_000_000
 AS_OFS = (19_000 * DAY, 19_007 * DAY)

@@ -15,8 +15,8 @@ from pipelines.storage.bigquery.append import append, default_stream
 from pipelines.storage.bigquery.reconcile import Reconcile, visible
 from pipelines.storage.rows import Run
 from pipelines.transforms.output_rows import block_table, score_rows, stamped
-from tests.scored import DAY, block
-from tests.warehouse import Warehouse
+from tests.support.score_blocks import DAY, block
+from tests.support.warehouse import Warehouse
 
 RUN = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
 OTHER = replace(RUN, run_id="churn-1")

@@ -32,7 +32,7 @@ from pipelines.storage.rows import DEAD_LETTERS, LEDGER, TIME, live_schema, scor
 from pipelines.task.file import load_task
 from pipelines.task.labels.kinds import score_column
 from pipelines.task.spec import Task
-from tests.warehouse import PROJECT, Warehouse
+from tests.support.warehouse import PROJECT, Warehouse
 
 ROOT = Path(__file__).parents[3]
 CHURN = ("churn",)

@@ -19,7 +19,7 @@ from pipelines.storage.bigquery.schema import apply, plan, stored
 from pipelines.storage.bigquery.staging import Result, begin, cost, read_live_ledger, read_result
 from pipelines.storage.rows import Run, live_ledger_table
 from pipelines.transforms.write_table import Merged, ledger_row
-from tests.warehouse import PROJECT, Warehouse
+from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
 
 RUN = Run("churn-1", "a1", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
 GOOD = Ledger(
@@ -71,7 +71,7 @@ def test_no_table_no_run(warehouse: Warehouse) -> None:
 
 
 def test_a_service_that_is_gone_hides_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with Warehouse(tmp_path) as fragile:
+    with OwnWarehouse(tmp_path) as fragile:
         table, start = made(fragile), time.monotonic()
 
         def fail() -> None:
@@ -81,7 +81,7 @@ def test_a_service_that_is_gone_hides_no_error(tmp_path: Path, caplog: pytest.Lo
 
         with pytest.raises(ValueError, match="mine"):
             fail()
-        assert time.monotonic() - start < 30
+        assert time.monotonic() - start < 300  # and not as long as a statement may take
         assert f"{table.staging('a1')} was not dropped, and expires by itself: " in caplog.text
 
 

@@ -20,10 +20,10 @@ from pipelines.storage.bigquery.append import append, default_stream
 from pipelines.storage.bigquery.schema import Kind, apply, plan, stored
 from pipelines.storage.folder.query import select
 from pipelines.storage.rows import Run, ledger_table, live_ledger_table
-from tests.viewed import Row, append_rows, publish_rows, score_table
+from tests.support.folder_outputs import Row, append_rows, publish_rows, score_table
 
 if TYPE_CHECKING:
-    from tests.warehouse import Warehouse
+    from tests.support.warehouse import Warehouse
 
 DAY = 86_400_000_000
 SCORES: Kind = "scores"

@@ -34,7 +34,7 @@ from pipelines.storage.folder.live import (
 )
 from pipelines.storage.folder.query import select
 from pipelines.system.locks import locked
-from tests.appended import FAN, RUN, Compactors, Row, append_ledger, append_letters, append_scores
+from tests.support.live_job_files import FAN, RUN, Compactors, Row, append_ledger, append_letters, append_scores
 
 SEEN = """SELECT (SELECT count(*) FROM scores_history), (SELECT count(DISTINCT entity_id) FROM scores),
     (SELECT count(*) FROM dead_letters), (SELECT sum(read) FROM ledger)"""

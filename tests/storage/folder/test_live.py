@@ -30,7 +30,7 @@ from pipelines.storage.folder.live import (
     time_of,
 )
 from pipelines.storage.folder.query import select
-from tests.appended import RUN, append_ledger, append_scores
+from tests.support.live_job_files import RUN, append_ledger, append_scores
 
 
 def test_a_file_of_its_own_for_each_append(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.storage.folder.query import Format, connect, query, select
 from pipelines.system.terminal import Shown, shown
-from tests.published import put, put_scores
+from tests.support.folder_outputs import put, put_scores
 from tests.system.test_terminal import Screen
 
 

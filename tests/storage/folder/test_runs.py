@@ -30,7 +30,7 @@ from pipelines.storage.folder.runs import (
     publish,
     read_outcome,
 )
-from tests.publisher import LETTERS, PARTS, RUN, SCORES, VALUES, publish_copy, write_values
+from tests.support.publishing_process import LETTERS, PARTS, RUN, SCORES, VALUES, publish_copy, write_values
 
 
 def put(out: Path, attempt: str, value: int, status: Status = "published", finished_at: int = 1) -> Outcome:
@@ -160,12 +160,12 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 class Publisher:
-    """The forking process of `tests.publisher`."""
+    """The forking process of `tests.support.publishing_process`."""
 
     def __init__(self, out: Path, templates: Path) -> None:
         for value in range(VALUES):
             write_values(templates / str(value), value)
-        command = [sys.executable, "-m", "tests.publisher", str(out), str(templates)]
+        command = [sys.executable, "-m", "tests.support.publishing_process", str(out), str(templates)]
         root = Path(__file__).parents[3]
         self.process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

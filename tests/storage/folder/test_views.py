@@ -24,10 +24,9 @@ from pipelines.storage.folder.runs import LEDGER, begin, publish
 from pipelines.storage.rows import Run
 from pipelines.storage.view_sql import ordered
 from pipelines.task.spec import Task
-from tests.appended import HOUR, RUN, append_ledger, append_letters, append_scores
-from tests.published import put, put_scores
-from tests.publisher import LETTERS, PARTS, write_values
-from tests.viewed import append_rows, publish_rows, score_table
+from tests.support.folder_outputs import append_rows, publish_rows, put, put_scores, score_table
+from tests.support.live_job_files import HOUR, RUN, append_ledger, append_letters, append_scores
+from tests.support.publishing_process import LETTERS, PARTS, write_values
 
 BASE = ["score_id", "task", "entity_id", "as_of", "revision"]
 REST = ["model_version", "n_events", "last_event_time", "run_id", "scored_at"]

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.task.aggregations.base import StepAggregation, WindowAggregation
 from pipelines.task.aggregations.kinds import AGGREGATIONS
-from tests.oracle import OVER, REDUCED
+from tests.support.oracle import OVER, REDUCED
 
 PACKAGE = Path(__file__).parents[3] / "pipelines"
 HOME = PACKAGE / "task" / "aggregations"

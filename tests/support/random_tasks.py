@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipelines.task.aggregations.base import Reads
 from pipelines.task.aggregations.kinds import AGGREGATIONS
 from pipelines.task.spec import Task
-from tests.oracle import Event
+from tests.support.oracle import Event
 
 STEP = 10_000_000
 KINDS = ("a", "b", "c")

@@ -18,7 +18,7 @@ from pipelines.ledger.counts import Ledger
 from pipelines.storage.folder.compaction import compact
 from pipelines.storage.folder.live import append
 from pipelines.storage.rows import DEAD_LETTERS, Run, live_ledger_table, live_schema, score_schema
-from tests.publisher import die_before
+from tests.support.publishing_process import die_before
 
 RUN = "churn-live"
 FAN = 3
@@ -54,8 +54,8 @@ class Compactors:
     """The forking process, which has no threads."""
 
     def __init__(self, out: Path, grace: float) -> None:
-        command = [sys.executable, "-m", "tests.appended", str(out), str(grace)]
-        root = Path(__file__).parents[1]
+        command = [sys.executable, "-m", "tests.support.live_job_files", str(out), str(grace)]
+        root = Path(__file__).parents[2]
         self.process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, line: str) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from pipelines.models.registry import promote, rollback
 from pipelines.models.saved.manifest import Manifest
 from pipelines.task.spec import ModelSpec
-from tests.publisher import die_before
+from tests.support.publishing_process import die_before
 
 DAY = 86_400_000_000
 A, B, C = VERSIONS = ("19700121-aaaaaaaa", "19700221-bbbbbbbb", "19700321-cccccccc")

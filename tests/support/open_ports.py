@@ -1,8 +1,8 @@
 """What commands and services listen on while they run, and whether a stranger gets in.
 
-`python -m tests.listening COMMAND...` runs a command on a network of its own, which has the loopback and one other
-address (`ELSEWHERE`), tries every port that it listens on from both, and prints what it found as JSON. It ends with 77
-where the system gives it no network of its own.
+`python -m tests.support.open_ports COMMAND...` runs a command on a network of its own, which has the loopback and one
+other address (`ELSEWHERE`), tries every port that it listens on from both, and prints what it found as JSON. It ends
+with 77 where the system gives it no network of its own.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import distribution
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = {kind: ROOT / "templates" / f"Dockerfile.{kind}" for kind in ("cpu", "gpu")}
 # What comes out of images that others make.
 THEIRS = (

@@ -1,7 +1,8 @@
 """Files and messages drawn by structure: nesting, counts, lengths, recursion, compression, dictionaries, numbers.
 
-`python -m tests.structured FORMAT SEED COUNT FOLDER` draws them, reads each in at most 2 GB, and checks that good rows
-beside them are all there and all is accounted for. It prints a number before each, and the peak of memory at the end.
+`python -m tests.support.structure_fuzzer FORMAT SEED COUNT FOLDER` draws them, reads each in at most 2 GB, and checks
+that good rows beside them are all there and all is accounted for. It prints a number before each, and the peak of
+memory at the end.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from pipelines.events.formats.payloads import parse
 from pipelines.events.intake import take_in
 from pipelines.events.messages import Messages, Payload
 from pipelines.ledger.counts import DeadLetter, Ledger, total
-from tests.events.formats import writers
+from tests.support import event_files
 
 LIMIT = 2 << 30  # bytes of memory
 SYNC = b"0123456789abcdef"
-GOOD = writers.records(12)
+GOOD = event_files.records(12)
 NUMBERS = ("1e400", "-1e-400", "1" * 5_000, "0." + "3" * 5_000, "1e" + "9" * 300, "-0", "12345678901234567890.5", "NaN")
 
 
@@ -69,13 +70,13 @@ def json_row(r: random.Random) -> bytes:
     """A good row with odd fields, on one line."""
     row = {name: json.dumps(value) for name, value in r.choice(GOOD).items()}
     for _ in range(r.randint(1, 2)):
-        row[r.choice((*writers.FIELDS, "more", "and more"))] = json_value(r)
+        row[r.choice((*event_files.FIELDS, "more", "and more"))] = json_value(r)
     text = "{" + ", ".join(f'"{name}": {value}' for name, value in row.items()) + "}"
     return (text if r.random() < 0.8 else json_value(r)).encode("utf-8", "surrogatepass").replace(b"\n", b" ")
 
 
 def csv_row(r: random.Random) -> bytes:
-    cells = [str(r.choice(GOOD)[name]) for name in writers.FIELDS]
+    cells = [str(r.choice(GOOD)[name]) for name in event_files.FIELDS]
     for _ in range(r.randint(1, 2)):
         odd = r.choice((*NUMBERS, "x", '"', '""', ",", "é", "\0", "=1+1", "[", "2024-01-01", "inf"))
         cells[r.randrange(len(cells))] = odd * (size(r) if len(odd) < 5 else 1)
@@ -181,7 +182,7 @@ def avro_container(r: random.Random, good: bool) -> tuple[bytes, bool]:
     """A container of a good block, where one can be, and an odd one; and whether the good one can be read."""
     plain = r.random() < 0.3  # a schema that is good, with data that are not
     extra = "null" if plain else avro_type(r)
-    schema = {**writers.SCHEMA, "fields": [*writers.SCHEMA["fields"], {"name": "x", "type": extra}]}
+    schema = {**event_files.SCHEMA, "fields": [*event_files.SCHEMA["fields"], {"name": "x", "type": extra}]}
     rows = [(_event(row), row) for row in GOOD]
     odd = r.choice([
         _event(GOOD[0]) + avro_data(r, extra),
@@ -204,7 +205,7 @@ def avro_container(r: random.Random, good: bool) -> tuple[bytes, bool]:
     return head + b"".join(blocks), readable
 
 
-def _event(row: writers.Record) -> bytes:
+def _event(row: event_files.Record) -> bytes:
     def text(value: object) -> bytes:
         return zigzag(1) + zigzag(len(str(value))) + str(value).encode()
 
@@ -264,30 +265,30 @@ def parquet_column(r: random.Random, n: int) -> pa.Array:
 
 
 def _spec(r: random.Random) -> Any:
-    return writers.task(identity=r.choice((("id",), "all")))
+    return event_files.task(identity=r.choice((("id",), "all")))
 
 
-def _survive(result: writers.Result, rows: int = len(GOOD)) -> None:
+def _survive(result: event_files.Result, rows: int = len(GOOD)) -> None:
     want: Counter[tuple[object, object]] = Counter((row["user"], int(str(row["ts"])) * 1_000_000) for row in GOOD)
     lost = want - Counter((e[0], e[1]) for e in result.events)
     assert not lost, f"lost {len(lost)} of {rows}, such as {next(iter(lost))}"
 
 
 def check_text(r: random.Random, folder: Path, name: str) -> None:
-    line, good = (json_row, writers.jsonl(GOOD)) if name == "jsonl" else (csv_row, writers.comma(GOOD))
+    line, good = (json_row, event_files.jsonl(GOOD)) if name == "jsonl" else (csv_row, event_files.comma(GOOD))
     path = folder / f"{name}.{name}"
     rows = text_file(r, path, line, good)
     if r.random() < 0.2:
         packed = gzip.compress(path.read_bytes(), 1)
-        path = writers.written(folder / f"{name}.{name}.gz", packed)
-    result = writers.read(_spec(r), path)
+        path = event_files.written(folder / f"{name}.{name}.gz", packed)
+    result = event_files.read(_spec(r), path)
     _survive(result)
     assert result.ledger.read == rows
 
 
 def check_avro(r: random.Random, folder: Path, name: str) -> None:
     content, readable = avro_container(r, True)
-    result = writers.read(_spec(r), writers.written(folder / "x.avro", content))
+    result = event_files.read(_spec(r), event_files.written(folder / "x.avro", content))
     if readable:
         _survive(result)
     else:
@@ -296,7 +297,7 @@ def check_avro(r: random.Random, folder: Path, name: str) -> None:
 
 def check_parquet(r: random.Random, folder: Path, name: str) -> None:
     content, whole = parquet_file(r)
-    result = writers.read(_spec(r), writers.written(folder / "x.parquet", content))
+    result = event_files.read(_spec(r), event_files.written(folder / "x.parquet", content))
     if whole:
         _survive(result)
         assert not result.ledger.rejected
@@ -304,10 +305,10 @@ def check_parquet(r: random.Random, folder: Path, name: str) -> None:
 
 def check_messages(r: random.Random, folder: Path, name: str) -> None:
     odd = [_message(r) for _ in range(r.randint(1, 3))]
-    data = [writers.jsonl([row]).strip() for row in GOOD]
+    data = [event_files.jsonl([row]).strip() for row in GOOD]
     for each in odd:
         data.insert(r.randrange(len(data) + 1), each)
-    n, now = len(data), writers.START * 1_000_000 + 31 * writers.DAY
+    n, now = len(data), event_files.START * 1_000_000 + 31 * event_files.DAY
     sent = Messages(tuple(data), tuple(map(str, range(n))), np.full(n, now), ({},) * n)
     spec = without_arrival(_spec(r))
     parts = list(take_in(spec, Since(now), parse(spec, sent, Payload()), "messages"))
@@ -316,7 +317,7 @@ def check_messages(r: random.Random, folder: Path, name: str) -> None:
     ledger = total(p for p in parts if isinstance(p, Ledger))
     assert ledger.read == sum(map(len, blocks)) + ledger.rejected + ledger.outside + ledger.filtered
     assert ledger.rejected == sum(d.rows for d in dead)
-    _survive(writers.Result(blocks, dead, ledger))
+    _survive(event_files.Result(blocks, dead, ledger))
 
 
 def _message(r: random.Random) -> bytes:

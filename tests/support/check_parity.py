@@ -1,5 +1,6 @@
-"""`python -m tests.check_parity TASK AS_OF FILE...`: tensors of real Parquet files, bit for bit, against the oracle.
+"""Tensors of real Parquet files, bit for bit, against the oracle.
 
+`python -m tests.support.check_parity TASK AS_OF FILE...`
 The files go through the pipeline's own reading and sequences, in several shards; the oracle reads them with pyarrow.
 """
 
@@ -21,7 +22,7 @@ from pipelines.task.file import load_task
 from pipelines.task.spec import Task, TimeField
 from pipelines.transforms.build_sequences import Sequences
 from pipelines.transforms.read_files import ReadEvents, find, plan
-from tests.oracle import Event, oracle
+from tests.support.oracle import Event, oracle
 
 OUT: list[SequenceBatch] = []
 
@@ -78,6 +79,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    from tests.check_parity import main as imported  # what __main__ holds is pickled by value, OUT too
+    from tests.support.check_parity import main as imported  # what __main__ holds is pickled by value, OUT too
 
     sys.exit(imported(sys.argv[1:]))

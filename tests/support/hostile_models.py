@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.trackable.resource import CapturableResource
 
-from tests.toy import FEATURES, STEPS, task
+from tests.support.toy_models import FEATURES, STEPS, task
 
 Does = Callable[[tf.Tensor, str], Any]  # (scores, a file) -> a tensor or an operation of the graph
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipelines.models.engines.loading import load_engine
 from pipelines.models.saved.manifest import load_manifest
 from pipelines.models.serving import FOLLOWER
-from tests.toy import DAY, PATH, export_toy, task, tensor
+from tests.support.toy_models import DAY, PATH, export_toy, task, tensor
 
 Floats = npt.NDArray[np.float32]
 SIZE = 32
@@ -49,7 +49,7 @@ def put_toy(root: Path, **model: object) -> str:
 
 
 def make_shelf(root: Path) -> Shelf:
-    from tests import programs  # they need TensorFlow
+    from tests.support import hostile_models  # they need TensorFlow
 
     versions = tuple(put_toy(root, network="mlp", units=[units]) for units in (4, 8, 16))
     expected = {}
@@ -61,7 +61,7 @@ def make_shelf(root: Path) -> Shelf:
     export_toy(root / "path", PATH, network="mlp", units=[4])
     export_other(root / "steps", steps=9)
     export_other(root / "nan", weight=np.nan)
-    programs.put(root / "writes", programs.write, root / WRITTEN, on_load=True)
+    hostile_models.put(root / "writes", hostile_models.write, root / WRITTEN, on_load=True)
     others = (root / name / "saved_model" for name in ("path", "steps", "nan", "writes"))
     return Shelf(root / "toy", versions, expected, *others)
 
@@ -71,7 +71,7 @@ def export_other(folder: Path, steps: int = 12, weight: float | None = None) -> 
     from pipelines.models.export import save
     from pipelines.models.network import build
     from pipelines.models.predictor import Predictor
-    from tests.toy import plain
+    from tests.support.toy_models import plain
 
     spec, transform = task(steps=steps, network="mlp", units=[4]), plain(steps)
     member = build(spec, transform.shapes, 0)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines.models.example_files import Examples
 from pipelines.task.spec import Task
-from tests.toy import CHURN, DAY, PATH
+from tests.support.toy_models import CHURN, DAY, PATH
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

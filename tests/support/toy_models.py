@@ -110,3 +110,18 @@ def toy_predictor(label: Mapping[str, object] = CHURN, **model: object) -> Predi
             layer.set_weights([random.normal(0, 0.2, w.shape) for w in layer.get_weights()])
     calibration = Calibration("identity") if label is PATH else Calibration("platt", (1.5,), (-0.5,))
     return Predictor(spec, transform, members, calibration)
+
+
+def untrained(task: Task, folder: Path) -> None:
+    """Exports a model of any task as its weights are drawn."""
+    from pipelines.models.calibration import Calibration
+    from pipelines.models.export import Origin, manifest_of, save
+    from pipelines.models.network import build
+    from pipelines.models.predictor import Predictor
+
+    transform = plain(task.sequence.steps, len(task.features))
+    members = [build(task, transform.shapes, 1)]
+    folder.mkdir()
+    predictor = Predictor(task, transform, members, Calibration("none"))
+    save(predictor, folder / "saved_model")
+    manifest_of(predictor, Origin((0,), (0,), (0,), {}, 0)).write(folder)

@@ -1,6 +1,7 @@
 """A pipeline of two worker processes that toil, as a command would run it.
 
-`python -m tests.toiling SECONDS [FILE]`: each of eight elements takes so long. FILE is there once one is under way.
+`python -m tests.support.toiling_pipeline SECONDS [FILE]`: each of eight elements takes so long. FILE is there once one
+is under way.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ def main(seconds: float, mark: str) -> int:
 
 
 if __name__ == "__main__":
-    from tests import toiling  # classes of __main__ would be pickled with all they refer to
+    from tests.support import toiling_pipeline  # classes of __main__ would be pickled with all they refer to
 
     interrupts.install()
     try:
-        code = toiling.main(float(sys.argv[1]), "".join(sys.argv[2:3]))
+        code = toiling_pipeline.main(float(sys.argv[1]), "".join(sys.argv[2:3]))
     except KeyboardInterrupt:
         interrupts.leave(128 + (interrupts.received() or 0))
     sys.exit(code)

@@ -24,8 +24,8 @@ from pipelines.events.messages import BlockOrTick, Tick
 from pipelines.events.sequences import SequenceBatch
 from pipelines.task.spec import Task
 from pipelines.transforms.live_sequences import Clock, Core, Passed, Shard
-from tests.generated import STEP, event_lists, table_of, tasks
-from tests.oracle import Event, Expected, is_event, once, oracle
+from tests.support.oracle import Event, Expected, is_event, once, oracle
+from tests.support.random_tasks import STEP, event_lists, table_of, tasks
 
 FOREVER = 1 << 50  # us, after everything
 END = 1 << 49  # us, after every score

@@ -1,6 +1,6 @@
 """Both jobs as they go to Dataflow, and what of them a running job holds on to: names of steps, coders, state.
 
-`python -m tests.golden_jobs` writes the files of tests/golden anew.
+`python -m tests.support.golden_jobs` writes the files of tests/golden anew.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from pipelines.transforms.coders import VersionedCoder
 from pipelines.transforms.infer import Infer
 from pipelines.transforms.live_sequences import Clock
 from pipelines.transforms.write_table import WriteTable
-from tests import small
-from tests.cloud import BUCKET, PROJECT, REGION
+from tests.support import small_shop
+from tests.support.fake_dataflow import BUCKET, PROJECT, REGION
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 IMAGE = "europe-west1-docker.pkg.dev/my-project/foretide/foretide-cpu:1"
 FLAGS = (
     "--runner=DataflowRunner",
@@ -64,7 +64,7 @@ Build = Callable[[beam.Pipeline], None]
 Proto: TypeAlias = beam_runner_api_pb2.Pipeline
 
 
-def shop(text: str = small.TASK) -> Task:
+def shop(text: str = small_shop.TASK) -> Task:
     return Task.model_validate(yaml.safe_load(text), strict=False)
 
 
@@ -173,7 +173,7 @@ def difference(name: str, now: Sequence[str]) -> str:
         f"tests/golden/{name}.txt differs:\n{changed}\n"
         "A running job can only be updated to a graph that has its steps, under their names and with their coders. "
         f"Steps that were renamed take --transform_name_mapping={json.dumps(mapping)!r} once; another coder or state "
-        "takes a new job (docs/dataflow.md). If that is meant: python -m tests.golden_jobs"
+        "takes a new job (docs/dataflow.md). If that is meant: python -m tests.support.golden_jobs"
     )
 
 

@@ -1,6 +1,6 @@
 """A small stream: numbers from a splittable source that ends at a stop file, counted in state, with a timer.
 
-`python -m tests.ticking STOP OUT [beam options]` runs it as the command line would.
+`python -m tests.support.ticking_stream STOP OUT [beam options]` runs it as the command line would.
 """
 
 from __future__ import annotations
@@ -122,6 +122,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from tests import ticking  # classes of __main__ would be pickled with all they refer to
+    from tests.support import ticking_stream  # classes of __main__ would be pickled with all they refer to
 
-    sys.exit(ticking.main())
+    sys.exit(ticking_stream.main())

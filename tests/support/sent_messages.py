@@ -16,7 +16,7 @@ from pipelines.events.intake import take_in
 from pipelines.events.messages import Messages, Payload
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.task.spec import Task
-from tests.events.formats.writers import DAY, SCHEMA, SPAN, START, Record, Result, avro
+from tests.support.event_files import DAY, SCHEMA, SPAN, START, Record, Result, avro
 
 NOW = START * 1_000_000 + 35 * DAY  # us: after every event of `writers.records`
 JSON, AVRO = Payload(), Payload("avro", json.dumps(SCHEMA))
