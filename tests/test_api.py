@@ -67,7 +67,7 @@ def test_nothing_is_printed_and_what_is_refused_is_warned_of(
     events = pq.read_table(folder / "events.parquet")
     users = [None if i < 3 else user for i, user in enumerate(events["user"].to_pylist())]
     pq.write_table(events.set_column(0, "user", [users]), tmp_path / "events.parquet")
-    given = {"as_of": "2024-05-06", "model": folder / "models" / "small_shop"}
+    given: Any = {"as_of": "2024-05-06", "model": folder / "models" / "small_shop"}
     with pytest.warns(UserWarning, match="3 events were refused, and 0 sequences have no score: name an output"):
         scores = pipelines.score(names["task"], tmp_path / "events.parquet", **given)
     assert scores.num_rows > 100
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_told(page: Page, tmp_path: Path) -> None:
         ("none", lambda: pipelines.Infer(task, tmp_path / "none")),
     ):
         with pytest.raises(pipelines.UserError, match=wrong):
-            ask()  # type: ignore[no-untyped-call]
+            ask()
     write = pipelines.WriteScores(task, tmp_path / "out", inputs=events, as_of="2024-05-06", model=model)
     with pytest.raises(RuntimeError, match="`with` statement"):
         write.result()

@@ -34,7 +34,8 @@ from pipelines.storage.folder.live import (
 )
 from pipelines.storage.folder.query import select
 from pipelines.system.locks import locked
-from tests.support.live_job_files import FAN, RUN, Compactors, Row, append_ledger, append_letters, append_scores
+from tests.support.forking_process import ForkingProcess
+from tests.support.live_job_files import FAN, RUN, Row, append_ledger, append_letters, append_scores
 
 SEEN = """SELECT (SELECT count(*) FROM scores_history), (SELECT count(DISTINCT entity_id) FROM scores),
     (SELECT count(*) FROM dead_letters), (SELECT sum(read) FROM ledger)"""
@@ -236,13 +237,13 @@ def test_a_merge_that_fails_is_tried_again(
 
 
 @pytest.fixture
-def compactors(out: Path) -> Iterator[Compactors]:
-    process = Compactors(out, grace=0.5)
+def compactors(out: Path) -> Iterator[ForkingProcess]:
+    process = ForkingProcess("tests.support.live_job_files", out, 0.5)
     yield process
     process.close()
 
 
-def test_a_kill_before_any_file_operation(out: Path, compactors: Compactors) -> None:
+def test_a_kill_before_any_file_operation(out: Path, compactors: ForkingProcess) -> None:
     """Before the merge, in it, between the merged file and the list, between the list and the removal."""
     template = out.with_name("template")
     for i in range(2 * FAN):
@@ -268,7 +269,7 @@ def test_a_kill_before_any_file_operation(out: Path, compactors: Compactors) -> 
     assert 30 < step < 999
 
 
-def test_random_kills_under_readers_and_writers(out: Path, compactors: Compactors) -> None:
+def test_random_kills_under_readers_and_writers(out: Path, compactors: ForkingProcess) -> None:
     """Two processes merge without end and are killed, one thread writes, one reads: every row, once, at any moment."""
     chance, stop, written = random.Random(5), threading.Event(), [1]
     write(out, 0)
@@ -301,8 +302,7 @@ def test_random_kills_under_readers_and_writers(out: Path, compactors: Compactor
                 time.sleep(0.01)
             for pid in pids:
                 time.sleep(chance.uniform(0, 0.15))
-                os.kill(pid, signal.SIGKILL)
-                assert compactors.ask(f"wait {pid}") == -signal.SIGKILL
+                compactors.kill(pid)
         stop.set()
         writer.result()
         assert reader.result() > 5
