@@ -1,6 +1,4 @@
-"""Models in a registry that hold no weights, for tests of what is said of them; and, as a forking process, children that
-promote them.
-"""
+"""Models in a registry that hold no weights, for tests; and, as a forking process, children that promote them."""
 
 from __future__ import annotations
 
