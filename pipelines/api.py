@@ -114,7 +114,8 @@ def score(
 
         code = run(config)
         if code:
-            raise UserError(f"no score was published:\n{told.getvalue().strip()}", Exit(code))
+            lines = [line for line in told.getvalue().splitlines() if line and not line.startswith("next ")]
+            raise UserError("\n".join(["no score was published", *lines]), Exit(code))
         columns = ", ".join(f'"{name}"' for name in (*score_schema(task.outputs).names, "scored_at"))
         rows = query(config.output, f"SELECT {columns} FROM scores_history {where} ORDER BY as_of, entity_id")
         [ledger] = query(config.output, f"SELECT rejected, failed FROM ledger {where}").to_pylist()
