@@ -71,7 +71,9 @@ def test_nothing_is_printed_and_what_is_refused_is_warned_of(
     with pytest.warns(UserWarning, match="3 events were refused, and 0 sequences have no score: name an output"):
         scores = pipelines.score(names["task"], tmp_path / "events.parquet", **given)
     assert scores.num_rows > 100
-    with pytest.raises(pipelines.UserError, match=r"no score was published(.|\n)*  rejected +3 (.|\n)*REFUSED") as refused:
+    with pytest.raises(
+        pipelines.UserError, match=r"no score was published(.|\n)*  rejected +3 (.|\n)*REFUSED"
+    ) as refused:
         pipelines.score(names["task"], tmp_path / "events.parquet", max_bad_share=0, **given)
     assert refused.value.code == Exit.REFUSED
     assert "next" not in str(refused.value)  # nothing is kept to look at
