@@ -271,7 +271,7 @@ def test_a_kill_before_any_file_operation(out: Path, compactors: ForkingProcess)
 
 def test_random_kills_under_readers_and_writers(out: Path, compactors: ForkingProcess) -> None:
     """Two processes merge without end and are killed, one thread writes, one reads: every row, once, at any moment."""
-    chance, stop, written = random.Random(5), threading.Event(), [1]
+    chance, stop, written, reads = random.Random(5), threading.Event(), [1], [0]
     write(out, 0)
 
     def keep_writing() -> None:
@@ -279,8 +279,7 @@ def test_random_kills_under_readers_and_writers(out: Path, compactors: ForkingPr
             write(out, written[0])
             written[0] += 1
 
-    def keep_reading() -> int:
-        reads = 0
+    def keep_reading() -> None:
         while not stop.is_set():
             before = written[0]
             (row,) = select(out, SEEN).rows
@@ -288,8 +287,7 @@ def test_random_kills_under_readers_and_writers(out: Path, compactors: ForkingPr
                 assert isinstance(value, int)
                 assert before <= value <= written[0] + 1
             assert row[0] == row[1]
-            reads += 1
-        return reads
+            reads[0] += 1
 
     with ThreadPoolExecutor(2) as pool:
         writer, reader = pool.submit(keep_writing), pool.submit(keep_reading)
@@ -303,9 +301,11 @@ def test_random_kills_under_readers_and_writers(out: Path, compactors: ForkingPr
             for pid in pids:
                 time.sleep(chance.uniform(0, 0.15))
                 compactors.kill(pid)
+        while reads[0] <= 5 and not reader.done():  # however slow the machine
+            time.sleep(0.01)
         stop.set()
         writer.result()
-        assert reader.result() > 5
+        reader.result()
     assert max(level(p.name) for p in parts(folder(out, RUN, "scores"))) >= 1
     assert list(select(out, SEEN).rows) == [(written[0],) * 4]
 
