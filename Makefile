@@ -6,7 +6,7 @@ AIRFLOW := $(VENV)/airflow
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo stream-demo test lint types unit soak services flink flink-stop bench lock audit digests template-batch template-stream \
+.PHONY: demo stream-demo test lint types unit docs soak services flink flink-stop bench lock audit digests template-batch template-stream \
   clean
 
 DEMO_MODEL := demo/models/churn_grocery/serving.json
@@ -50,6 +50,11 @@ unit: $(VENV)/.dev services $(FLINK)/.fetched $(AIRFLOW)/.fetched $(BIN)/hclfmt
 	$(GO) test -C emulators/pubsub -mod=readonly ./...
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# The site of docs/, which opens from the disk: site/index.html. Its search needs a server: python -m http.server -d site
+docs: $(VENV)/.dev
+	rm -rf site
+	$(BIN)/python -m docs.build site
+
 # The tests that are longer with FORETIDE_SOAK, and those that run only then: about an hour.
 soak: $(VENV)/.dev services $(FLINK)/.fetched
 	FORETIDE_SOAK=1 $(BIN)/pytest -m soak
@@ -60,7 +65,7 @@ bench: $(VENV)/.dev services $(FLINK)/.fetched
 # The versions in requirements.lock, the extras of a purpose. A file in .venv says that they are there. Nothing is
 # installed, or used to build something, whose hash isn't in a lock: first comes what the extras need, then the package.
 $(VENV)/.demo: EXTRAS := demo stream train
-$(VENV)/.dev: EXTRAS := bigquery demo dev gcp openvino stream train
+$(VENV)/.dev: EXTRAS := bigquery demo dev docs gcp openvino stream train
 $(VENV)/.flink: EXTRAS := stream
 $(VENV)/.demo $(VENV)/.dev $(VENV)/.flink: $(VENV)/.uv requirements.lock setup.py pyproject.toml
 	$(BIN)/uv pip compile --quiet --no-header --no-annotate --python $(BIN)/python --constraint requirements.lock $(BUILD) \

@@ -22,7 +22,7 @@ from pipelines.events.intake import take_in
 from pipelines.events.messages import Messages, Payload
 from pipelines.jobs.config import LIVE_SHARDS
 from pipelines.task.file import load_task
-from pipelines.transforms.live_sequences import Clock, Core, Shard
+from pipelines.transforms.live_sequences import Core, Shard, ShardClock
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Job:
         self.since = Since(feed.START)
         self.read = without_arrival(self.task)
         self.core = Core(self.task, self.since, previews=False, by_ticks=False)
-        self.shards = [Shard(Clock(), Held(), Held(), Held()) for _ in range(LIVE_SHARDS)]
+        self.shards = [Shard(ShardClock(), Held(), Held(), Held()) for _ in range(LIVE_SHARDS)]
 
     def blocks(self, messages: Messages) -> list[tuple[int, bytes]]:
         """What `DecodeMessages` makes of a bundle."""
@@ -78,7 +78,7 @@ class Job:
         """What a shard does with each of them."""
         for number, raw in blocks:
             shard = self.shards[number]
-            shard.clock = self.core.received(Clock.unpack(shard.clock.pack()), raw)
+            shard.clock = self.core.received(ShardClock.unpack(shard.clock.pack()), raw)
             shard.arrived.add(raw)
 
     def boundary(self, at: int, sums: Sums) -> None:

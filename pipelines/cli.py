@@ -12,13 +12,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.commands import gate
 from pipelines.commands import option_files as optionfiles
-from pipelines.errors import Exit, UserError, unknown_option
-from pipelines.events.formats.registry import FORMATS
+from pipelines.errors import Exit, Finding, UserError, unknown_option
+from pipelines.events.formats.registry import FORMATS, PAYLOADS, payload_format
 from pipelines.jobs.config import (
     ExamplesConfig,
     Execution,
@@ -37,7 +38,7 @@ from pipelines.task.fields import format_duration, parse_duration
 from pipelines.task.spec import Task
 
 if TYPE_CHECKING:
-    from pipelines.doctor.launch import Launch
+    from pipelines.jobs.launch import Launch
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = optionfiles.expanded(sys.argv[1:] if argv is None else argv)
         except UserError as error:
             print(f"foretide: {error}", file=sys.stderr)
-            return int(error.code)
+            return int(error.exit)
         args, rest = _parser().parse_known_args(given)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if args.debug else "3")
         logging.basicConfig(
@@ -93,7 +94,7 @@ def _run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
         return code
     except UserError as error:
         print(f"foretide {args.command}: {error}", file=sys.stderr)
-        return int(error.code)
+        return int(error.exit)
     except KeyboardInterrupt:  # also of SIGTERM
         print(f"foretide {args.command}: interrupted; the same command starts it anew", file=sys.stderr)
         return int(Exit.INTERRUPTED)
@@ -108,7 +109,7 @@ def _run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 
 def _check_places(args: argparse.Namespace) -> None:
-    """Raises UserError for an empty path, as a variable that is not set leaves it: it would mean this folder."""
+    """Refuses an empty path, as a variable that is not set leaves it: it would mean this folder. Raises UserError."""
     for name in PLACES:
         value = getattr(args, name, None)
         if value == "" or (isinstance(value, list) and "" in value):
@@ -116,7 +117,7 @@ def _check_places(args: argparse.Namespace) -> None:
 
 
 def entry() -> None:
-    """The console script. Whatever ends the process by a signal is told where standard error goes now."""
+    """Runs the program `foretide`. Whatever ends the process by a signal is told where standard error goes now."""
     interrupts.install()
     with suppress(OSError):  # there is none
         faulthandler.enable(os.dup(2))
@@ -169,7 +170,7 @@ def _stream_config(args: argparse.Namespace, task: Task, execution: Execution) -
         )
     if args.first is None and "--update" in execution.beam_args:
         raise UserError("--update: say with --from TIME where the job began that it replaces")
-    if args.avro_schema is not None and args.payload != "avro":
+    if args.avro_schema is not None and not payload_format(args.payload).takes_schema:
         raise UserError("--avro-schema goes with --payload avro")
     bootstrap = _input(args, args.bootstrap, args.max_bad_share) if args.bootstrap else None
     return StreamConfig(
@@ -203,9 +204,9 @@ def _doctor(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
 def _launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
     """All that can be read of a launch: what is wrong in one argument does not hide what is wrong elsewhere."""
-    from pipelines.doctor.findings import Finding, told
-    from pipelines.doctor.launch import Launch
     from pipelines.events.decode import Since, Span
+    from pipelines.jobs.checks.findings import coded
+    from pipelines.jobs.launch import Launch
 
     problems: list[Finding] = []
 
@@ -213,7 +214,7 @@ def _launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
         try:
             return make()
         except UserError as problem:
-            problems.append(told(code, subject, problem))
+            problems.extend(replace(f, subject=subject) for f in coded(problem, code).findings)
             return None
 
     task = tried("task-file", args.task, lambda: _task(args))
@@ -404,7 +405,7 @@ def _resources(args: argparse.Namespace) -> Iterator[str | None]:
 
 
 def _steps(task: Task, flag: str, text: str | None) -> int | None:
-    """A duration of whole steps, us."""
+    """Reads a duration of whole steps, us."""
     if text is None:
         return None
     duration = _duration(flag, text)
@@ -627,7 +628,7 @@ def _stream_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dead-letters", metavar="TOPIC", help="publish them to projects/PROJECT/topics/TOPIC (kept in the output)"
     )
-    command.add_argument("--payload", choices=("json", "avro"), default="json", help="of the messages (json)")
+    command.add_argument("--payload", choices=tuple(PAYLOADS), default="json", help="of the messages (json)")
     command.add_argument("--avro-schema", metavar="FILE", help="with --payload avro, of messages that carry none")
     command.add_argument(
         "--arrival-attribute", metavar="NAME", help="of a replay: the attribute that says when a message arrived"

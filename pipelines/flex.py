@@ -140,14 +140,14 @@ DESCRIPTIONS: Mapping[Template, tuple[str, str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """What a launch asks for, run as the command that it stands for, whose exit code this is."""
+    """Runs the command that a launch stands for, and returns its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     with tempfile.TemporaryDirectory() as folder:
         try:
             command = command_line(given, Path(folder))
         except UserError as error:
             print(f"foretide: {error}", file=sys.stderr)
-            return int(error.code)
+            return int(error.exit)
         return cli.main(command)
 
 
@@ -205,7 +205,7 @@ def actions(template: Template) -> dict[str, argparse.Action]:
 
 
 def _name(option: str) -> str:
-    """Of the parameter that stands for an option: names have no hyphens."""
+    """The name of the parameter that stands for an option: it has no hyphens."""
     return option.lstrip("-").replace("-", "_")
 
 

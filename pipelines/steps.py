@@ -17,13 +17,18 @@ from apache_beam.pvalue import PBegin
 from pipelines.api import Inputs, scoring
 from pipelines.events.decode import Span
 from pipelines.events.sequences import SequenceBatch
+from pipelines.jobs.checks.before import CHECKS, passed
+from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.config import parse_as_ofs
+from pipelines.jobs.launch import Launch
 from pipelines.jobs.outputs.base import Batch, Result
 from pipelines.jobs.outputs.kinds import output as output_of
-from pipelines.jobs.score import fitting, run_of
-from pipelines.jobs.source import find
+from pipelines.jobs.score import run_of
 from pipelines.ledger.counts import DeadLetter, Ledger
+from pipelines.models import registry, remote
 from pipelines.models.engines.base import DeviceName, EngineName
+from pipelines.models.saved.manifest import Manifest, check, load_manifest
+from pipelines.models.saved.operations import check_operations
 from pipelines.storage.rows import Run
 from pipelines.system.progress import Progress
 from pipelines.task.spec import Task
@@ -59,7 +64,9 @@ class ReadEvents(beam.PTransform[PBegin, Accounted[EventBlocks]]):
         super().__init__()
         config = scoring(task, inputs, as_of, "", "", format=format)
         span = Span(config.as_ofs)
-        source = find(task, span, config.input, config.execution)
+        facts = Facts(Launch.of(config), dry_run=False)
+        passed(facts, [check for check in CHECKS if "input" in check.needs])
+        source = facts.source
         self._read = read_files.ReadEvents(task, span, source.pieces, source.shards, Progress())
 
     def expand(self, begin: PBegin) -> Accounted[EventBlocks]:
@@ -162,6 +169,15 @@ class WriteScores(beam.PTransform[Accounted[ScoreBlock], beam.PCollection]):
         if self._batch is None:
             raise RuntimeError("WriteScores is to be used in a `with` statement, around the pipeline")
         return self._batch
+
+
+def fitting(task: Task, model: str) -> tuple[Manifest, str]:
+    """What is known of a model, and where workers find it. Raises UserError if it does not fit the task."""
+    folder = registry.resolve(model)
+    manifest = load_manifest(folder)
+    check(manifest, task)
+    check_operations(folder / "saved_model", folder)
+    return manifest, remote.origin(folder)
 
 
 def _rows(block: ScoreBlock, run: Run) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from tests.support.live_world import World
     from tests.support.services import Emulator
     from tests.support.warehouse import Warehouse
 
@@ -85,6 +86,14 @@ def warehouse(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
     with Warehouse(*place) if place else OwnWarehouse(tmp_path_factory.mktemp("bigquery")) as emulator:
         emulator.wait()
         yield emulator
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A small stream of events, a task and a model for it, which many tests share."""
+    from tests.support.live_world import make_world  # it needs TensorFlow
+
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(autouse=True)

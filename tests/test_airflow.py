@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from pipelines.jobs.outputs.kinds import output
 from pipelines.storage.folder.query import select
 from templates.airflow.foretide_settings import Settings
 from tests.support.command_line import foretide
-from tests.support.live_world import DAY, START, World, make_world
+from tests.support.live_world import DAY, ENGINE, START, World
 from tests.support.warehouse import PROJECT, Warehouse
 
 pytestmark = pytest.mark.long
@@ -163,13 +164,8 @@ def _answer(process: subprocess.Popen[str], log: list[str]) -> Any:
     raise AssertionError("".join(log)[-5000:])
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
 def backfill(world: World, output: str) -> None:
-    flags = ["--task", str(world.task), "--model", str(world.model), "--input", str(world.events)]
+    flags = ["--task", str(world.task), "--model", str(world.model), "--input", str(world.events), *ENGINE]
     foretide("score", *flags, "--as-of", f"{FIRST}..{THIRD}", "--output", output)
 
 
@@ -203,6 +199,7 @@ def workflows(
         "task_file": str(world.task),
         "model": str(world.model),
         "input": [str(events)],
+        "options": {"engine": "openvino"},
         "command": f"{sys.executable} -m pipelines.cli",
         "poll_seconds": 1,
         "alert_url": f"{cloud.url}/alert",
@@ -412,8 +409,10 @@ def test_drift_counts_what_numpy_counts(scored: Output, monkeypatch: Any) -> Non
 
 def test_the_drawing_in_the_docs_is_the_graph(workflows: Workflows) -> None:
     text = (ROOT / "docs" / "airflow.md").read_text()
-    drawn = re.findall(r"^  (\w+) -->(?:\|[^|]*\|)? (\w+)$", text, re.MULTILINE)
-    assert sorted(map(list, drawn)) == workflows.edges["local"] == workflows.edges["cloud"]
+    [chain] = re.findall(r"^\w+(?: -> \w+)+$", text, re.MULTILINE)
+    steps, ends = chain.split(" -> "), re.findall(r"^ +(\w+)  <-", text, re.MULTILINE)
+    drawn = [*map(list, itertools.pairwise(steps)), *([steps[-1], end] for end in ends)]
+    assert sorted(drawn) == workflows.edges["local"] == workflows.edges["cloud"]
 
 
 def given(**changed: object) -> Settings:

@@ -75,7 +75,7 @@ def test_nothing_is_printed_and_what_is_refused_is_warned_of(
         pipelines.UserError, match=r"no score was published(.|\n)*  rejected +3 (.|\n)*REFUSED"
     ) as refused:
         pipelines.score(names["task"], tmp_path / "events.parquet", max_bad_share=0, **given)
-    assert refused.value.code == Exit.REFUSED
+    assert refused.value.exit == Exit.REFUSED
     assert "next" not in str(refused.value)  # nothing is kept to look at
     assert capfd.readouterr() == ("", "")
 

@@ -27,7 +27,7 @@ from pipelines.runners import flink
 from pipelines.runners.execution import check_beam_args
 from pipelines.sandbox.flink_cluster import FlinkCluster, Ports, java
 from tests.support.command_line import foretide
-from tests.support.live_world import AS_OFS, World, make_world
+from tests.support.live_world import AS_OFS, World
 from tests.support.services import Emulator
 
 ROOT = Path(__file__).parents[1]
@@ -303,11 +303,6 @@ def test_the_image_has_the_jars_of_the_cluster_that_tests_run(tmp_path: Path) ->
         jar for jar in beam if not any(fnmatch.fnmatch(jar, name) for name in left_out)
     }
     assert image == {Path(jar).name for jar in FlinkCluster(tmp_path)._jars().split(":")}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

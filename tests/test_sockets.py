@@ -19,17 +19,12 @@ from pipelines.runners.loopback import address
 from pipelines.system.listening import Listener, listeners
 from tests.support import small_shop
 from tests.support.command_line import command
-from tests.support.live_world import ENGINE, World, make_world
+from tests.support.live_world import ENGINE, World
 from tests.support.open_ports import ELSEWHERE, NO_NETWORK, strangers, watch
 from tests.support.services import Emulator
 from tests.support.warehouse import Warehouse
 
 TOIL = [sys.executable, "-m", "tests.support.toiling_pipeline"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def of(world: World, folder: Path) -> list[object]:

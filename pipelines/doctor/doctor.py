@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
-from apache_beam.io.filesystems import FileSystems
-
-from pipelines.doctor import events, google, memory, model, place, runner, subscription, versions
-from pipelines.doctor.findings import Finding, as_json, error, healthy, text
-from pipelines.doctor.launch import Launch
-from pipelines.errors import Exit
-
-Look = Callable[[], Iterator[Finding]]
+from pipelines.doctor import events, google, model, runner, subscription, versions
+from pipelines.doctor.findings import CODES, as_json, healthy, text
+from pipelines.errors import Exit, Finding, UserError
+from pipelines.jobs.checks import before
+from pipelines.jobs.checks.before import Check
+from pipelines.jobs.checks.facts import Facts
+from pipelines.jobs.launch import Launch
 
 
 def doctor(launch: Launch, json: bool = False) -> int:
@@ -21,44 +22,53 @@ def doctor(launch: Launch, json: bool = False) -> int:
     return Exit.OK if healthy(findings) else Exit.UNFIT
 
 
+def checks(services: google.Google) -> tuple[Check, ...]:
+    """What a launch must pass, and what else can be looked at. To add a check, write it and give it a line here or,
+    where a launch must pass it, in `before`."""
+    data = ("input", "task")
+    return (
+        *before.CHECKS,
+        Check("input-rows", events.rows, data),
+        *(Check(code, partial(events.of_input, judge), data) for code, judge in events.JUDGES),
+        Check("model-loads", model.engine, ("model",)),
+        Check("messages", partial(subscription.messages, events.of_messages), ("live",)),
+        Check("runner-reachable", runner.here),
+        Check("worker-image", partial(versions.image, services)),
+        Check("versions", versions.here),
+        Check("credentials", partial(google.credentials, services)),
+        Check("permissions", partial(google.permissions, services)),
+        Check("runner-reachable", partial(google.dataflow, services), ("on_dataflow",)),
+        Check("accelerators", partial(google.accelerators, services), ("on_dataflow",)),
+    )
+
+
 def examine(launch: Launch) -> list[Finding]:
     """All findings: those of the arguments, of the data, of the model, of where rows go and of where the job runs."""
+    services, facts = google.Google(), Facts(launch, dry_run=True, launching=False)
     found = list(launch.problems)
-    services = google.Google()
-    FileSystems.set_options(launch.options)
-    for code, look in _looks(launch, services):
-        try:
-            found += look()
-        except Exception as problem:  # the others are still worth having
-            if launch.execution.debug:
-                raise
-            said = f"it could not be looked at: {type(problem).__name__}: {problem}"
-            found.append(error(code, code, said, "Report it, with the trace that --debug shows"))
-    return list(dict.fromkeys(found))
+    for check in checks(services):
+        found += _all(check, facts)
+    return list(dict.fromkeys(map(partial(_complete, services), found)))
 
 
-def _looks(launch: Launch, services: google.Google) -> Iterator[tuple[str, Look]]:
-    """Each with the code under which it is told that it failed itself."""
-    yield "data-columns", lambda: events.events(launch, services)
-    yield "model-loads", lambda: model.model(launch)
-    yield "memory", lambda: memory.memory(launch)
-    yield "output-place", lambda: place.places(launch, services)
-    if launch.live:
-        yield "subscription", lambda: _subscription(launch)
-    yield "runner-options", lambda: runner.options(launch)
-    yield "runner-reachable", lambda: runner.reachable(launch)
-    yield "worker-image", lambda: versions.image(launch, services)
-    yield "versions", versions.here
-    yield "credentials", lambda: google.credentials(launch, services)
-    yield "permissions", lambda: google.permissions(launch, services)
-    if launch.on_dataflow:
-        yield "runner-reachable", lambda: google.dataflow(launch, services)
-        yield "accelerators", lambda: google.accelerators(launch, services)
+def _all(check: Check, facts: Facts) -> Iterator[Finding]:
+    """What a check finds or raises. The others are still worth having where it fails itself."""
+    try:
+        yield from check.findings(facts)
+    except UserError as error:
+        yield from error.findings
+    except Exception as problem:
+        if facts.launch.execution.debug:
+            raise
+        said = f"it could not be looked at: {type(problem).__name__}: {problem}"
+        yield Finding(check.code, "error", check.code, said, "Report it, with the trace that --debug shows")
 
 
-def _subscription(launch: Launch) -> Iterator[Finding]:
-    """What it is and, if that can be read from, what waits in it."""
-    found = list(subscription.subscription(launch))
-    yield from found
-    if healthy(found):
-        yield from events.messages(launch, subscription.peek(launch))
+def _complete(services: google.Google, found: Finding) -> Finding:
+    """Warnings and errors have a remedy: that of their code where they have none of their own."""
+    if found.severity not in ("warning", "error"):
+        return found
+    remedy = found.remedy or CODES[found.code].remedy
+    if "=ACCOUNT" in remedy:
+        remedy = remedy.replace("=ACCOUNT", f"={services.whom}")
+    return replace(found, remedy=remedy)

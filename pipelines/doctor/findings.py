@@ -6,210 +6,161 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
+from pipelines.errors import Finding, Severity
 from pipelines.system.terminal import in_json
 
-Severity = Literal["ok", "warning", "error", "skipped"]
-REMEDIES = re.compile(  # how one begins in a message
-    "(ALTER|add|check|choose|copy|create|drop|get|give|leave|name|pip|run|say|set|start|stop|take|train|use) "
-)
+SHOWN = ("code", "severity", "subject", "message", "remedy")  # of a finding
 VERSION = 1  # of the JSON; a change that a reader of it would notice makes it 2
 
 
-class Check(NamedTuple):
+class Code(NamedTuple):
     """What a code stands for."""
 
     about: str  # what is found wrong
     remedy: str
 
 
-CHECKS: dict[str, Check] = {
-    "task-file": Check("The task file cannot be read, or says what it cannot.", "Mend the lines that are named."),
-    "arguments": Check(
-        "A flag does not go with the task or with another flag.", "Change the flag as the message says."
-    ),
-    "runner-options": Check(
+CODES: dict[str, Code] = {
+    "task-file": Code("The task file cannot be read, or says what it cannot.", "Mend the lines that are named."),
+    "arguments": Code("A flag does not go with the task or with another flag.", "Change the flag as the message says."),
+    "runner-options": Code(
         "An option for Beam is not known, loses data, is missing for the runner, or is not of its form.",
         "Give the option as the message says.",
     ),
-    "input-found": Check(
+    "input-found": Code(
         "No such file, folder, table or query, or one that cannot be opened.",
         "Correct `--input` or `--bootstrap`, or say the format with `--format`.",
     ),
-    "input-rows": Check("The input holds no row at all.", "Wait until the data is there, or name another input."),
-    "data-columns": Check(
+    "input-rows": Code("The input holds no row at all.", "Wait until the data is there, or name another input."),
+    "data-columns": Code(
         "A field of the task is not among the columns.", "Name the right field in the task file, or mend the data."
     ),
-    "data-types": Check(
+    "data-types": Code(
         "Most values of a column are of a type that the task cannot use.",
         "Name the column that is meant in the task file, or convert it where the data is made.",
     ),
-    "time-unit": Check(
+    "time-unit": Code(
         "Times make no sense in the unit of the task, and do in another one.", "Set the `unit` in the task file."
     ),
-    "time-zone": Check(
+    "time-zone": Code(
         "Some times have a zone and others none; or most events lie after their own arrival, as local times do.",
         "Write all times with their zone, or in UTC; a time without a zone is read as UTC.",
     ),
-    "time-future": Check("Events are newer than now.", "Mend the clock, the unit or the zone of those who write them."),
-    "rows-refused": Check(
+    "time-future": Code("Events are newer than now.", "Mend the clock, the unit or the zone of those who write them."),
+    "rows-refused": Code(
         "Rows of the sample would be refused; more than `--max-bad-share` is an error.",
         "Mend the data; or, if they may be left out, raise `--max-bad-share`.",
     ),
-    "rows-filtered": Check(
+    "rows-filtered": Code(
         "`events.where` leaves out every row of the sample.", "Compare its values with those of the data."
     ),
-    "entities": Check(
+    "entities": Code(
         "There is one entity only, or nearly every event has its own.",
         "Set `events.entity` to the field that says who or what is scored.",
     ),
-    "identity": Check(
+    "identity": Code(
         "Many events count as copies of others, or copies differ in what the task reads.",
         "Set `events.identity` to the fields that tell two events apart.",
     ),
-    "as-of-covered": Check(
+    "as-of-covered": Code(
         "The data has nothing for an as-of, or ends long before it.", "Choose another as-of, or add the data."
     ),
-    "model-found": Check(
-        "There is no model, or it cannot be read.", "Name its folder, or train one: `foretide train`."
-    ),
-    "model-task": Check(
+    "model-found": Code("There is no model, or it cannot be read.", "Name its folder, or train one: `foretide train`."),
+    "model-task": Code(
         "The model was made for another task, or another version of it.",
         "Train a model for this task, or score with the task it was made for.",
     ),
-    "model-loads": Check(
+    "model-loads": Code(
         "The engine cannot load the model, or it gives no finite scores of the right shape.", "Train the model again."
     ),
-    "engine": Check("The library of the engine is not installed.", "Install its extra, or choose another `--engine`."),
-    "device": Check("There is no such device, or the engine cannot use it.", "Take `--device auto` or `cpu`."),
-    "batch-size": Check("The size of a batch is not one that a model can be called with.", "Take a multiple of 16."),
-    "memory": Check(
+    "engine": Code("The library of the engine is not installed.", "Install its extra, or choose another `--engine`."),
+    "device": Code("There is no such device, or the engine cannot use it.", "Take `--device auto` or `cpu`."),
+    "batch-size": Code("The size of a batch is not one that a model can be called with.", "Take a multiple of 16."),
+    "memory": Code(
         "The launch surely takes more memory than there is here; a warning if it is likely to take nearly all.",
         "Lower what the finding names, or take a larger machine.",
     ),
-    "output-place": Check(
+    "output-place": Code(
         "The output or archive cannot be written to, or its name is none.", "Name a folder that you may write to."
     ),
-    "output-tables": Check(
+    "output-tables": Code(
         "Tables of BigQuery are not there, or lack columns, or have others.",
         "Run `foretide schema apply`, or what the finding says.",
     ),
-    "bigquery": Check(
+    "bigquery": Code(
         "BigQuery cannot be asked: its library, its emulator or an answer is missing.",
         "Install the extra `bigquery`, start the emulator, or unset its variable.",
     ),
-    "pubsub": Check(
+    "pubsub": Code(
         "Pub/Sub cannot be asked: its library, its emulator or an answer is missing.",
         "Install the extra `stream`, start the emulator, or unset its variable.",
     ),
-    "subscription": Check(
+    "subscription": Code(
         "The subscription does not exist, or hands out no messages to those who ask.",
         "Create a pull subscription of the topic.",
     ),
-    "subscription-settings": Check(
+    "subscription-settings": Code(
         "A setting of the subscription costs time or messages: ack deadline, retry delay, order, exactly once, dead "
         "letters, filter, short retention.",
         "Change it with `gcloud pubsub subscriptions update`, or create another subscription.",
     ),
-    "dead-letter-topic": Check(
+    "dead-letter-topic": Code(
         "The topic of `--dead-letters` is not there, or may not be seen.", "Create it, or correct its name."
     ),
-    "messages": Check(
+    "messages": Code(
         "Messages cannot be read as `--payload` says.", "Set `--payload` and `--avro-schema` to what is published."
     ),
-    "messages-arrival": Check(
+    "messages-arrival": Code(
         "Messages lack the attribute of `--arrival-attribute`, or it is no time.",
         "Publish it, name the one that is there, or leave the flag out: the publish time is the arrival then.",
     ),
-    "credentials": Check(
+    "credentials": Code(
         "There are no Google credentials, or they are not accepted.",
         "Run `gcloud auth application-default login`, or set `GOOGLE_APPLICATION_CREDENTIALS`.",
     ),
-    "permissions": Check(
+    "permissions": Code(
         "The account here lacks a permission on a project, table, topic, subscription or bucket.",
         "Grant the role that is named to the account, or ask who can.",
     ),
-    "runner-reachable": Check(
+    "runner-reachable": Code(
         "No Prism, Flink cluster, job server or worker pool answers, nor Dataflow.",
         "Start it, or correct its address; for Dataflow enable the API.",
     ),
-    "job-running": Check(
+    "job-running": Code(
         "The live job runs on the cluster already.", "Stop it with `foretide savepoint`, or leave it running."
     ),
-    "flink-slots": Check(
+    "flink-slots": Code(
         "The Flink cluster has fewer task slots than the job takes.", "Start more, or lower `--parallelism`."
     ),
-    "flink-version": Check(
+    "flink-version": Code(
         "The Flink cluster is of another version than the job server.", "Give its version with `--flink_version`."
     ),
-    "worker-places": Check(
+    "worker-places": Code(
         "A place is a folder or service of this machine, and the workers are elsewhere.",
         "Name one that the workers reach, such as gs:// or bq://.",
     ),
-    "worker-image": Check(
+    "worker-image": Code(
         "Workers would not have this package; or the image has another version of Python, Beam or Foretide, or no tag.",
         "Give `--sdk_container_image` an image that was built from this version.",
     ),
-    "versions": Check(
+    "versions": Code(
         "Libraries here are not of the versions that were tested together.",
         "Install with `uv pip install --constraint requirements.lock`.",
     ),
-    "accelerators": Check(
+    "accelerators": Code(
         "The quota of the region has too few GPUs for the workers, or a GPU is wanted and none asked for.",
         "Ask for quota, take another region or type, or lower `--max_num_workers`.",
     ),
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    code: str  # of CHECKS
-    severity: Severity
-    subject: str  # what it is about: a path, table, subscription, flag
-    message: str  # what is wrong; what was seen, if nothing is; or why it could not be asked
-    remedy: str = ""  # of warnings and errors
-
-    def __post_init__(self) -> None:
-        if self.code not in CHECKS:
-            raise ValueError(f"{self.code} is no code of a finding")
-
-
-def ok(code: str, subject: str, message: str) -> Finding:
-    return Finding(code, "ok", subject, message)
-
-
-def skipped(code: str, subject: str, why: str) -> Finding:
-    return Finding(code, "skipped", subject, why)
-
-
-def warning(code: str, subject: str, message: str, remedy: str = "") -> Finding:
-    """Without a remedy of its own it has that of its code."""
-    return Finding(code, "warning", subject, message, remedy or CHECKS[code].remedy)
-
-
-def error(code: str, subject: str, message: str, remedy: str = "") -> Finding:
-    """Without a remedy of its own it has that of its code."""
-    return Finding(code, "error", subject, message, remedy or CHECKS[code].remedy)
-
-
-def told(code: str, subject: str, problem: Exception) -> Finding:
-    """An error as another check words it: `what: remedy`, or all in one."""
-    what, colon, how = str(problem).rpartition(": ")
-    if colon and REMEDIES.match(how):
-        return error(code, subject, what, f"Run {how}" if how.startswith("pip ") else how[0].upper() + how[1:])
-    return error(code, subject, str(problem))
-
-
 def text(findings: Sequence[Finding]) -> str:
-    """For people: a line a finding, its remedy below, and how many of each there are."""
+    """Findings as text for people: a line for each, its remedy below, and how many of each severity there are."""
     lines = []
     for f in findings:
         head = f"{f.severity:<8} {f.code:<22} "
@@ -222,25 +173,25 @@ def text(findings: Sequence[Finding]) -> str:
 
 
 def as_json(command: str, task: str | None, findings: Sequence[Finding]) -> str:
-    """For programs, as `SCHEMA` says."""
+    """Findings as JSON for programs, as `SCHEMA` says."""
     document = {
         "version": VERSION,
         "command": command,
         "task": task,
         "healthy": healthy(findings),
         "counts": tally(findings),
-        "findings": [asdict(f) for f in findings],
+        "findings": [{name: getattr(f, name) for name in SHOWN} for f in findings],
     }
     return in_json(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def healthy(findings: Sequence[Finding]) -> bool:
-    """Whether none is an error."""
+    """Whether no finding is an error."""
     return all(f.severity != "error" for f in findings)
 
 
 def tally(findings: Sequence[Finding]) -> dict[str, int]:
-    """How many there are of each severity."""
+    """Counts findings by severity."""
     counts = Counter(f.severity for f in findings)
     return {severity: counts[severity] for severity in get_args(Severity)}
 
@@ -258,7 +209,7 @@ def schema() -> dict[str, Any]:
 
     line = {"type": "string"}
     finding = {
-        "code": {"enum": list(CHECKS)},
+        "code": {"enum": list(CODES)},
         "severity": {"enum": list(get_args(Severity))},
         "subject": line,
         "message": {"type": "string", "minLength": 1},
@@ -280,14 +231,14 @@ def schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """As it stands in docs/doctor.md."""
+    """The JSON Schema as text, as it stands in docs/doctor.md."""
     return json.dumps(schema(), indent=2)
 
 
 def table() -> str:
     """The table of docs/doctor.md."""
     rows = ["| Code | What is wrong | Remedy |", "| --- | --- | --- |"]
-    return "\n".join([*rows, *(f"| `{code}` | {check.about} | {check.remedy} |" for code, check in CHECKS.items())])
+    return "\n".join([*rows, *(f"| `{code}` | {kind.about} | {kind.remedy} |" for code, kind in CODES.items())])
 
 
 if __name__ == "__main__":

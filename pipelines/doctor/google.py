@@ -17,10 +17,11 @@ from urllib.parse import quote, urlsplit
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, WorkerOptions
 
-from pipelines.doctor.findings import Finding, error, ok, skipped, told, warning
-from pipelines.doctor.launch import Launch
-from pipelines.errors import UserError
+from pipelines.errors import Finding, UserError
 from pipelines.google.permissions import WHO, Grants, input_grants, merged, on_project
+from pipelines.jobs.checks.facts import Facts
+from pipelines.jobs.checks.findings import error, ok, skipped, warning
+from pipelines.jobs.launch import Launch
 
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 TIMEOUT = 10.0  # s, of a request
@@ -62,7 +63,7 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """Of an error."""
+        """The message of an error; empty for others."""
         found = self.content.get("error")
         return str(found.get("message", "")) if isinstance(found, dict) else f"HTTP {self.status}"
 
@@ -77,7 +78,7 @@ class Google:
 
     @property
     def session(self) -> Any:
-        """Raises UserError where there are no credentials, or none that are accepted."""
+        """The session that requests go through. Raises UserError where no credentials are accepted."""
         if isinstance(self._session, UserError):
             raise self._session
         return self._session
@@ -90,23 +91,33 @@ class Google:
             from google.auth.exceptions import GoogleAuthError
             from google.auth.transport.requests import AuthorizedSession, Request
         except ImportError:
-            return UserError("google-auth is not installed: pip install 'foretide[gcp]'")
+            return UserError(
+                "google-auth is not installed", remedy="Run pip install 'foretide[gcp]'", code="credentials"
+            )
         try:
             credentials, _ = google.auth.default(scopes=SCOPES)
             credentials.refresh(Request())  # type: ignore[no-untyped-call]
         except GoogleAuthError as problem:
             said = str(problem.args[0] if problem.args else problem).splitlines()[0]
-            return UserError(f"no Google credentials that are accepted: {said}")
+            return UserError(f"no Google credentials that are accepted: {said}", code="credentials")
         return AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
 
     @property
     def account(self) -> str:
-        """Whom the credentials are of, as policies have it."""
+        """The account of the credentials, as policies write it."""
         email = getattr(self.session.credentials, "service_account_email", None)
         return f"serviceAccount:{email}" if email else "user:YOUR_ACCOUNT"
 
+    @property
+    def whom(self) -> str:
+        """The account; words that stand for it where there is none."""
+        try:
+            return self.account
+        except UserError:
+            return "user:YOUR_ACCOUNT"
+
     def ask(self, service: str, path: str, body: dict[str, Any] | None = None) -> Answer:
-        """GET, or POST of a body.
+        """Asks a service, by GET, or by POST where there is a body.
 
         Raises:
           Unasked: nobody answers.
@@ -140,25 +151,19 @@ class Google:
         return dict(found.json())
 
 
-def credentials(launch: Launch, google: Google) -> Iterator[Finding]:
+def credentials(google: Google, facts: Facts) -> Iterator[Finding]:
     """Whether there are any, where any of Google's services is to be used."""
-    if not _grants(launch) and not launch.on_dataflow:
-        return
-    try:
-        account = google.account
-    except UserError as problem:
-        yield told("credentials", "credentials", problem)
-        return
-    yield ok("credentials", "credentials", f"of {account}")
+    if _grants(facts.launch) or facts.launch.on_dataflow:
+        yield ok("credentials", f"of {google.account}")
 
 
-def permissions(launch: Launch, google: Google) -> Iterator[Finding]:
+def permissions(google: Google, facts: Facts) -> Iterator[Finding]:
     """Whether this account has what the launch and the job need. On Dataflow the job itself is another account's."""
-    for grants in _grants(launch):
+    for grants in _grants(facts.launch):
         try:
             answer = _held(grants, google)
         except Unasked as why:
-            yield skipped("permissions", grants.subject, f"{grants.subject}: {why}")
+            yield skipped(grants.subject, f"{grants.subject}: {why}")
             continue
         yield _judged(grants, answer, google)
 
@@ -173,18 +178,17 @@ def _held(grants: Grants, google: Google) -> Answer:
 
 def _judged(grants: Grants, answer: Answer, google: Google) -> Finding:
     if answer.status == 404 and grants.service not in TOLD:
-        return error("permissions", grants.subject, f"{grants.subject} is not there, or may not be seen")
+        return error(grants.subject, f"{grants.subject} is not there, or may not be seen")
     if answer.status not in (200, 403) or answer.disabled:
         why = f"{grants.service} does not say which permissions are held ({answer.message})"
-        return skipped("permissions", grants.subject, f"{grants.subject}: {why}")
+        return skipped(grants.subject, f"{grants.subject}: {why}")
     held = answer.content.get("permissions", []) if answer.status == 200 else []
     missing = [p for p in grants.permissions if p not in held]
     if not missing:
-        return ok("permissions", grants.subject, f"{grants.subject}: {', '.join(grants.permissions)}")
+        return ok(grants.subject, f"{grants.subject}: {', '.join(grants.permissions)}")
     roles = dict.fromkeys(ROLES[p] for p in missing)
     commands = "; ".join(grants.grant.format(role=role, member=google.account) for role in roles)
     return error(
-        "permissions",
         grants.subject,
         f"{google.account} lacks {', '.join(missing)} on {grants.subject}: it is in {', '.join(roles)}",
         f"Run {commands}",
@@ -235,7 +239,7 @@ def _buckets(launch: Launch) -> dict[str, tuple[str, ...]]:
     temporary = [p for p in (cloud.temp_location, cloud.staging_location) if p] if launch.on_dataflow else []
     out: dict[str, tuple[str, ...]] = {}
     for place, wanted in [
-        *((p, read) for p in (*launch.files, launch.model)),
+        *((p, read) for p in (*launch.files, launch.model or "")),
         *((p, (*read, *write)) for p in temporary),
     ]:
         if place.startswith("gs://") and urlsplit(place).netloc:
@@ -249,11 +253,11 @@ def _bucket(bucket: str, wanted: Sequence[str]) -> Grants:
     return Grants(f"gs://{bucket}", "storage", f"storage/v1/b/{quote(bucket, safe='')}", tuple(wanted), command)
 
 
-def dataflow(launch: Launch, google: Google) -> Iterator[Finding]:
+def dataflow(google: Google, facts: Facts) -> Iterator[Finding]:
     """Whether Dataflow answers for the project and region of the launch."""
-    cloud = launch.options.view_as(GoogleCloudOptions)
+    cloud = facts.launch.options.view_as(GoogleCloudOptions)
     if not cloud.project or not cloud.region:
-        yield skipped("runner-reachable", "Dataflow", "Dataflow is not asked: the launch names no project or region")
+        yield skipped("Dataflow", "Dataflow is not asked: the launch names no project or region")
         return
     where = f"Dataflow of {cloud.project} in {cloud.region}"
     try:
@@ -261,17 +265,15 @@ def dataflow(launch: Launch, google: Google) -> Iterator[Finding]:
         answer = google.ask("dataflow", path)
     except Unasked as why:
         yield error(
-            "runner-reachable",
             "Dataflow",
             f"{where}: {why}",
             "Mend the credentials, or the way to dataflow.googleapis.com",
         )
         return
     if answer.status == 200:
-        yield ok("runner-reachable", "Dataflow", f"{where} answers")
+        yield ok("Dataflow", f"{where} answers")
     elif answer.disabled:
         yield error(
-            "runner-reachable",
             "Dataflow",
             f"{where}: {answer.message}",
             f"Enable the API: gcloud services enable dataflow.googleapis.com --project={shlex.quote(cloud.project)}",
@@ -280,15 +282,14 @@ def dataflow(launch: Launch, google: Google) -> Iterator[Finding]:
         role = ROLES["dataflow.jobs.list"]
         project = shlex.quote(cloud.project)
         command = f"gcloud projects add-iam-policy-binding {project} --member={google.account} --role={role}"
-        yield error("permissions", where, f"{where}: {google.account} lacks dataflow.jobs.list", f"Run {command}")
+        yield error(where, f"{where}: {google.account} lacks dataflow.jobs.list", f"Run {command}", code="permissions")
     else:
-        yield error(
-            "runner-reachable", "Dataflow", f"{where}: {answer.message}", "Correct --project and --region, or try later"
-        )
+        yield error("Dataflow", f"{where}: {answer.message}", "Correct --project and --region, or try later")
 
 
-def accelerators(launch: Launch, google: Google) -> Iterator[Finding]:
+def accelerators(google: Google, facts: Facts) -> Iterator[Finding]:
     """Whether the region has the GPUs that workers are to have."""
+    launch = facts.launch
     cloud = launch.options.view_as(GoogleCloudOptions)
     wanted = _wanted(launch)
     if wanted is None:
@@ -297,17 +298,17 @@ def accelerators(launch: Launch, google: Google) -> Iterator[Finding]:
     most = launch.options.view_as(WorkerOptions).max_num_workers or launch.options.view_as(WorkerOptions).num_workers
     workers = int(most or 1)
     if not cloud.project or not cloud.region:
-        yield skipped("accelerators", kind, f"quota of {kind} is not asked: the launch names no project or region")
+        yield skipped(kind, f"quota of {kind} is not asked: the launch names no project or region")
         return
     region = launch.options.view_as(WorkerOptions).worker_region or cloud.region
     try:
         answer = google.ask("compute", f"compute/v1/projects/{cloud.project}/regions/{region}")
     except Unasked as why:
-        yield skipped("accelerators", kind, f"quota of {kind} in {region} is not known: {why}")
+        yield skipped(kind, f"quota of {kind} in {region} is not known: {why}")
         return
     if answer.status != 200:
         why_not = f"{answer.message} (it takes {ROLES['compute.regions.get']})"
-        yield skipped("accelerators", kind, f"quota of {kind} in {region} is not known: {why_not}")
+        yield skipped(kind, f"quota of {kind} in {region} is not known: {why_not}")
         return
     yield _quota(kind, each * workers, region, cloud.project, answer.content.get("quotas", []))
 
@@ -316,15 +317,15 @@ def _quota(kind: str, needed: int, region: str, project: str, quotas: list[dict[
     metric = metric_of(kind)
     found = next((q for q in quotas if q.get("metric") == metric), None)
     if found is None:
-        return skipped("accelerators", kind, f"{region} tells no quota {metric}")
+        return skipped(kind, f"{region} tells no quota {metric}")
     limit, usage = int(found.get("limit", 0)), int(found.get("usage", 0))
     said = f"{metric} of {project} in {region}: {usage} of {limit} in use, and the workers take up to {needed}"
     if limit - usage >= needed:
-        return ok("accelerators", kind, said)
+        return ok(kind, said)
     less = f", or --max_num_workers={limit - usage} with one GPU each" if limit > usage else ""
     remedy = f"Ask for a quota {metric} of {usage + needed} in {region}, take another region or type{less}"
     report = warning if limit > usage else error  # with some of them the job starts
-    return report("accelerators", kind, said, remedy)
+    return report(kind, said, remedy)
 
 
 def metric_of(kind: str) -> str:

@@ -1,90 +1,45 @@
-"""The model: is it there, was it made for this task, and does its engine give scores here."""
+"""The engine of a launch: does it load the model, and give scores."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from pipelines.doctor.findings import Finding, error, ok, skipped, told
-from pipelines.doctor.launch import Launch
-from pipelines.errors import UserError
-from pipelines.models import registry
+from pipelines.errors import Finding
+from pipelines.jobs.checks.facts import Facts
+from pipelines.jobs.checks.findings import error, ok
 from pipelines.models.engines.base import ALIGNMENT, Engine
 from pipelines.models.engines.loading import load_engine, silent_stderr
-from pipelines.models.saved.manifest import Manifest, differences, load_manifest
-from pipelines.transforms.infer import Infer
+from pipelines.models.saved.manifest import Manifest
 
 LIBRARIES = {"tensorflow": "tensorflow", "openvino": "openvino", "openvino-bf16": "openvino"}
 
 
-def model(launch: Launch) -> Iterator[Finding]:
-    """All about the model."""
-    if "://" in launch.model:
-        yield skipped("model-found", launch.model, f"{launch.model} is not of this machine, and not loaded here")
+def engine(facts: Facts) -> Iterator[Finding]:
+    """Whether the engine is there, and can call the model."""
+    if not facts.model_here:
         return
-    try:
-        folder = registry.resolve(launch.model)
-        manifest = load_manifest(folder)
-    except UserError as problem:
-        what, _, how = str(problem).rpartition("; ")
-        yield error("model-found", launch.model, what or how, f"{how[0].upper()}{how[1:]}" if what else "")
-        return
-    yield ok("model-found", launch.model, f"{manifest.version} of {manifest.task} in {folder}")
-    yield from _task(launch, manifest)
-    yield from _batch(launch)
-    yield from _engine(launch, folder, manifest)
-
-
-def _task(launch: Launch, manifest: Manifest) -> Iterator[Finding]:
-    if launch.task is None:
-        yield skipped("model-task", launch.model, "the task is not known")
-        return
-    misfits = list(differences(manifest, launch.task))
-    for misfit in misfits:
-        yield error("model-task", launch.model, f"{manifest.version} does not fit task {launch.task.task}: {misfit}")
-    if not misfits:
-        yield ok("model-task", launch.model, f"{manifest.version} was made for this task")
-
-
-def _batch(launch: Launch) -> Iterator[Finding]:
-    if launch.task is None:
-        return
-    try:
-        Infer(launch.model, launch.task, launch.engine, launch.device, launch.batch_size)
-    except UserError as problem:
-        yield told("batch-size", "--batch-size", problem)
-
-
-def _engine(launch: Launch, folder: Path, manifest: Manifest) -> Iterator[Finding]:
+    launch, folder = facts.launch, facts.model
     library = LIBRARIES[launch.engine]
     try:
         with silent_stderr():
             importlib.import_module(library)
     except ImportError:
         extra = "foretide" if library == "tensorflow" else f"foretide[{library}]"
-        problem = f"--engine {launch.engine} is not installed"
-        yield error("engine", "--engine", problem, f"Run pip install '{extra}', or choose another --engine")
+        remedy = f"Run pip install '{extra}', or choose another --engine"
+        yield error("--engine", f"--engine {launch.engine} is not installed", remedy, code="engine")
         return
-    try:  # what workers elsewhere have, this machine need not have
-        engine = load_engine(folder, launch.engine, launch.device if launch.here else "cpu")
-    except UserError as problem:
-        what, separator, how = str(problem).partition("; ")
-        if what.startswith("--device"):
-            yield error("device", "--device", what, f"{how[0].upper()}{how[1:]}" if separator else "")
-        else:
-            yield error("model-loads", str(folder), what)
-        return
+    loaded = load_engine(folder, launch.engine, launch.device if launch.here else "cpu")  # workers may have others
     try:
-        wrong = _wrong(engine, manifest)
+        wrong = _wrong(loaded, facts.manifest)
     except Exception as raised:  # a model may raise anything
         wrong = f"it fails on zeros: {type(raised).__name__}: {' '.join(str(raised).split())[:200]}"
     if wrong:
-        yield error("model-loads", str(folder), f"{folder}: {wrong}")
+        yield error(str(folder), f"{folder}: {wrong}")
     else:
-        yield ok("model-loads", str(folder), f"{engine.name} gives scores on the {engine.device}")
+        yield ok(str(folder), f"{loaded.name} gives scores on the {loaded.device}")
 
 
 def _wrong(engine: Engine, manifest: Manifest) -> str:

@@ -15,9 +15,10 @@ import apache_beam
 from apache_beam.options.pipeline_options import WorkerOptions
 
 import pipelines
-from pipelines.doctor.findings import Finding, error, ok, skipped, warning
 from pipelines.doctor.google import Google
-from pipelines.doctor.launch import Launch
+from pipelines.errors import Finding
+from pipelines.jobs.checks.facts import Facts
+from pipelines.jobs.checks.findings import error, ok, skipped, warning
 
 LOCK = Path(pipelines.__path__[0]).parent / "requirements.lock"
 PIN = re.compile(r"^([\w.-]+)==([\w.!+-]+)", re.MULTILINE)
@@ -36,11 +37,11 @@ GOOGLE = r"(^|\.)(gcr\.io|pkg\.dev)$"  # registries that take the credentials of
 TIMEOUT = 10.0  # s, of a request
 
 
-def here() -> Iterator[Finding]:
+def here(_: Facts) -> Iterator[Finding]:
     """The libraries of this environment."""
     wanted = pins()
     if not wanted:
-        yield skipped("versions", "libraries", "there is no list of the versions that were tested together")
+        yield skipped("libraries", "there is no list of the versions that were tested together")
         return
     different = []
     for name, version in wanted.items():
@@ -52,9 +53,9 @@ def here() -> Iterator[Finding]:
             different.append(f"{name} {found} (tested: {version})")
     if different:
         more = f", and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
-        yield warning("versions", "libraries", f"other versions than tested: {', '.join(different[:SHOWN])}{more}")
+        yield warning("libraries", f"other versions than tested: {', '.join(different[:SHOWN])}{more}")
         return
-    yield ok("versions", "libraries", f"Python {platform.python_version()}, Beam {apache_beam.__version__}, as tested")
+    yield ok("libraries", f"Python {platform.python_version()}, Beam {apache_beam.__version__}, as tested")
 
 
 def pins() -> dict[str, str]:
@@ -69,19 +70,18 @@ def pins() -> dict[str, str]:
     return dict(PIN.findall(text))
 
 
-def image(launch: Launch, google: Google) -> Iterator[Finding]:
+def image(google: Google, facts: Facts) -> Iterator[Finding]:
     """The image of the workers, by its labels where the registry shows them, else by its name."""
-    name = launch.options.view_as(WorkerOptions).sdk_container_image
+    name = facts.launch.options.view_as(WorkerOptions).sdk_container_image
     if not name:
         return
     match = IMAGE.fullmatch(name)
     if match is None:
-        yield error("worker-image", name, f"--sdk_container_image={name} is no name of an image", "Correct its name")
+        yield error(name, f"--sdk_container_image={name} is no name of an image", "Correct its name")
         return
     host, repository, tag, digest = match.groups()
     if (tag is None and digest is None) or tag == "latest":
         yield warning(
-            "worker-image",
             name,
             f"{name} has no tag of its own, so that what it is may change while a job runs",
             "Give the image with a tag of its version, or its digest",
@@ -97,7 +97,7 @@ def image(launch: Launch, google: Google) -> Iterator[Finding]:
             why = f"{host} does not show it ({getattr(problem, 'reason', None) or type(problem).__name__})"
     found = {kind: version for kind, version in found.items() if version}
     if not found:
-        yield skipped("worker-image", name, f"the versions in {name} cannot be read: {why}")
+        yield skipped(name, f"the versions in {name} cannot be read: {why}")
         return
     yield _compared(name, found)
 
@@ -112,12 +112,11 @@ def _compared(name: str, found: Mapping[str, str]) -> Finding:
     if other:
         said = ", ".join(f"{kind} {found[kind]} in the image and {own[kind]} here" for kind in other)
         return error(
-            "worker-image",
             name,
             f"{name}: {said}",
             f"Build the image from this version, with Beam {own['beam']} and Python {own['python']}",
         )
-    return ok("worker-image", name, f"{name}: {', '.join(f'{kind} {version}' for kind, version in found.items())}")
+    return ok(name, f"{name}: {', '.join(f'{kind} {version}' for kind, version in found.items())}")
 
 
 def _foretide() -> str:

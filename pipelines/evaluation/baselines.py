@@ -55,12 +55,12 @@ ROUNDS, PATIENCE = 1000, 50
 
 
 def recency(examples: Examples, rows: Ints) -> Doubles:
-    """f8 (len(rows)): us since the last event: who was away longest leaves first."""
+    """Scores by recency, f8 (len(rows)): us since the last event. Who was away longest leaves first."""
     return (examples.as_of[rows] - examples.last_event_time[rows]).astype(np.float64)
 
 
 def logistic(task: Task, examples: Examples, train: Ints, rows: Ints) -> Doubles:
-    """f8 (len(rows)): probability of churn by a logistic regression on what `summary` says of a history. Of the rows
+    """Probability of churn, f8 (len(rows)), by a logistic regression on what `summary` says of a history. Of the rows
     `train`, `REGRESSION_ROWS` evenly spaced ones at most."""
     learn = thin(train, REGRESSION_ROWS)
     x, new = (parts(task, r, lambda part: summary(task, examples, part)) for r in (learn, rows))
@@ -70,8 +70,8 @@ def logistic(task: Task, examples: Examples, train: Ints, rows: Ints) -> Doubles
 
 
 def summary(task: Task, examples: Examples, rows: Ints) -> Doubles:
-    """f8 (n, 6), logarithms of 1 + recency, tenure within the history (both in steps), events, and active steps in the
-    whole history, its last quarter and its last twelfth."""
+    """What a history says in six numbers, f8 (n, 6): logarithms of 1 + recency, tenure within the history (both in
+    steps), events, and active steps in the whole history, its last quarter and its last twelfth."""
     present = active(task, examples.tensor(rows))
     steps = present.shape[1]
     lately = [present[:, -max(1, steps // part) :].sum(axis=1) for part in (1, 4, 12)]
@@ -80,7 +80,7 @@ def summary(task: Task, examples: Examples, rows: Ints) -> Doubles:
 
 
 def active(task: Task, x: Floats) -> Mask:
-    """bool (n, steps): the steps in which something happened, as far as the features tell: by the counts; without any,
+    """The steps in which something happened, bool (n, steps), as far as the features tell: by the counts; without any,
     by the recency; else by whatever is not carried forward; else by any feature."""
     counts = _columns(task, lambda f: f.aggregation.measures == "count")
     ages = _columns(task, lambda f: f.aggregation.measures == "age")
@@ -91,7 +91,7 @@ def active(task: Task, x: Floats) -> Mask:
 
 
 def trees(task: Task, examples: Examples, train: Ints, validation: Ints, rows: Ints) -> Doubles:
-    """f8 (len(rows)): probability of churn by LightGBM on `aggregates`, trained on the rows `train` (as many of them,
+    """Probability of churn, f8 (len(rows)), by LightGBM on `aggregates`, trained on the rows `train` (as many of them,
     evenly spaced, as `TREE_CELLS` has room for) until the rows `validation` (a quarter of that, at most) are described
     no better. The same rows give the same trees.
 
@@ -169,13 +169,14 @@ def aggregates(task: Task, examples: Examples, rows: Ints) -> Floats:
 
 
 def parts(task: Task, rows: Ints, of: Callable[[Ints], Array]) -> Array:
-    """`of` all rows, concatenated; it is given as many at a time as `PART` and `PART_CELLS` allow."""
+    """Calls `of` on all rows, and concatenates what it gives; it is given as many at a time as `PART` and `PART_CELLS`
+    allow."""
     size = max(1, min(PART, PART_CELLS // (task.sequence.steps * len(task.features))))
     return np.concatenate([of(rows[i : i + size]) for i in range(0, len(rows), size)])
 
 
 def thin(rows: Ints, most: int) -> Ints:
-    """At most `most` of the rows, evenly spaced."""
+    """Picks at most `most` of the rows, evenly spaced."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
@@ -260,7 +261,7 @@ class _Table:
         return parts(self.task, rows, lambda part: self._numbered(aggregates(self.task, self.examples, part)))
 
     def predict(self, boosters: Sequence[lightgbm.Booster], rows: Ints) -> Doubles:
-        """f8 (len(rows), len(boosters)), in one pass over the rows."""
+        """What each booster says of the rows, f8 (len(rows), len(boosters)), in one pass over them."""
 
         def by_each(part: Ints) -> Doubles:
             x = self(part)
@@ -269,7 +270,7 @@ class _Table:
         return parts(self.task, rows, by_each)
 
     def boost(self, objective: str, y: Doubles, check: tuple[Floats, Doubles]) -> lightgbm.Booster:
-        """Trees that say y of x, stopped early by the loss on another (x, y)."""
+        """Trains trees that say y of x, stopped early by the loss on another (x, y)."""
         lgb = _lightgbm()
         data = lgb.Dataset(self.x, y, categorical_feature=list(self.codes))
         settings = {**TREES, "objective": objective, "seed": self.task.model.seed, "num_threads": _threads(self.x)}

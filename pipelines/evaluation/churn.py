@@ -53,7 +53,7 @@ class Scored(NamedTuple):
 
 
 def judge(survey: Survey, splits: Splits, head: Head, uncalibrated: Predict, method: str) -> Churn:
-    """The whole evaluation."""
+    """Judges a model of churn: the whole evaluation."""
     compared = compare(survey, splits.train, splits.validation)
     return Churn(
         **head,
@@ -67,7 +67,7 @@ def judge(survey: Survey, splits: Splits, head: Head, uncalibrated: Predict, met
 
 
 def headline(evaluation: Churn) -> dict[str, float]:
-    """What the manifest keeps: AUC with its interval, that of each baseline, and calibration."""
+    """The figures that the manifest keeps: AUC with its interval, that of each baseline, and calibration."""
     network, gradient, linear, simple = evaluation["models"]
     after = evaluation["calibration"]["after"]
     return {
@@ -85,7 +85,7 @@ def headline(evaluation: Churn) -> dict[str, float]:
 
 
 def lines(evaluation: Churn) -> list[str]:
-    """What the terminal shows: the network beside every baseline."""
+    """The lines that the terminal shows: the network beside every baseline."""
     test, shown = evaluation["test"], evaluation["models"]
     width = max(len(m["name"]) for m in shown)
     title = f"{tested(evaluation)}, {100 * (test['share'] or 0):.1f} % of them churned; in brackets 95 % intervals"
@@ -119,7 +119,8 @@ def compare(survey: Survey, train: Ints, validation: Ints) -> list[Scored]:
 
 
 def models(survey: Survey, compared: Sequence[Scored]) -> list[ChurnModel]:
-    """Intervals and differences come from one bootstrap of the entities, the as-ofs of each drawn together."""
+    """The figures of each model. Intervals and differences come from one bootstrap of the entities, the as-ofs of each
+    drawn together."""
     label = survey.examples.label[survey.test.rows, 0]
     rankings = [Ranking.of(label, m.score) for m in compared]
 
@@ -137,7 +138,8 @@ def models(survey: Survey, compared: Sequence[Scored]) -> list[ChurnModel]:
 
 
 def _model(label: Floats, m: Scored, areas: Doubles, draws: Doubles) -> ChurnModel:
-    """
+    """The figures of one model.
+
     Args:
       areas: (2) under the ROC and the precision-recall curve; `draws` (d, 2) those of the bootstrap.
     """
@@ -160,7 +162,7 @@ def _model(label: Floats, m: Scored, areas: Doubles, draws: Doubles) -> ChurnMod
 
 
 def calibration(survey: Survey, uncalibrated: Predict, method: str) -> Calibration:
-    """Of the test rows, before and after `method`."""
+    """The calibration of the test rows, before and after `method`."""
     task, rows = survey.task, survey.test.rows
     label = survey.examples.label[rows, 0]
     before = parts(task, rows, lambda part: uncalibrated(survey.examples.tensor(part))[:, 0])
@@ -191,7 +193,8 @@ def by_as_of(survey: Survey) -> list[ChurnAsOf]:
 
 
 def importance(survey: Survey) -> list[Importance]:
-    """The fall of the AUC; nothing where all of the shuffled rows churned, or none."""
+    """How important each feature is, by the fall of the AUC; nothing where all of the shuffled rows churned, or
+    none."""
     label = survey.examples.label
 
     def quality(rows: Ints, _: Floats, scores: Floats) -> float:

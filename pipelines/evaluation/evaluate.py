@@ -51,12 +51,12 @@ def evaluate(
 
 
 def headline(evaluation: Evaluation) -> dict[str, float]:
-    """What the manifest keeps."""
+    """The figures of an evaluation that the manifest keeps."""
     return {"test_entities": float(evaluation["test"]["entities"]), **KINDS[evaluation["kind"]].headline(evaluation)}
 
 
 def lines(evaluation: Evaluation) -> list[str]:
-    """What the terminal shows: the network beside every baseline."""
+    """The lines that the terminal shows: the network beside every baseline."""
     return KINDS[evaluation["kind"]].lines(evaluation)
 
 

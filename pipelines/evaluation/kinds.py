@@ -11,7 +11,7 @@ from pipelines.evaluation.survey import Predict, Splits, Survey
 
 
 class Kind(NamedTuple):
-    """What judging a kind of label takes."""
+    """The functions that judge a kind of label."""
 
     judge: Callable[[Survey, Splits, Head, Predict, str], Evaluation]  # the whole evaluation
     headline: Callable[[Any], dict[str, float]]  # what the manifest keeps of it

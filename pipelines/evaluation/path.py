@@ -42,7 +42,7 @@ FANS, HISTORY = 4, 60  # paths that are drawn, and the levels before them
 
 
 def judge(survey: Survey, splits: Splits, head: Head, uncalibrated: Predict, method: str) -> Path:
-    """The whole evaluation."""
+    """Judges a model of paths: the whole evaluation."""
     found = forecasts(survey, splits.train, splits.validation)
     return Path(
         **head,
@@ -57,8 +57,8 @@ def judge(survey: Survey, splits: Splits, head: Head, uncalibrated: Predict, met
 
 
 def headline(evaluation: Path) -> dict[str, float]:
-    """What the manifest keeps: the skill, and at the first, the middle and the last step the error in %, that of naive
-    and the skill; with intervals where there are any."""
+    """The figures that the manifest keeps: the skill, and at the first, the middle and the last step the error in %,
+    that of naive and the skill; with intervals where there are any."""
     network, last = evaluation["models"][:2]
     steps = network["by_step"]
     found: dict[str, float | None] = {
@@ -76,7 +76,7 @@ def headline(evaluation: Path) -> dict[str, float]:
 
 
 def lines(evaluation: Path) -> list[str]:
-    """What the terminal shows: the errors of each model at some steps."""
+    """The lines that the terminal shows: the errors of each model at some steps."""
     shown = evaluation["models"]
     network, width = shown[0], 12
     names = "".join(f"{m['name'].split()[0]:>{width}}" for m in shown)
@@ -110,7 +110,8 @@ def _percent(skill: float | None) -> str:
 
 
 def forecasts(survey: Survey, train: Ints, validation: Ints) -> dict[str, Doubles]:
-    """Levels f8 (test rows, label.steps) by each model: the network's medians, the naive forecast, the others.
+    """The levels that each model forecasts, f8 (test rows, label.steps): the network's medians, the naive forecast, the
+    others.
 
     Raises:
       UserError: LightGBM is not installed.
@@ -129,8 +130,8 @@ def forecasts(survey: Survey, train: Ints, validation: Ints) -> dict[str, Double
 
 
 def models(survey: Survey, found: Mapping[str, Doubles]) -> list[PathModel]:
-    """Intervals come from a bootstrap of blocks of as-ofs: what is forecast at one as-of moves together, and so do
-    as-ofs whose horizons overlap."""
+    """The figures of each model. Intervals come from a bootstrap of blocks of as-ofs: what is forecast at one as-of
+    moves together, and so do as-ofs whose horizons overlap."""
     actual, as_of = survey.examples.label[survey.test.rows], survey.examples.as_of[survey.test.rows]
     times, place = np.unique(as_of, return_inverse=True)
     weights = _weights(survey.task, times)
@@ -141,7 +142,8 @@ def models(survey: Survey, found: Mapping[str, Doubles]) -> list[PathModel]:
 
 
 def _model(name: str, error: Doubles, own: Doubles, reference: Doubles, weights: Ints | None) -> PathModel:
-    """
+    """The figures of one model.
+
     Args:
       error: (steps); own, reference: (as-ofs, steps) sums of errors of the log return, of this model and of naive.
     """

@@ -69,7 +69,7 @@ class Reliability(TypedDict):
 
 
 class Calibration(TypedDict):
-    """Of the network on the test entities, before and after the method was applied."""
+    """How well the scores of the network are calibrated on the test entities, before and after the method."""
 
     method: str
     before: Reliability
@@ -109,7 +109,7 @@ class ScoreDrift(TypedDict):
 
 
 class FeatureDrift(TypedDict):
-    """Of the mean of a feature over an entity's history."""
+    """The drift of a feature: of its mean over an entity's history."""
 
     feature: str
     psi: float

@@ -66,7 +66,7 @@ class Survey:
 
 
 def see(task: Task, examples: Examples, rows: Ints, predict: Predict) -> Seen:
-    """One pass over the tensors of the rows."""
+    """Asks the network about the rows, in one pass over their tensors."""
 
     def look(part: Ints) -> Doubles:
         x = examples.tensor(part)
@@ -80,8 +80,8 @@ def see(task: Task, examples: Examples, rows: Ints, predict: Predict) -> Seen:
 
 
 def means(task: Task, x: Floats) -> Doubles:
-    """f8 (n, features): the mean of each feature over the steps; of a `relative` one the mean of log(x / last x), of a
-    text feature the last code there is."""
+    """The mean of each feature, f8 (n, features): the mean of each feature over the steps; of a `relative` one the mean
+    of log(x / last x), of a text feature the last code there is."""
     out = x.mean(axis=1, dtype=np.float64)
     for i, f in enumerate(task.features):
         if f.vocabulary:
@@ -92,7 +92,7 @@ def means(task: Task, x: Floats) -> Doubles:
 
 
 def entities(examples: Examples, rows: Ints) -> Ints:
-    """(len(rows)) a number for each entity."""
+    """Numbers the entities of the rows, (len(rows))."""
     names = examples.entity.take(pa.array(rows)).combine_chunks()
     return names.dictionary_encode().indices.to_numpy().astype(np.int64)
 
@@ -146,7 +146,7 @@ def feature_drift(survey: Survey) -> list[FeatureDrift]:
 
 
 def number(value: Any) -> float:
-    """To six figures, which is more than is known of any metric."""
+    """Rounds a number to six figures, which is more than is known of any metric."""
     return float(f"{float(value):.6g}")
 
 

@@ -44,15 +44,15 @@ MIX1, MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 @dataclass(frozen=True)
 class EventBlock:
-    """n events of k entities."""
+    """Events in columns: n events of k entities."""
 
     keys: pa.StringArray  # (k) distinct entities
     key: npt.NDArray[np.int32 | np.uint16]  # (n) index into keys
     time: Ints  # (n) event time, us
     id: Hashes  # (n) hash of the identity fields, 0 without identity
-    codes: npt.NDArray[np.uint16]  # (C, n) categories: index into the task's values, their number or more for any other
-    values: Floats  # (V, n) NaN for null, no -0.0
-    hashes: Hashes  # (H, n) hashes of the fields whose distinct values count, 0 for null
+    codes: npt.NDArray[np.uint16]  # (C, n) fields of `task.categorical`: index into their values, or a larger number
+    values: Floats  # (V, n) the fields of `task.numeric`; NaN for null, no -0.0
+    hashes: Hashes  # (H, n) hashes of the texts in the fields of `task.hashed`, 0 for null
     arrival: Ints | None  # (n) us, if the task has it
 
     @staticmethod
@@ -79,7 +79,8 @@ class EventBlock:
         )
 
     def pack(self) -> bytes:
-        """Little-endian columns behind one header, widest first so that each is aligned; `unpack` is the inverse.
+        """Packs the block to bytes: little-endian columns behind one header, widest first so that each is aligned;
+        `unpack` is the inverse.
 
         The length is a multiple of 8, so that packed blocks in a row are aligned, too.
         """
@@ -93,7 +94,11 @@ class EventBlock:
 
 
 def unpack(raw: bytes) -> EventBlock:
-    """A block on the bytes themselves: its arrays are views and read-only."""
+    """The inverse of `EventBlock.pack`, without a copy: the arrays are read-only views of the bytes.
+
+    Raises:
+      ValueError: another version wrote them.
+    """
     version, has_arrival, c, v, h, n, k, size = HEADER.unpack_from(raw)
     if version != VERSION:
         raise ValueError(f"an event block of version {version}; this code reads version {VERSION}")
@@ -119,7 +124,7 @@ def _key_type(keys: int) -> str:
 
 
 def concat(blocks: Sequence[EventBlock]) -> EventBlock:
-    """One block of at least one; equal keys are merged by their text, never by a hash."""
+    """All events of some blocks, at least one, in one block. Equal keys are merged by their text, never by a hash."""
     if len(blocks) == 1:
         return blocks[0]
     merged = pa.concat_arrays([b.keys for b in blocks]).dictionary_encode()
@@ -139,13 +144,13 @@ def concat(blocks: Sequence[EventBlock]) -> EventBlock:
 
 
 def arrivals(raw: bytes) -> Ints:
-    """The arrival column of a packed block that has one, without the rest."""
+    """us (n): the arrivals of a packed block that has them, without unpacking the rest."""
     _, _, _, _, hashes, n, _, _ = HEADER.unpack_from(raw)
     return np.frombuffer(raw, "<i8", n, HEADER.size + 8 * n * (2 + hashes))
 
 
 def joined(raws: Sequence[bytes]) -> EventBlock:
-    """Packed blocks of one task, at least one, in one block: `concat` for thousands of a few events each."""
+    """All events of packed blocks of one task, at least one: `concat`, quick for thousands of a few events each."""
     small = [raw for raw in raws if len(raw) < SMALL]
     blocks = [unpack(raw) for raw in raws if len(raw) >= SMALL]
     return concat([*blocks, _joined(small)] if small else blocks)
@@ -189,7 +194,7 @@ def _starts(lengths: Ints) -> Ints:
 
 
 def pruned(b: EventBlock) -> EventBlock:
-    """Without the keys that no event has."""
+    """The block without the keys that no event has."""
     used = np.zeros(len(b.keys), bool)
     used[b.key] = True
     if used.all():
@@ -212,10 +217,12 @@ def chunks(b: EventBlock, size: int = CHUNK) -> Iterator[bytes]:
 
 
 def order(b: EventBlock) -> tuple[Ints, Ints]:
-    """Rows by (key, time, id, arrival, content): one order, whatever the order they came in; and the places in it
-    whose key and time are those of the place before.
+    """The canonical order of a block's events, by (key, time, id, arrival, content), however they came.
 
-    Only runs of equal (key, time) pay for a lexsort of all that follows.
+    Only runs of equal key and time pay for a lexsort of all that follows.
+
+    Returns:
+      rows (n) in that order, and the places in it (ascending) whose key and time are those of the place before.
     """
     rows = _by_key_and_time(b)
     key, time = b.key[rows], b.time[rows]
@@ -231,8 +238,11 @@ def order(b: EventBlock) -> tuple[Ints, Ints]:
 
 
 def _by_key_and_time(b: EventBlock) -> Ints:
-    """Files are nearly in order of time: rows grouped by key (16 bits: a radix sort) are nearly sorted already, which
-    the stable sort of (key, time) as one number makes use of. Three times faster than sorting that number at once."""
+    """Rows (n) by (key, time); those of both equal stay in their order.
+
+    Files are nearly in order of time. So rows that are grouped by key first (16 bits: a radix sort) are nearly sorted,
+    and the stable sort of key and time as one number makes use of that: three times faster than sorting it at once.
+    """
     if not len(b):
         return np.arange(0)
     start = b.time.min()
@@ -245,12 +255,14 @@ def _by_key_and_time(b: EventBlock) -> Ints:
 
 
 def tidy(b: EventBlock, identity: bool) -> tuple[EventBlock, Ints]:
-    """In canonical order, each event once, the copy that arrived first -> (block, rows of `b` that stayed).
+    """The events in canonical order, each once: of several copies the one that arrived first.
 
-    Without identity only events with the same id, which then is that of a message, are copies. Of copies that arrived
-    at once, the first in `b` is the one that stayed; where they contradict one another, each field has its smallest
-    value (see `sortable`; the smallest hash of a text), and a category none: no field depends on which others the task
-    reads.
+    Without identity only events of one id, which then is that of a message, are copies. Where copies that arrived at
+    once contradict one another, each field has its smallest value (see `sortable`; the smallest hash of a text) and
+    a category has none: so no field depends on which others the task reads.
+
+    Returns:
+      A block, and for each of its events the row of `b` that it was; the first of those that arrived at once.
     """
     rows, tied = order(b)
     id_ = b.id[rows[tied]]
@@ -283,7 +295,7 @@ def _merge(out: EventBlock, at: Ints, copies: EventBlock) -> None:
 
 
 def sortable(values: Floats) -> npt.NDArray[np.int32]:
-    """Whole numbers in the order of the values, NaN last."""
+    """i4 (n): whole numbers that have the order of the values, NaN last."""
     bits = np.where(np.isnan(values), np.float32(np.nan), values).view(np.int32)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
@@ -294,7 +306,7 @@ def _unsorted(order: npt.NDArray[np.int32]) -> Floats:
 
 
 def split(b: EventBlock, shards: int) -> Iterator[tuple[int, EventBlock]]:
-    """(shard, block) by hash of the entity; a block carries only the keys of its shard."""
+    """The events of each shard that has some, by the hash of their entity; a block has the keys of its shard alone."""
     if not len(b):
         return
     of_key = (hash64(b.keys) % np.uint64(shards)).astype(np.int16 if shards < 32768 else np.int32)

@@ -1,8 +1,8 @@
 """One column as text, numbers or codes, whatever its Arrow type. Pure functions, all vectorised.
 
 A column that does not convert raises an error that says which rows are at fault: `decode` leaves them out and converts
-the others. Arrow's casts tell no more than that some value does not convert, so what they take is said here as a
-pattern. Times are in `times`.
+the others. Arrow's casts do not say which value is wrong, so the patterns here describe what they take. Times are in
+`times`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 EXACT = 1 << 53  # whole numbers from here on are not exact as 64-bit floats
-LARGEST = np.uint64((1 << 63) - 1)  # whole number of 64 bits
+LARGEST = np.uint64((1 << 63) - 1)  # of the whole numbers of 64 bits
 MISSING = ("", "NA", "N/A", "n/a", "NULL", "null", "None", "-")  # text that stands for no number
 NUMBER = r"^[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:nan(?:\([a-z0-9_]*\))?|inf(?:inity)?))$"
 WHOLE = r"^-?0*[0-9]{1,18}$|^0[xX][0-9a-fA-F]{1,16}$"
-WHOLE_19 = r"^-?0*[1-9][0-9]{18}$"  # some of them fit in 64 bits
+WHOLE_19 = r"^-?0*[1-9][0-9]{18}$"  # only some of them fit in 64 bits
 
 Mask = npt.NDArray[np.bool_]
 
 
 class DecodeError(ValueError):
-    """A column with values that do not convert; the message names the field.
+    """Some values of a column do not convert; the message names the field.
 
-    Args:
-      wrong: (n) which of them do not.
+    Attributes:
+      wrong: (n) which values.
     """
 
     def __init__(self, message: str, wrong: Mask) -> None:
@@ -38,7 +38,7 @@ class DecodeError(ValueError):
 
 
 class WrongType(DecodeError):
-    """A column of a type that has no value that would convert."""
+    """No value of the column's type converts, so all of them are wrong."""
 
     def __init__(self, message: str, column: pa.Array) -> None:
         super().__init__(message, np.ones(len(column), bool))
@@ -79,7 +79,8 @@ def _float_text(column: pa.Array, name: str) -> pa.Array:
 
 
 def numbers(column: pa.Array, name: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """f4 (n) of a numeric, boolean or text column; null, NaN and empty text are NaN. Always through 64 bits.
+    """Numbers, f4 (n), of a numeric, boolean or text column, always through 64 bits; NaN for null and text that stands
+    for none.
 
     Raises:
       DecodeError: text that is not a number, or another type.
@@ -95,7 +96,7 @@ def numbers(column: pa.Array, name: str) -> np.ndarray[tuple[int], np.dtype[np.f
 
 
 def codes(column: pa.Array, values: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
-    """u2 (n) of text or dictionary-encoded text: index into `values`; their number for null and for any other value."""
+    """u2 (n): the index in `values` of each text; `len(values)` for null and for any other text."""
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     known = pc.index_in(encoded.dictionary, pa.array(values, pa.string()))
     lut = np.append(filled(known, len(values)), len(values)).astype(np.uint16)
@@ -103,7 +104,12 @@ def codes(column: pa.Array, values: Sequence[str]) -> np.ndarray[tuple[int], np.
 
 
 def _words(column: pa.Array, name: str) -> pa.Array:
-    """Text of numbers, with null for the words that stand for no number."""
+    """A column of text as numbers if Arrow can read them all; else as text, trimmed, with null for words that stand for
+    no number.
+
+    Raises:
+      DecodeError: bytes that are not UTF-8.
+    """
     column = convert(column, pa.string(), name, "text")
     try:
         return column.cast(pa.float64())
@@ -121,7 +127,7 @@ def plain(column: pa.Array) -> pa.Array:
 
 
 def filled(column: pa.Array, value: int) -> npt.NDArray[Any]:
-    """(n) with `value` for null."""
+    """(n) the column's values as an array, with `value` for null."""
     return np.asarray((column.fill_null(value) if column.null_count else column).to_numpy(zero_copy_only=False))
 
 
@@ -134,10 +140,14 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def convert(column: pa.Array, kind: pa.DataType, name: str, what: str) -> pa.Array:
-    """A cast to text, 64-bit floats or whole numbers; whole numbers may become floats that are not exact.
+    """The column cast to text, 64-bit floats or whole numbers; whole numbers may become floats that are not exact.
+
+    Args:
+      name: the field, for the error, which says that it is not `what`, such as `a number`.
 
     Raises:
-      DecodeError: `name` is not `what`; WrongType if no value of that type could be.
+      DecodeError: some values do not convert.
+      WrongType: none of that type would.
     """
     try:
         return column.cast(kind)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from pipelines.events.block import GOLDEN, EventBlock, Hashes, Ints, Mask, hash64, mix64
 from pipelines.events.columns import DecodeError, WrongType, codes, filled, is_text, numbers, plain, text, utf8
+from pipelines.events.formats.base import Flaw
 from pipelines.events.times import micros
 from pipelines.task.spec import Task, TimeField
 
@@ -58,7 +59,7 @@ class Since:
 
     @property
     def horizon(self) -> int:
-        """A job without an end has no labels."""
+        """None: a job without an end has no labels."""
         return 0
 
     def after(self, task: Task, time: Ints) -> Ints:
@@ -72,19 +73,12 @@ class Since:
         return time >= self.after(task, np.maximum(time, known - task.score.allowed_lateness)) - task.history
 
 
-class Refused(NamedTuple):
-    """Why a row cannot be an event."""
-
-    reason: str  # of few kinds
-    value: str = ""  # what stood there, shortened
-
-
 @dataclass(frozen=True)
 class Decoded:
     """What became of the rows of one table: n = len(block) + len(refused) + filtered + outside."""
 
     block: EventBlock
-    refused: dict[int, Refused]  # by row of the table
+    refused: dict[int, Flaw]  # by row of the table
     filtered: int
     outside: int
     first_time: int | None  # of all events, also those outside, us
@@ -114,7 +108,7 @@ def decode(
     """
     ev, n = task.events, len(table)
     column = {name: _combined(table[name]) for name in table.column_names}
-    bad: dict[int, Refused] = {}
+    bad: dict[int, Flaw] = {}
     wanted = _matches(column, ev.where, n, bad)
     filtered = n - int(wanted.sum())
     entity, named = entities(column[ev.entity], ev.entity, bad)
@@ -154,7 +148,7 @@ def decode(
     return Decoded(block if ok.all() else block.take(ok), refused, filtered, outside, first, last)
 
 
-def entities(column: pa.Array, name: str, bad: dict[int, Refused]) -> tuple[pa.DictionaryArray, Mask]:
+def entities(column: pa.Array, name: str, bad: dict[int, Flaw]) -> tuple[pa.DictionaryArray, Mask]:
     """A text column as distinct strings and indices, and which rows (n) have one: not null, not empty, UTF-8."""
     encoded = _distinct(_text(column, name, bad, _entity_text))
     strings = encoded.dictionary
@@ -163,7 +157,7 @@ def entities(column: pa.Array, name: str, bad: dict[int, Refused]) -> tuple[pa.D
     wrong = ~utf8(strings)
     if wrong.any():
         good[:-1] &= ~wrong
-        refused = Refused(f"{name} is not UTF-8")
+        refused = Flaw(f"{name} is not UTF-8")
         for row in np.flatnonzero(np.append(wrong, False)[index]).tolist():
             bad.setdefault(row, refused)
         encoded = pa.DictionaryArray.from_arrays(encoded.indices, pc.if_else(pa.array(wrong), "", strings))
@@ -176,9 +170,10 @@ def identity(
     lines: pa.Array | None,
     ids: Hashes | None,
     n: int,
-    bad: dict[int, Refused],
+    bad: dict[int, Flaw],
 ) -> tuple[Hashes, Mask]:
-    """u8 (n) hash of what makes an event itself, and whether there is anything to hash. Without identity ids, or 0."""
+    """A hash, u8 (n), of what makes an event itself, and whether there is anything to hash. Without identity ids, or
+    0."""
     fields = task.events.identity
     if fields == "none":
         return np.zeros(n, np.uint64) if ids is None else ids, np.ones(n, bool)
@@ -201,7 +196,7 @@ def _hashed(strings: pa.Array) -> tuple[Hashes, Mask]:
     return np.append(hashes, np.uint64(0))[at], np.append(known, False)[at]
 
 
-def _times(column: pa.Array, spec: TimeField, bad: dict[int, Refused]) -> tuple[Ints, Mask]:
+def _times(column: pa.Array, spec: TimeField, bad: dict[int, Flaw]) -> tuple[Ints, Mask]:
     return converted(column, spec.field, lambda c, _: micros(c, spec), bad)
 
 
@@ -216,7 +211,7 @@ def _entity_text(column: pa.Array, name: str) -> pa.Array:
 
 
 def _text(
-    column: pa.Array, name: str, bad: dict[int, Refused], convert: Callable[[pa.Array, str], pa.Array] = text
+    column: pa.Array, name: str, bad: dict[int, Flaw], convert: Callable[[pa.Array, str], pa.Array] = text
 ) -> pa.Array:
     """Text, or dictionary-encoded text if that is how it was read."""
     if pa.types.is_dictionary(column.type) and column.type.value_type == pa.string():
@@ -227,7 +222,7 @@ def _text(
 T = TypeVar("T")
 
 
-def converted(column: pa.Array, name: str, convert: Callable[[pa.Array, str], T], bad: dict[int, Refused]) -> T:
+def converted(column: pa.Array, name: str, convert: Callable[[pa.Array, str], T], bad: dict[int, Flaw]) -> T:
     """A converted column, in which values that do not convert are null."""
     while True:
         try:
@@ -239,7 +234,7 @@ def converted(column: pa.Array, name: str, convert: Callable[[pa.Array, str], T]
             wrong, reason = error.wrong if error.wrong.any() else np.ones(len(column), bool), str(error)
             rows, column = np.flatnonzero(wrong), _takeable(column)
             for row, value in zip(rows.tolist(), _shown(column.take(pa.array(rows))), strict=True):
-                bad.setdefault(row, Refused(reason, value))
+                bad.setdefault(row, Flaw(reason, value))
             nothing = pa.nulls(len(column), pa.string())
             column = nothing if wrong.all() else pc.if_else(pa.array(wrong), None, column)
 
@@ -250,9 +245,7 @@ def _takeable(column: pa.Array) -> pa.Array:
     return column.cast(views.get(column.type, column.type))
 
 
-def _matches(
-    column: dict[str, pa.Array], where: Mapping[str, str | bool | int], n: int, bad: dict[int, Refused]
-) -> Mask:
+def _matches(column: dict[str, pa.Array], where: Mapping[str, str | bool | int], n: int, bad: dict[int, Flaw]) -> Mask:
     """(n) rows that `where` wants, or that it cannot judge."""
     out = np.ones(n, bool)
     for name, value in where.items():
@@ -263,12 +256,12 @@ def _matches(
     return out
 
 
-def _refusals(wanted: Mask, checks: list[tuple[Mask, str]], bad: dict[int, Refused]) -> dict[int, Refused]:
+def _refusals(wanted: Mask, checks: list[tuple[Mask, str]], bad: dict[int, Flaw]) -> dict[int, Flaw]:
     """The reason for each wanted row that is bad or fails a check; the first one that holds."""
     out = {row: reason for row, reason in bad.items() if wanted[row]}
     for ok, reason in checks:
         if not ok.all():
-            refused = Refused(reason)
+            refused = Flaw(reason)
             for row in np.flatnonzero(wanted & ~ok).tolist():
                 out.setdefault(row, refused)
     return out

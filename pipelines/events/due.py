@@ -1,8 +1,8 @@
 """What a live shard owes at a boundary: scores on time, corrections of scores still open, and what it must keep.
 
-Pure functions: no Beam, no clock, no I/O. Boundaries are the as-ofs of the job, `score.every` apart from `first` on.
-All is judged by arrival: which events are known, which are late, and what is corrected. When the functions are called
-is in `live`.
+Pure functions: no Beam, no clock, no I/O; `transforms.live_sequences` decides when they are called. Boundaries are the
+as-ofs of the job, `score.every` apart from `since.first` on. Arrival alone decides which events are known, which are
+late, and what is corrected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EARLY = -1  # the revision of a score before its time
 
 @dataclass(frozen=True)
 class Due:
-    """What a boundary brings: len(new) = accepted + duplicates."""
+    """What a boundary brings. The new events are those accepted and the duplicates."""
 
     boundary: int  # us
     batches: Iterator[SequenceBatch]  # computed as they are taken: once
@@ -34,11 +34,15 @@ class Due:
 
 
 def due(task: Task, since: Since, boundary: int, last: int | None, known: EventBlock, new: EventBlock) -> Due:
-    """Everything a shard owes at a boundary (us).
+    """Everything a shard owes at a boundary.
+
+    An entity gets a score on time if it has an event in its history, and a correction of each score still open whose
+    history gained one of the new events.
 
     Args:
-      last: the boundary before it, if there was one.
-      known: what the shard kept then.
+      boundary: us.
+      last: us, the boundary before it, if there was one.
+      known: what the shard kept then, tidy.
       new: what came since, in any order, with arrival < boundary.
     """
     every, lateness, history = task.score.every, task.score.allowed_lateness, task.history
@@ -70,7 +74,8 @@ def due(task: Task, since: Since, boundary: int, last: int | None, known: EventB
 
 
 def early(task: Task, boundary: int, known: EventBlock, new: EventBlock) -> Iterator[SequenceBatch]:
-    """Scores at the next boundary (us) before its time, of the entities whose history gained an event of `new`."""
+    """Scores of the next boundary (us) before its time, with revision -1: those of entities whose history gained an
+    event of `new`. Arguments as of `due`."""
     both = concat([known, new])
     touched = np.zeros(len(both.keys), bool)
     touched[both.key[len(known) :]] = True
@@ -83,6 +88,7 @@ def early(task: Task, boundary: int, known: EventBlock, new: EventBlock) -> Iter
 
 
 def _late(task: Task, since: Since, fresh: EventBlock) -> Mask:
+    """(events) whether the first score that should have seen each was closed when it arrived."""
     first = since.after(task, fresh.time)
     return (fresh.time >= first - task.history) & ~_arrived(fresh, first + task.score.allowed_lateness)
 
@@ -93,7 +99,7 @@ def _arrived(block: EventBlock, before: int | Ints) -> Mask:
 
 
 def _keys(block: EventBlock, rows: Mask) -> Mask:
-    """(keys) those of some events (n)."""
+    """(keys) which entities have one of the rows (events)."""
     out = np.zeros(len(block.keys), bool)
     out[block.key[rows]] = True
     return out

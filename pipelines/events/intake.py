@@ -17,8 +17,8 @@ BLOCK = 1 << 17  # events that are split and packed at once: many small blocks a
 def take_in(
     task: Task, span: Span | Since, parts: Iterable[Rows | Refusal], source: str
 ) -> Iterator[EventBlock | DeadLetter | Ledger]:
-    """Blocks of at most about `BLOCK` events, a dead letter of `source` for each refused row, and one Ledger at the
-    end, whose `bad_files` counts parts that could not be read at all."""
+    """Turns rows into blocks of at most about `BLOCK` events, a dead letter of `source` for each refused row, and one
+    Ledger at the end, whose `bad_files` counts parts that could not be read at all."""
     ledger, refused, broken = Ledger(), Counter[str](), 0  # a sum of ledgers for each refusal would be slow
     held: list[EventBlock] = []
     for part in parts:
@@ -29,8 +29,8 @@ def take_in(
             continue
         decoded = decode(task, part.table, span, part.lines, part.arrival, part.ids)
         ledger += _counted(decoded, len(part))
-        for row, (reason, value) in decoded.refused.items():
-            yield _letter(part.refusal(row, reason, value), source)
+        for refusal in part.refusals(decoded.refused):
+            yield _letter(refusal, source)
         if len(decoded.block):
             held.append(decoded.block)
         if sum(map(len, held)) >= BLOCK:

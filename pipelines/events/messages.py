@@ -1,24 +1,21 @@
 """Messages of a subscription in columns, and how good the events in them are. No Beam, no Pub/Sub.
 
-What messages hold is in `formats.payloads`; where they come from, in `pubsub`.
+What messages hold is in `formats.payloads`; where they come from, in `transforms.read_messages`.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from threading import Lock
-from typing import Any, Literal, TypeAlias
+from typing import TypeAlias
 
-import fastavro
 import numpy as np
 
 from pipelines.errors import UserError
 from pipelines.events.block import Ints
-from pipelines.events.formats import avro_schema as avroschema
+from pipelines.events.formats.registry import PAYLOADS, payload_format
 from pipelines.system.versioned import versioned
 
 ID = "foretide_id"  # attribute of a message that is sent again: what names its event
@@ -54,7 +51,7 @@ class Messages:
 @versioned("tick")
 @dataclass(frozen=True)
 class Tick:
-    """The clock of arrivals has reached a time: all that arrived before it has come."""
+    """Says that the clock of arrivals has reached a time: all that arrived before it has come."""
 
     time: int  # us
 
@@ -70,25 +67,14 @@ class Payload:
       UserError: the schema is none, or not that of a record.
     """
 
-    format: Literal["json", "avro"] = "json"
+    format: str = "json"  # one of `registry.PAYLOADS`
     schema: str = ""  # JSON text: the Avro schema of messages that are one bare record; none for containers only
 
     def __post_init__(self) -> None:
-        if self.schema and self.format != "avro":
-            raise UserError("a schema goes with the payload format avro")
+        if self.format not in PAYLOADS:
+            raise UserError(f"messages are in one of {', '.join(PAYLOADS)}, not in {self.format}")
         if self.schema:
-            try:
-                avroschema.shape(self.schema)
-                schema = self.parsed
-            except Exception as error:  # fastavro raises what it likes
-                raise UserError(f"the Avro schema cannot be read: {error}") from error
-            if not isinstance(schema, dict) or schema.get("type") != "record" or not schema.get("fields"):
-                raise UserError("the Avro schema must be that of a record with fields")
-
-    @cached_property
-    def parsed(self) -> Any:
-        """The schema as fastavro wants it."""
-        return fastavro.parse_schema(json.loads(self.schema))
+            payload_format(self.format).check_schema(self.schema)
 
 
 def event_id(message: str, event: int) -> str:
@@ -151,6 +137,6 @@ _LOCK = Lock()
 
 
 def quality(subscription: str) -> Quality:
-    """The one of this process."""
+    """The `Quality` of this process for a subscription."""
     with _LOCK:
         return _QUALITIES.setdefault(subscription, Quality(subscription))

@@ -3,6 +3,10 @@
 The functions are pure: no Beam, no clock, no I/O. Runners and the order of arrival decide when they are called,
 never what they return. A score at as-of T is due for every entity with an event in the history [T - H, T), also for
 those that fell silent in it.
+
+An event goes from the top down: `backfill` or `examples` (or `due`, in a live job) picks what was known at an as-of;
+`sequences` puts each event into a step of its entity; `aggregate` makes the features of each step, in a `Group` for
+each pass; `StepTable.batch` cuts out the window of an as-of, fills the steps without events and gives the tensor.
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ class Group(NamedTuple):
 
 
 def groups(task: Task) -> tuple[Group, ...]:
-    """The passes that compute all features of a task that follow from the events of each step."""
+    """The passes over events that compute the features of a task; those of the window need none."""
     members: dict[tuple[StepAggregation, Reads, int, int], list[tuple[int, str | None]]] = {}
     for i, f in enumerate(task.features):
         if not isinstance(f.aggregation, StepAggregation):
@@ -72,13 +76,13 @@ def groups(task: Task) -> tuple[Group, ...]:
 
 
 class Ties(NamedTuple):
-    """Events of a tidy block that nothing but their content tells apart, as only a task without identity has them.
+    """Events of one entity, time and arrival: nothing says which came first. Only a task without identity has them.
 
     Each feature takes them in the order of its own field (see `in_order`), so that none depends on the others.
     """
 
-    rows: Ints  # (m) ascending
-    run: Ints  # (m) the same number for events of one key, time and arrival
+    rows: Ints  # (m) their rows in a tidy block, ascending
+    run: Ints  # (m) a number for each tie
 
     def in_order(self, field: Array, column: Array) -> Array:
         """A copy of a column (n), each tie ascending by `field` (n)."""
@@ -88,7 +92,7 @@ class Ties(NamedTuple):
 
 
 def ties(task: Task, block: EventBlock) -> Ties | None:
-    """None where there are none."""
+    """The ties of a tidy block; None where there are none."""
     if task.events.identity != "none" or len(block) < 2:
         return None
     same = (block.key[1:] == block.key[:-1]) & (block.time[1:] == block.time[:-1])
@@ -103,12 +107,17 @@ def ties(task: Task, block: EventBlock) -> Ties | None:
 def sequences(
     task: Task, block: EventBlock, as_ofs: Sequence[int], only: Mapping[int, Mask] | None = None
 ) -> Iterator[tuple[SequenceBatch, Ints]]:
-    """(batch, index of its entities in block.keys) of a tidy block, at each as-of (us, ascending).
+    """Sequences of a tidy block at each as-of, of every entity with an event in the history then.
 
-    Steps are aggregated once for all as-ofs; each as-of is a window on them.
+    Steps are aggregated once for all as-ofs, and each as-of is a window on them: 256 entities at a time, or fewer where
+    their table of steps would be larger than `DENSE`.
 
     Args:
+      as_ofs: us, ascending; each a step boundary.
       only: as-of -> (keys) the entities that are wanted then; all without it.
+
+    Yields:
+      A batch of at most `BATCH` entities of one as-of, and their indices in `block.keys`.
     """
     origin, step, steps = task.sequence.origin, task.sequence.step, task.sequence.steps
     ends = [(t - origin) // step for t in as_ofs]
@@ -147,15 +156,22 @@ def sequences(
 class StepTable:
     """What n entities did in each of w steps."""
 
-    dense: Floats  # (n, w, features)
-    events: Ints  # (n, w)
+    dense: Floats  # (n, w, features); those of the window are 0
+    events: Ints  # (n, w) how many
     last: Ints  # (n, w) time of the last event, us; of no meaning where there is none
 
     def window(self, steps: slice) -> StepTable:
+        """The same entities in some of the steps: views, no copies."""
         return StepTable(self.dense[:, steps], self.events[:, steps], self.last[:, steps])
 
     def batch(self, task: Task, live: Mask, entities: list[str], as_of: int) -> SequenceBatch:
-        """The entities of `live` (n), which have an event."""
+        """The tensor of a window that ends at an as-of, with a revision of 0.
+
+        Args:
+          live: (n) the entities that are wanted; each has an event in the window.
+          entities: their names.
+          as_of: us.
+        """
         rows: slice | Mask = slice(None) if live.all() else live
         events = self.events[rows]
         has = events > 0
@@ -177,7 +193,13 @@ def step_table(
     step: Ints,
     shape: tuple[int, int, int],
 ) -> StepTable:
-    """Events of a tidy block by entity (n events, ascending) and step (n events) -> a table of `shape`."""
+    """What the events of a tidy block make of each step of each entity.
+
+    Args:
+      entity: (events) the number of the entity of each, ascending.
+      step: (events) the step that each falls into.
+      shape: entities, steps and features.
+    """
     cells = shape[0] * shape[1]
     cell = entity * shape[1] + step
     last = np.zeros(cells, np.int64)
@@ -189,7 +211,15 @@ def step_table(
 def aggregate(
     passes: Sequence[Group], block: EventBlock, tied: Ties | None, cell: Ints, cells: int, width: int
 ) -> Floats:
-    """f4 (cells * width). Rows are in canonical order, so that every sum has one order of addition."""
+    """f4 (cells * width): the features of each cell, which is a step of an entity.
+
+    Each pass drops the events that it has no use for, of another category or without a value, and adds the rest to
+    the cells of its column. Rows are in canonical order, so that every sum has one order of addition.
+
+    Args:
+      cell: (events) the cell of each.
+      width: features.
+    """
     out = np.zeros(cells * width, np.float32)
     for g in passes:
         field, code = _columns(g, block, tied)
@@ -210,7 +240,7 @@ def aggregate(
 
 
 def _columns(g: Group, block: EventBlock, tied: Ties | None) -> tuple[Array | None, Codes | None]:
-    """(values or hashes of the group's field, codes of its category), None for each that it does not have."""
+    """(events) values or hashes of the group's field, and codes of its category; None for what it does not have."""
     field = None if g.field < 0 else (block.values if g.reads == "number" else block.hashes)[g.field]
     code = None if g.by < 0 else block.codes[g.by]
     if tied is None or field is None:
@@ -220,13 +250,18 @@ def _columns(g: Group, block: EventBlock, tied: Ties | None) -> tuple[Array | No
 
 
 def text_codes(hashes: Hashes) -> Floats:
-    """f4 (n) of the hashes of text values: 1 to 2^23, so exact; 0 is left for none."""
+    """Hashes (n) of texts as codes that 32 bits hold exactly: 1 to 2^23; 0 is left for no text."""
     return (np.uint64(1) + (hashes >> np.uint64(41))).astype(np.float32)
 
 
 def fill(task: Task, window: Floats, has: Mask) -> Floats:
-    """A contiguous copy of (n, steps, features) with forward-filled features: a step without events (has (n, steps))
-    takes the value of the last step of the window that has some, else 0."""
+    """A contiguous copy of a window (n, steps, features) in which steps without events have what `fill` says.
+
+    With `forward` it is the value of the last step of the window before it that has events; 0 before the first one.
+
+    Args:
+      has: (n, steps) which steps have events.
+    """
     forward = [i for i, f in enumerate(task.features) if f.fill == "forward"]
     window = np.array(window, order="C")
     if forward and not has.all():
@@ -237,8 +272,11 @@ def fill(task: Task, window: Floats, has: Mask) -> Floats:
 
 
 def backfill(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[SequenceBatch]:
-    """Every score of a shard (tidy, its whole history at hand). With arrival, each as-of sees what was known in time:
-    events with arrival < as-of + allowed lateness; the revision says at which boundary the last of them came."""
+    """Every score of a shard, whose events are all at hand (tidy), as it stands once it is closed to corrections.
+
+    Without arrival all events count as known. With it, an as-of sees the events with arrival < as-of + allowed
+    lateness, and the revision says by which boundary the last of them had come.
+    """
     if block.arrival is None:
         for batch, _ in sequences(task, block, as_ofs):
             yield batch
@@ -251,7 +289,7 @@ def backfill(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[S
 
 
 def _revisions(task: Task, known: EventBlock, as_of: int) -> npt.NDArray[np.int32]:
-    """(keys) boundaries after the as-of at which the last event of an entity's history had arrived."""
+    """(keys) how many boundaries after the as-of each entity's history had all arrived; 0 at the as-of itself."""
     out = np.zeros(len(known.keys), np.int32)
     if known.arrival is not None and task.score.allowed_lateness:
         inside = (known.time >= as_of - task.history) & (known.time < as_of)
@@ -261,9 +299,9 @@ def _revisions(task: Task, known: EventBlock, as_of: int) -> npt.NDArray[np.int3
 
 
 def examples(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[SequenceBatch]:
-    """Labelled sequences of a tidy shard: features from what had arrived by the as-of, labels from what came after.
+    """Labelled sequences of a tidy shard, of the entities that the label is meant for.
 
-    Only entities that the label is meant for.
+    Features come from what had arrived by the as-of, labels from what happened in the horizon after it.
     """
     for t in as_ofs:
         known = block if block.arrival is None else block.take(block.arrival < t)
@@ -276,7 +314,7 @@ def examples(task: Task, block: EventBlock, as_ofs: Sequence[int]) -> Iterator[S
 
 
 def _ahead(task: Task, block: EventBlock, as_of: int) -> Ahead:
-    """A tidy block of events in the horizon of an as-of, as a label asks it."""
+    """The events in the horizon of an as-of (a tidy block) in the form that labels read."""
 
     def values(field: str) -> Floats:
         found, tied = block.values[task.numeric.index(field)], ties(task, block)

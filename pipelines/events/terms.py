@@ -13,7 +13,7 @@ from pipelines.system.versioned import StateError
 from pipelines.task.fields import format_duration, format_time
 from pipelines.task.spec import Task
 
-LAYOUT = 2  # of the state of `live`: higher when a version cannot read what the one before it kept
+LAYOUT = 2  # of the state of `transforms.live_sequences`: higher when a version cannot read what the one before it kept
 SIZE = 8  # bytes of a digest
 DURATIONS = ("events.max_skew", "sequence.step", "score.every", "score.allowed_lateness")
 

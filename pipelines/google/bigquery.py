@@ -31,15 +31,17 @@ REQUEST = re.compile(r"^[A-Z]+ https?://\S+: ")  # what stands before a message 
 
 
 def answers() -> None:
-    """
+    """Checks that the emulator answers, where the environment names one.
+
     Raises:
       UserError: an emulator does not answer, for which a client would wait.
     """
     host = os.environ.get(EMULATOR)
     why = listens(host.rpartition("//")[2].rstrip("/")) if host is not None else None
     if why is not None:
-        remedy = f"start it, or unset {EMULATOR} to use the real service"
-        raise UserError(f"no BigQuery emulator answers at {host}: {why}: {remedy}", about="bigquery")
+        remedy = f"Start it, or unset {EMULATOR} to use the real service"
+        said = f"no BigQuery emulator answers at {host}: {why}"
+        raise UserError(said, remedy=remedy, code="bigquery", subject=EMULATOR)
 
 
 @functools.cache
@@ -97,15 +99,28 @@ def explained(what: str = "") -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f"{before}BigQuery needs its library: pip install 'foretide[bigquery]'") from error
+        remedy = "Run pip install 'foretide[bigquery]'"
+        raise UserError(f"{before}BigQuery needs its library", remedy=remedy, code="bigquery") from error
     except Exception as error:
         if isinstance(error, UserError) or not _of_google(error):
             raise
-        raise UserError(f"{before}{message(error)}") from error
+        code, remedy = _meaning(type(error).__name__)
+        raise UserError(f"{before}{message(error)}", remedy=remedy, code=code) from error
+
+
+def _meaning(kind: str) -> tuple[str, str]:
+    """The code and the remedy of what BigQuery refuses; empty where those who asked know them."""
+    if kind == "Forbidden":
+        roles = "roles/bigquery.dataEditor and roles/bigquery.jobUser"
+        command = "gcloud projects add-iam-policy-binding PROJECT --member=ACCOUNT --role=ROLE"
+        return "permissions", f"Grant {roles}: {command}"
+    if kind.endswith(("CredentialsError", "RefreshError")):
+        return "credentials", ""
+    return ("", "") if kind == "NotFound" else ("bigquery", "")
 
 
 def message(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """The message of an error, in one line."""
     text = REQUEST.sub("", str(getattr(error, "message", "") or error).strip())
     return " ".join(text.split("\n\n")[0].split()) or type(error).__name__
 
@@ -137,7 +152,7 @@ def patiently(
     passing: Callable[[Exception], bool] = transient,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Any:
-    """What `do` returns, which is called again, at growing intervals, while its errors are `passing`."""
+    """Returns what `do` returns, which is called again, at growing intervals, while its errors are `passing`."""
     end, (pause, most) = time.monotonic() + patience, PAUSES
     while True:
         try:

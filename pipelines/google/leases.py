@@ -33,12 +33,12 @@ class Service(Protocol):
     def acknowledge(self, subscription: str, ids: Sequence[str]) -> None: ...
 
     def lease(self, subscription: str, ids: Sequence[str], seconds: int) -> None:
-        """From now on for so long; 0 gives the messages back at once."""
+        """Leases messages from now on for so long; 0 gives them back at once."""
 
 
 @dataclass(eq=False)
 class Bundle:
-    """What was pulled for one bundle."""
+    """The messages that were pulled for one bundle."""
 
     service: Service
     subscription: str
@@ -76,14 +76,14 @@ class Leases:
                 self._thread.start()
 
     def settle(self, bundle: Bundle) -> int:
-        """The runner has kept a bundle: acknowledges its messages. Returns the requests that failed for good."""
+        """Acknowledges the messages of a bundle that the runner has kept. Returns the requests that failed for good."""
         with self._lock:
             self._open.pop(id(bundle), None)
             ids = [] if bundle.lost else bundle.ids
         return sum(not self._acknowledge(bundle, ids[i : i + CHUNK]) for i in range(0, len(ids), CHUNK))
 
     def lose(self, subscription: str, puller: int, position: int) -> int:
-        """The runner goes on from `position`: gives back what this puller has in bundles from there on. Returns how
+        """Gives back what this puller has in bundles from `position` on, where the runner goes on. Returns how
         many messages."""
         with self._lock:
             lost = [

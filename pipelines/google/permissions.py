@@ -42,7 +42,7 @@ def merged(grants: Iterable[Grants]) -> list[Grants]:
 
 
 def input_grants(path: str) -> list[Grants]:
-    """To read a table or a query of BigQuery; nothing for a name that is neither, or for an emulator."""
+    """What has to be granted to read a table or query of BigQuery; nothing for another name, or an emulator."""
     found = QUERY.fullmatch(path) or NAME.fullmatch(path)
     if found is None or EMULATOR in os.environ:
         return []
@@ -51,7 +51,7 @@ def input_grants(path: str) -> list[Grants]:
 
 
 def output_grants(table: Table) -> list[Grants]:
-    """To write into the tables of an output; nothing for an emulator."""
+    """What has to be granted to write into the tables of an output; nothing for an emulator."""
     if EMULATOR in os.environ:
         return []
     names = (table.scores, table.dead_letters, table.ledger)

@@ -7,12 +7,13 @@ import functools
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import Exit, UserError
+from pipelines.errors import Exit, Finding, UserError
 from pipelines.google.leases import LONGEST, Refused
+from pipelines.system.processes import listens
 
 if TYPE_CHECKING:
     from google.cloud.pubsub_v1 import SubscriberClient
@@ -22,13 +23,14 @@ EMULATOR = "PUBSUB_EMULATOR_HOST"
 TIMEOUT = 10.0  # s, of a request
 NAME = re.compile(r"projects/[a-z0-9][a-z0-9.:-]*/subscriptions/[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 LONG_DEADLINE = 60  # s
+RETENTION = 86_400  # s of messages that an operator needs to mend what is broken, at least
 SLOW_CHECKPOINT = LONGEST / 4  # s; an acknowledgement waits for up to three checkpoints
 FINAL = ("NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 METHODS = ("Pull", "Acknowledge", "ModifyAckDeadline")
 
 
 class Client:
-    """The service. Every call raises Refused where it fails; safe among threads.
+    """A client of the service. Every call raises Refused where it fails; safe among threads.
 
     The calls bypass the library's wrappers around messages, which cost more than everything else, and its warning
     about `return_immediately`: a pull that waits and is cut off by its client may leave messages leased to nobody.
@@ -48,7 +50,7 @@ class Client:
             self._calls[method] = request, call
 
     def pull(self, subscription: str, at_most: int) -> Sequence[Any]:
-        """The ReceivedMessage protos that are there right now; none does not mean that there are none."""
+        """Pulls the ReceivedMessage protos that are there right now; none does not mean that there are none."""
         answer = self._call("Pull", subscription, max_messages=at_most, return_immediately=True)
         return answer.received_messages
 
@@ -56,7 +58,7 @@ class Client:
         self._call("Acknowledge", subscription, ack_ids=ids)
 
     def lease(self, subscription: str, ids: Sequence[str], seconds: int) -> None:
-        """From now on for so long; 0 gives the messages back."""
+        """Leases messages from now on for so long; 0 gives them back."""
         self._call("ModifyAckDeadline", subscription, ack_ids=ids, ack_deadline_seconds=seconds)
 
     def _call(self, method: str, subscription: str, **fields: object) -> Any:
@@ -87,11 +89,13 @@ def _client(_: str | None) -> Client:
 
 
 def library() -> None:
-    """Raises UserError where the library for Pub/Sub, which is an extra, is not installed."""
+    """The library for Pub/Sub, which is an extra. Raises UserError where it is not installed."""
     try:
         import google.cloud.pubsub_v1  # noqa: F401
     except ImportError as error:
-        raise UserError("Pub/Sub needs its library: pip install 'foretide[stream]'") from error
+        raise UserError(
+            "Pub/Sub needs its library", remedy="Run pip install 'foretide[stream]'", code="pubsub"
+        ) from error
 
 
 def _connect() -> SubscriberClient:
@@ -108,7 +112,7 @@ class Facts:
     topic: str
     deadline: int  # s of a lease
     backoff: int  # s, at least, until a message that was given back or lost comes again
-    warnings: tuple[str, ...]  # lines for the user
+    warnings: tuple[Finding, ...]
 
 
 def preflight(name: str) -> Facts:
@@ -119,6 +123,7 @@ def preflight(name: str) -> Facts:
     """
     check_name(name)
     library()
+    _check_emulator()
     from google.api_core.exceptions import GoogleAPICallError
     from google.auth.exceptions import GoogleAuthError
 
@@ -131,77 +136,107 @@ def preflight(name: str) -> Facts:
     return facts(name, found)
 
 
+def _check_emulator() -> None:
+    """Raises UserError where an emulator is named and does not answer: a client would wait for it."""
+    host = os.environ.get(EMULATOR)
+    why = listens(host) if host else None
+    if why is not None:
+        remedy = f"Start it, or unset {EMULATOR} to use the real service"
+        raise UserError(
+            f"no Pub/Sub emulator answers at {host} ({EMULATOR}): {why}", remedy=remedy, code="pubsub", subject=EMULATOR
+        )
+
+
 def check_name(name: str) -> None:
-    """Raises UserError for what is not a full name of a subscription."""
+    """Refuses what is not the full name of a subscription. Raises UserError."""
     if NAME.fullmatch(name) is None:
         hint = " (this is a topic: give a subscription of it)" if "/topics/" in name else ""
         raise UserError(f"{name}: a subscription is named projects/PROJECT/subscriptions/NAME{hint}")
 
 
 def check_pullable(name: str, found: Subscription) -> None:
-    """Raises UserError for a subscription that does not hand out messages to those who ask."""
+    """Refuses a subscription, by UserError, that does not hand out messages to those who ask."""
     if found.detached:
-        raise UserError(f"{name} is detached from its topic and gets no messages: create another subscription")
+        raise UserError(f"{name} is detached from its topic and gets no messages", remedy="Create another subscription")
     if found.topic == "_deleted-topic_":
-        raise UserError(f"the topic of {name} was deleted: create another subscription of a topic that exists")
+        remedy = "Create another subscription of a topic that exists"
+        raise UserError(f"the topic of {name} was deleted", remedy=remedy)
     for kind, setting, field in (
         ("pushes its messages", found.push_config, "push_endpoint"),
         ("writes its messages to BigQuery", found.bigquery_config, "table"),
         ("writes its messages to a bucket", found.cloud_storage_config, "bucket"),
     ):
         if getattr(setting, field):
-            raise UserError(
-                f"{name} {kind}, so that they cannot be pulled: create a pull subscription of {found.topic}"
-            )
+            remedy = f"Create a pull subscription of {found.topic}"
+            raise UserError(f"{name} {kind}, so that they cannot be pulled", remedy=remedy)
 
 
 def facts(name: str, found: Subscription) -> Facts:
-    """What matters of a subscription, with a line for each of its settings that costs something."""
+    """What matters of a subscription, with a warning for each of its settings that costs time or messages."""
     deadline = found.ack_deadline_seconds
     retry = found.retry_policy if "retry_policy" in found else None
     backoff = int(retry.minimum_backoff.total_seconds()) if retry is not None else 0
-    lines = []
+    costs = tuple(
+        Finding("subscription-settings", "warning", name, f"{name}: {what}", _update(name, flags) if flags else "")
+        for what, flags in _costs(found, deadline, backoff)
+    )
+    return Facts(name, found.topic, deadline, backoff, costs)
+
+
+def _costs(found: Subscription, deadline: int, backoff: int) -> Iterator[tuple[str, str]]:
+    """What a setting costs, and the flags that change it; none where it takes another subscription."""
     if deadline + backoff > LONG_DEADLINE:
-        lines.append(
-            f"its ack deadline ({deadline} s) and retry delay ({backoff} s): for so long scores wait after a "
-            "restart. 10 to 15 s and immediate retry suit: gcloud pubsub subscriptions update --ack-deadline=10 "
-            "--clear-retry-policy"
+        yield (
+            f"its ack deadline ({deadline} s) and retry delay ({backoff} s): for so long scores wait after a restart. "
+            "10 to 15 s and immediate retry suit",
+            "--ack-deadline=10 --clear-retry-policy",
         )
     if found.enable_message_ordering:
-        lines.append("it keeps the order of messages by key, which the job does not need and which slows it down")
+        yield "it keeps the order of messages by key, which the job does not need and which slows it down", ""
     if found.enable_exactly_once_delivery:
-        lines.append("it delivers exactly once, which the job does not need (a message that comes again counts once)")
+        yield (
+            "it delivers exactly once, which the job does not need (a message that comes again counts once)",
+            "--no-enable-exactly-once-delivery",
+        )
     if found.dead_letter_policy.dead_letter_topic:
         policy = found.dead_letter_policy
-        lines.append(
+        yield (
             f"after {policy.max_delivery_attempts} deliveries it moves a message to {policy.dead_letter_topic}: "
-            "after several failures of the job, events may be missing"
+            "after several failures of the job, events may be missing",
+            "--clear-dead-letter-policy",
         )
-    return Facts(name, found.topic, deadline, backoff, tuple(f"{name}: {line}" for line in lines))
+    if found.filter:
+        yield f"it has the filter {found.filter}: what that leaves out is never scored", ""
+    kept = int(found.message_retention_duration.total_seconds())
+    if 0 < kept < RETENTION:
+        yield (
+            f"it keeps messages for {kept // 60} minutes only: a job that stands still for longer loses them",
+            "--message-retention-duration=7d",
+        )
+
+
+def _update(name: str, flags: str) -> str:
+    _, project, _, short = map(shlex.quote, name.split("/"))
+    return f"Run gcloud pubsub subscriptions update {short} --project={project} {flags}"
 
 
 def explained(name: str, error: Exception) -> UserError:
-    """What a failed look at a subscription means to the user."""
-    kind = type(error).__name__
-    project, short = map(shlex.quote, (name.split("/")[1], name.rsplit("/", 1)[-1]))
-    host = os.environ.get(EMULATOR)
+    """What a failed look at a subscription or a topic means to the user."""
+    kind, host = type(error).__name__, os.environ.get(EMULATOR)
+    _, project, what, short = map(shlex.quote, name.split("/"))
+    role, of = ("subscriber", " --topic=TOPIC --ack-deadline=10") if what == "subscriptions" else ("publisher", "")
     if kind == "NotFound":
-        create = f"gcloud pubsub subscriptions create {short} --project={project} --topic=TOPIC --ack-deadline=10"
-        return UserError(f"{name} does not exist{f' in the emulator at {host}' if host else f'; {create}'}")
+        there = f" in the emulator at {host}" if host else ""
+        create = f"Run gcloud pubsub {what} create {short} --project={project}{of}"
+        return UserError(f"{name} does not exist{there}", remedy=create)
     if kind == "PermissionDenied":
-        return UserError(
-            f"{name}: you may not look at it. Reading takes the roles roles/pubsub.subscriber and roles/pubsub.viewer"
-        )
+        command = f"gcloud pubsub {what} add-iam-policy-binding {short} --project={project} --member=ACCOUNT --role="
+        remedy = f"Run {command}roles/pubsub.{role}, and the same with roles/pubsub.viewer"
+        return UserError(f"{name}: you may not look at it", remedy=remedy, code="permissions")
     if kind == "Unauthenticated" or "Credentials" in kind or kind == "RefreshError":
-        return UserError(
-            f"{name}: no valid credentials: run `gcloud auth application-default login`, or set "
-            f"GOOGLE_APPLICATION_CREDENTIALS ({kind})"
-        )
-    if kind in ("ServiceUnavailable", "DeadlineExceeded", "GatewayTimeout", "RetryError") and host:
-        return UserError(
-            f"no Pub/Sub emulator answers at {host} ({EMULATOR}): start it, or unset that to use the real service"
-        )
-    return UserError(f"{name} cannot be looked at: {kind}: {error}", Exit.FAILED)
+        remedy = "Run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+        return UserError(f"{name}: no valid credentials ({kind})", remedy=remedy, code="credentials")
+    return UserError(f"{name} cannot be looked at: {kind}: {error}", Exit.FAILED, code="pubsub")
 
 
 LOSING = {
@@ -220,11 +255,12 @@ def check_runner(runner: str, beam_args: Sequence[str], arrival_attribute: str |
     runner = runner.rsplit(".", 1)[-1]
     if runner not in GOOD:
         reason = LOSING.get(runner, "it is not known to acknowledge messages only after they are kept")
-        raise UserError(f"--runner={runner} cannot run a live job: {reason}. Use one of {', '.join(GOOD)}")
+        raise UserError(f"--runner={runner} cannot run a live job: {reason}", remedy=f"Use one of {', '.join(GOOD)}")
     if runner == "DataflowRunner" and arrival_attribute is not None:
         raise UserError(
             "--arrival-attribute does not work on Dataflow: its own read, which is used there, takes whole numbers for "
-            "ms and does not tell how far a replay has come. Replay with another runner"
+            "ms and does not tell how far a replay has come",
+            remedy="Replay with another runner",
         )
     if runner in CHECKPOINTED:
         _check_checkpoints(runner, beam_args)
@@ -245,6 +281,7 @@ def _check_checkpoints(runner: str, beam_args: Sequence[str]) -> None:
         )
     if interval > SLOW_CHECKPOINT * 1_000:
         raise UserError(
-            f"--checkpointing_interval={interval}: messages are kept leased for {LONGEST / 60:.0f} minutes until a "
-            f"checkpoint; take at most {SLOW_CHECKPOINT * 1_000:.0f}"
+            f"--checkpointing_interval={interval}: messages are kept leased for {LONGEST / 60:.0f} minutes, until a "
+            "checkpoint",
+            remedy=f"Take at most {SLOW_CHECKPOINT * 1_000:.0f}",
         )

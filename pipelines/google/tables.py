@@ -35,7 +35,7 @@ class Table:
 
     @property
     def scores(self) -> str:
-        """Score rows: of runs over files one of each score_id, of live jobs all that they ever wrote."""
+        """The table of score rows: of runs over files one of each score_id, of live jobs all that they ever wrote."""
         return self.named("")
 
     @property
@@ -44,26 +44,26 @@ class Table:
 
     @property
     def ledger(self) -> str:
-        """A row of each attempt of a run, and of a live job many: the last of each attempt counts."""
+        """The table of ledgers: a row of each attempt of a run, and many of a live job, the last of which counts."""
         return self.named("_ledger")
 
     def view(self, name: str) -> str:
-        """`current`, `history`, `forecasts`, `movers` or `calibration`."""
+        """The name of a view: `current`, `history`, `forecasts`, `movers` or `calibration`."""
         return self.named(f"_{name}")
 
     def staging(self, attempt: str) -> str:
-        """Where the rows of one attempt wait until they are merged."""
+        """The table where the rows of one attempt wait until they are merged."""
         return self.named(f"_staging_{attempt}")
 
     def named(self, suffix: str) -> str:
         return f"{self.project}.{self.dataset}.{self.table}{suffix}"
 
 
-def parse_table(text: str, flag: str = "--output") -> Table:
+def parse_table(text: str) -> Table:
     """`bq://project.dataset.table`. Raises UserError for anything else."""
     match = NAME.fullmatch(text)
     if match is None:
-        raise UserError(f"{flag} {text}: a table of BigQuery is named bq://PROJECT.DATASET.TABLE")
+        raise UserError(f"--output {text}: a table of BigQuery is named bq://PROJECT.DATASET.TABLE")
     return Table(*match.groups())
 
 

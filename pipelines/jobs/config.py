@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pipelines.errors import UserError
 from pipelines.google.tables import WriteMethod, is_bigquery
@@ -26,7 +25,6 @@ SHARDS = 65_536  # at most: each block of events is divided into as many, and ea
 PULLERS = 256  # at most: each is a thread with a connection of its own
 BATCH = 1 << 20  # rows of a call of the model, at most: it runs no faster long before
 WHY_AS_OFS = "each is a pass over all entities, and every process holds the list"
-PayloadFormat = Literal["json", "avro"]
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,13 @@ class Input:
 
     @classmethod
     def located(cls, paths: Sequence[str], format: str | None, max_bad_share: float) -> Input:
-        """With paths for processes in any folder."""
+        """The same with paths that mean the same in any folder."""
         patterns = tuple(os.path.abspath(path) if _is_local(path) else path for path in paths)
         return cls(patterns, format, max_bad_share)
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Tables and queries of BigQuery."""
+        """The patterns that are tables or queries of BigQuery."""
         return tuple(filter(is_bigquery, self.patterns))
 
     @property
@@ -54,7 +52,7 @@ class Input:
 
     @property
     def local(self) -> tuple[str, ...]:
-        """Files of this machine."""
+        """The patterns that are files of this machine."""
         return tuple(filter(_is_local, self.patterns))
 
 
@@ -74,7 +72,8 @@ class Execution:
     inference_ram: str | None = None  # of its workers for inference, such as 16GB
 
     def check(self) -> None:
-        """
+        """Checks the numbers of workers and shards.
+
         Raises:
           UserError: more workers or shards than anybody means.
         """
@@ -100,7 +99,8 @@ class ScoreConfig:
         at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
 
     def run_id(self, model_version: str) -> str:
-        """The same for the same question: a rerun replaces its own scores, whatever the machine or the workers."""
+        """The name of the run, the same for the same question: a rerun replaces its own scores, whatever the machine or
+        the workers."""
         facts = [self.task.digest, model_version, self.engine, self.as_ofs, sorted(self.input.patterns)]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]
         return f"{self.task.task}-{format_time(self.as_ofs[-1])[:10]}-{digest}"
@@ -108,12 +108,12 @@ class ScoreConfig:
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """A live job."""
+    """What `foretide stream` was asked to do."""
 
     task: Task
     subscription: str
     arrival_attribute: str | None  # of a message, when a replay says when it arrived; else the publish time is it
-    payload: PayloadFormat
+    payload: str  # one of `registry.PAYLOADS`
     avro_schema: str | None  # file
     bootstrap: Input | None  # history, read before the first score
     first: int  # us, the first as-of that the job is responsible for
@@ -136,18 +136,19 @@ class StreamConfig:
 
     @property
     def shards(self) -> int:
-        """Frozen with the state."""
+        """How many shards there are; they are frozen with the state."""
         return self.execution.shards or LIVE_SHARDS
 
     @property
     def run_id(self) -> str:
-        """The same for the same question, whatever the model that serves: a restart goes on with its own scores."""
+        """The name of the job's run, the same for the same question, whatever the model that serves: a restart goes on
+        with its own scores."""
         digest = hashlib.sha256(json.dumps([self.task.digest, self.subscription]).encode()).hexdigest()[:10]
         return f"{self.task.task}-live-{digest}"
 
     @property
     def job_name(self) -> str:
-        """As Dataflow takes it."""
+        """The name of the job, of letters that Dataflow takes."""
         return self.run_id.lower().replace("_", "-")
 
 
@@ -185,17 +186,17 @@ class TrainConfig:
 
     @property
     def validation(self) -> tuple[int, ...]:
-        """Ascending. The label of the last one is known at the first test as-of."""
+        """The validation as-ofs, ascending. The label of the last one is known at the first test as-of."""
         return self._before(self.test[0], self.validation_as_ofs)
 
     @property
     def train(self) -> tuple[int, ...]:
-        """Ascending. The label of the last one is known at the first validation as-of."""
+        """The training as-ofs, ascending. The label of the last one is known at the first validation as-of."""
         return self._before(self.validation[0], self.train_as_ofs)
 
     @property
     def folder(self) -> Path:
-        """Of the task's models."""
+        """The folder of the task's models."""
         return Path(self.models) / self.task.task
 
     def example_config(self, *as_ofs: int) -> ExamplesConfig:
@@ -208,7 +209,8 @@ class TrainConfig:
 
 
 def at_most(flag: str, value: int, most: int, why: str) -> None:
-    """
+    """Refuses a number that is too large.
+
     Raises:
       UserError: a number that nobody means, and that would take all memory before it failed.
     """
@@ -240,8 +242,8 @@ def first_as_of(task: Task, now: int, history: bool, text: str | None = None) ->
 
 
 def parse_as_ofs(task: Task, text: str, flag: str = "--as-of", every: int | None = None) -> tuple[int, ...]:
-    """`2024-01-01`, or `2024-01-01..2024-03-01` for every as-of that is due between the two, both included; or for
-    those that lie `every` us apart; `latest` for the newest that is due.
+    """Reads as-ofs: `2024-01-01`, or `2024-01-01..2024-03-01` for every as-of that is due between the two, both
+    included; or for those that lie `every` us apart; `latest` for the newest that is due.
 
     Raises:
       UserError: not a time, not a step boundary (with the nearest ones), an empty range, or one of more than `AS_OFS`.

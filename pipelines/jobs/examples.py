@@ -1,6 +1,6 @@
 """The examples pipeline: event files -> labelled sequences -> a layer of the store. The graph, and the run around it.
 
-What a store holds, and what of it a request can use, is in `examplestore`.
+What a store holds, and what of it a request can use, is in `models.example_store`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from pipelines.errors import Exit, UserError
 from pipelines.events.decode import Span
 from pipelines.events.sequences import SequenceBatch
 from pipelines.jobs import memory
+from pipelines.jobs.checks.before import checked
 from pipelines.jobs.config import ExamplesConfig
 from pipelines.jobs.extent import rows
+from pipelines.jobs.launch import Launch
 from pipelines.jobs.report import describe_as_ofs, describe_input, ledger_lines
-from pipelines.jobs.source import Source, find
+from pipelines.jobs.source import Source
 from pipelines.ledger.counts import Ledger, total
 from pipelines.models.example_files import TIME, schema
 from pipelines.models.example_store import (
@@ -47,7 +49,7 @@ from pipelines.models.example_store import (
     uses,
     write_layer,
 )
-from pipelines.runners import dataflow, execution, flink
+from pipelines.runners import dataflow, execution
 from pipelines.system.files import create_private, make_private, replacing
 from pipelines.system.progress import Progress, watch
 from pipelines.task.file import describe
@@ -77,13 +79,13 @@ def make_examples(config: ExamplesConfig) -> Stored:
     Raises:
       UserError: too many bad rows, sums that do not match, or what `find` and `run` raise.
     """
-    source = _find(config)
+    source, warnings = _find(config)
     folder = _folder(config, source)
     layers = choose(config.task, config.as_ofs, read_layers(folder))
     if not missing(config.task, config.as_ofs, layers):
         return _stored(config, folder, layers, (), there(config.task, config.as_ofs, layers))
     need = _need(config, source)
-    lines = need.lines()
+    lines = [*need.lines(), *warnings]
     with adding(folder), memory.explained(need):
         print("\n".join(lines), flush=True)
         layers = choose(config.task, config.as_ofs, read_layers(folder))
@@ -104,7 +106,7 @@ def plan(config: ExamplesConfig) -> int:
 
 def plan_lines(config: ExamplesConfig) -> list[str]:
     """What the examples are, and what of them would be computed."""
-    source = _find(config, dry_run=True)
+    source, warnings = _find(config, dry_run=True)
     folder = _folder(config, source)
     layers = choose(config.task, config.as_ofs, read_layers(folder))
     lacking = missing(config.task, config.as_ofs, layers)
@@ -117,7 +119,7 @@ def plan_lines(config: ExamplesConfig) -> list[str]:
         f"as of       {describe_as_ofs(config.as_ofs)}",
         describe_input(source, config.input),
         *gaps,
-        *(_need(config, source).lines() if lacking else ()),
+        *([*_need(config, source).lines(), *warnings] if lacking else ()),
         f"examples    {folder}",
     ]
 
@@ -192,11 +194,14 @@ def _stored(
     return Stored(folder, config.task.task, config.as_ofs, examples, ledger, computed, reused, used)
 
 
-def _find(config: ExamplesConfig, dry_run: bool = False) -> Source:
+def _find(config: ExamplesConfig, dry_run: bool = False) -> tuple[Source, list[str]]:
+    """What is read, and warnings. Raises UserError where a check does not pass."""
     if dataflow.is_dataflow(config.execution.beam_args):
-        raise UserError("examples are kept in a folder, which workers of Dataflow cannot write: leave out --runner")
-    flink.check(config.execution.beam_args)
-    return find(config.task, Span(config.as_ofs, config.task.horizon), config.input, config.execution, dry_run)
+        raise UserError(
+            "examples are kept in a folder, which workers of Dataflow cannot write", remedy="Leave out --runner"
+        )
+    facts, warnings = checked(Launch.of(config), dry_run)
+    return facts.source, warnings
 
 
 def _need(config: ExamplesConfig, source: Source) -> memory.Need:

@@ -20,11 +20,11 @@ class Sized(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Its size in bytes."""
 
 
 def rows(parts: Iterable[Sized]) -> int:
-    """Of all files and pieces, each of which counts with its own size."""
+    """The number of rows of all files and pieces, each of which counts with its own size."""
     sizes: dict[str, dict[str, int]] = {}
     for part in parts:
         files = sizes.setdefault(part.format, {})

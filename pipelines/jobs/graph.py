@@ -12,19 +12,19 @@ from pipelines.transforms.infer import Infer
 
 
 class Events(Protocol):
-    """What reading gives."""
+    """What the step `Read` of a graph gives to the others."""
 
     @property
     def blocks(self) -> beam.PCollection[tuple[int, bytes]]:
-        """(shard, packed EventBlock)."""
+        """The accepted events: (shard, packed EventBlock)."""
 
     @property
     def dead(self) -> beam.PCollection:
-        """DeadLetter of each row that is no event."""
+        """The rows that are no events: a DeadLetter for each."""
 
     @property
     def ledger(self) -> beam.PCollection:
-        """Ledger of each part that was read."""
+        """The counts: a Ledger for each part that was read."""
 
 
 def build(
@@ -35,8 +35,8 @@ def build(
     write: beam.PTransform,
     state: str = "",
 ) -> None:
-    """Events -> sequences -> scores -> sink. The names of the steps are part of what a running job is: see
-    tests/golden.
+    """Builds the graph: events -> sequences -> scores -> sink. The names of the steps are part of what a running job
+    is: see tests/golden.
 
     Args:
       read: gives `Events`.

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pipelines.errors import Exit, UserError
+from pipelines.errors import Exit, Finding, Severity, UserError
 from pipelines.events.sequences import BATCH, DENSE
 from pipelines.models.engines.base import EngineName
 from pipelines.system.background import repeating
@@ -47,7 +47,7 @@ TABLE = 2.0  # times that a table of steps is there: with the window of an as-of
 CALLED = 5.5  # times that a batch is there: gathered, padded, as a tensor, and what preprocessing makes of it
 RECURRENT = 6  # arrays (steps, units) of a row in a recurrent layer: gates, states, outputs
 KEPT = 2.5  # times the memory of a call that a step of learning takes: what the gradient needs stays
-EXAMPLE = 230  # bytes of an example beside its tensor, see `models.examples.load_examples`
+EXAMPLE = 230  # bytes of an example beside its tensor, see `models.example_files.load_examples`
 JUDGED = 1024  # rows of a call when a network is judged
 TREES = 350 * MB  # the table of LightGBM, its bins and histograms, at most, see `evaluation.baselines`
 LIVE = 3.0  # times that an event of the history is there, in Prism and on the way to it; an assumption
@@ -78,12 +78,12 @@ class Need:
 
     @property
     def likely(self) -> int:
-        """Bytes."""
+        """The bytes that it is likely to take."""
         return round(sum(part.likely for part in self.parts))
 
     @property
     def least(self) -> int:
-        """Bytes."""
+        """The bytes that it takes at least."""
         return round(sum(part.least for part in self.parts))
 
     @property
@@ -92,7 +92,7 @@ class Need:
         return max(self.parts[1:], key=lambda part: max(part.likely, part.least))
 
     def lines(self, there: Room | None = None) -> list[str]:
-        """For a plan and for the beginning of a run: what it is likely to take, and a warning if that is close.
+        """The lines for a plan and the beginning of a run: what it is likely to take, and a warning if that is close.
 
         Args:
           there: this machine's where None.
@@ -102,34 +102,36 @@ class Need:
         """
         there = there or room()
         problem = self.problem(there)
-        if self.impossible(there):
-            raise UserError(str(problem))
+        if problem is not None and problem.severity == "error":
+            raise UserError.of([problem])
+        return [self.line(there), *([f"warning     {problem}"] if problem else [])]
+
+    def line(self, there: Room | None = None) -> str:
+        """What it is likely to take; `there`: this machine's where None."""
         parts = sorted((p for p in self.parts if p.likely >= 0.1 * self.likely), key=lambda p: -p.likely)
         what = ", ".join(f"{quantity(part.likely, 'B')} {part.what}" for part in parts)
         size = quantity(self.likely, "B")
         if not self.here:
-            return [f"memory      about {size} of a worker's{self.to} ({what}); what workers have is not known here"]
-        line = f"memory      about {size}{self.to}, {quantity(there.size, 'B')} {there.what} ({what})"
-        return [line] if problem is None else [line, f"warning     {problem}"]
+            return f"memory      about {size} of a worker's{self.to} ({what}); what workers have is not known here"
+        there = there or room()
+        return f"memory      about {size}{self.to}, {quantity(there.size, 'B')} {there.what} ({what})"
 
-    def impossible(self, there: Room) -> bool:
-        """Whether it surely takes more than there is."""
-        return self.here and self.least > there.size + there.swap
-
-    def problem(self, there: Room) -> str | None:
-        """What is wrong with it, and what to lower; None where it fits."""
+    def problem(self, there: Room | None = None) -> Finding | None:
+        """What is wrong with it, and what to lower: an error where it surely takes more than there is."""
+        there = there or room()
         if not self.here or max(self.likely, self.least) <= CLOSE * there.size:
             return None
-        size = (
-            f"at least {quantity(self.least, 'B')}" if self.impossible(there) else f"about {quantity(self.likely, 'B')}"
-        )
-        return f"it takes {size} of memory{self.to}, {quantity(there.size, 'B')} {there.what}; {self.remedy}"
+        impossible = self.least > there.size + there.swap
+        severity: Severity = "error" if impossible else "warning"
+        size = f"at least {quantity(self.least, 'B')}" if impossible else f"about {quantity(self.likely, 'B')}"
+        said = f"it takes {size} of memory{self.to}, {quantity(there.size, 'B')} {there.what}; {self.most}"
+        return Finding("memory", severity, "memory", said, self.largest.lower)
 
     @property
-    def remedy(self) -> str:
-        """The largest part, and what to lower."""
+    def most(self) -> str:
+        """The largest part, in words."""
         part = self.largest
-        return f"the most of it, {quantity(max(part.likely, part.least), 'B')}, is for {part.what}: {part.lower}"
+        return f"the most of it, {quantity(max(part.likely, part.least), 'B')}, is for {part.what}"
 
 
 def scoring(
@@ -143,7 +145,7 @@ def scoring(
     model: Mapping[str, Any],
     here: bool = True,
 ) -> Need:
-    """Of `foretide score`.
+    """The memory that `foretide score` needs.
 
     Args:
       events: about how many there are.
@@ -168,7 +170,7 @@ def scoring(
 
 
 def making(task: Task, as_ofs: Sequence[int], events: int, shards: int, workers: int, here: bool = True) -> Need:
-    """Of the examples of some as-ofs, see `scoring`."""
+    """The memory that making examples of some as-ofs needs, see `scoring`."""
     processes = workers if here else 1
     return Need(
         (
@@ -176,7 +178,7 @@ def making(task: Task, as_ofs: Sequence[int], events: int, shards: int, workers:
             *(_shuffle(task, events, workers) if here else ()),
             _shard(task, events // shards, processes),
             _table(task, as_ofs[:1], processes),
-            Part("the list of as-ofs", LISTED * len(as_ofs), 32 * len(as_ofs), "ask for fewer as-ofs"),
+            Part("the list of as-ofs", LISTED * len(as_ofs), 32 * len(as_ofs), "Ask for fewer as-ofs"),
         ),
         here,
         " to make examples",
@@ -184,22 +186,22 @@ def making(task: Task, as_ofs: Sequence[int], events: int, shards: int, workers:
 
 
 def training(task: Task, examples: int = 0) -> Need:
-    """Of learning and judging, whatever the number of examples whose tensors stay in their files.
+    """The memory that learning and judging need, whatever the number of examples whose tensors stay in their files.
 
     Args:
       examples: of all sets, where they are known.
     """
     spec, batch = task.model, task.model.batch_size
     learn, judge = (n * _call(task, spec.network, spec.units) for n in (KEPT * batch, JUDGED))
-    largest = "lower model.batch_size" if learn > judge else "take fewer or longer steps, or fewer features"
+    largest = "Lower model.batch_size" if learn > judge else "Take fewer or longer steps, or fewer features"
     weights = 4 * _weights(task) * (5 + 2 * spec.members)
     return Need(
         (
             *_engine(TRAINING, 1, "TensorFlow"),
             Part("batches", max(learn, judge), 4 * _cells(task) * min(batch, JUDGED), largest),
-            Part("weights", weights, weights / 8, "lower model.units, model.members or the vocabularies"),
-            Part("trees to compare with", TREES, 0, "take fewer as-ofs with --train-as-ofs"),
-            Part("examples", EXAMPLE * examples, EXAMPLE * examples / 4, "take fewer as-ofs with --train-as-ofs"),
+            Part("weights", weights, weights / 8, "Lower model.units, model.members or the vocabularies"),
+            Part("trees to compare with", TREES, 0, "Take fewer as-ofs with --train-as-ofs"),
+            Part("examples", EXAMPLE * examples, EXAMPLE * examples / 4, "Take fewer as-ofs with --train-as-ofs"),
         ),
         to=" to train",
     )
@@ -214,10 +216,10 @@ def streaming(
     model: Mapping[str, Any],
     here: bool = True,
 ) -> Need:
-    """Of a live job, and of the history that it starts from; what it keeps later grows with its events."""
+    """The memory of a live job, with the history that it starts from. What it keeps later grows with its events."""
     parts = [*_engine(ENGINES[engine], 1, str(engine))]
     if here:
-        lower = "start from less history (--bootstrap), or run on Flink, which keeps its state on disk"
+        lower = "Start from less history (--bootstrap), or run on Flink, which keeps its state on disk"
         parts += [Part("Prism", PRISM, PRISM / 2, lower)]
         parts += [Part("the history", LIVE * events * _packed(task), 0, lower)] if events else []
     return Need((*parts, _shard(task, events // shards, 1), _table(task, (0,), 1), _calls(task, batch, model, 1)), here)
@@ -236,11 +238,8 @@ def explained(need: Need) -> Iterator[None]:
         now = left()
         if not warned and now.size + now.swap < LAST * before.size:
             warned = True
-            print(
-                f"warning     only {quantity(now.size, 'B')} of memory are {now.what}; {need.remedy}",
-                file=to,
-                flush=True,
-            )
+            said = f"only {quantity(now.size, 'B')} of memory are {now.what}; {need.most}. {need.largest.lower}"
+            print(f"warning     {said}", file=to, flush=True)
         return 0
 
     with repeating(watch, WATCHED, "memory") if need.here else nullcontext():
@@ -254,25 +253,26 @@ def explained(need: Need) -> Iterator[None]:
             looks = "Unless somebody did that, memory ran out" if killed else "It looks like a lack of memory"
             said = f"{str(error).rstrip('.') or 'MemoryError'}. {looks}{need.to}: there were {had} "
             said += f"{before.what}, and about {wanted} were expected to do"
-            raise UserError(f"{said}; {need.remedy}", getattr(error, "code", Exit.FAILED)) from error
+            exit = getattr(error, "exit", Exit.FAILED)
+            raise UserError(f"{said}; {need.most}", exit, remedy=need.largest.lower, code="memory") from error
 
 
 def _engine(size: int, processes: int, name: str) -> Iterator[Part]:
     """This process, and the workers that it starts where there are several."""
-    own, lower = OWN * size, "take a larger machine"
+    own, lower = OWN * size, "Take a larger machine"
     yield Part(f"Python and {name}", size, own, lower)
     if processes > 1:
-        yield Part(f"{processes} more processes of it", processes * own, processes * own / 2, "lower --workers")
+        yield Part(f"{processes} more processes of it", processes * own, processes * own / 2, "Lower --workers")
 
 
 def _shuffle(task: Task, events: int, workers: int) -> Iterator[Part]:
-    lower = "give it less input at a time, or run it on Flink (--runner=FlinkRunner), which shuffles on disk"
+    lower = "Give it less input at a time, or run it on Flink (--runner=FlinkRunner), which shuffles on disk"
     times = SHUFFLED + (1 if workers > 1 else 0)
     yield Part(f"about {quantity(events)} events", times * events * _packed(task), 0, lower)
 
 
 def _shard(task: Task, events: int, processes: int) -> Part:
-    return Part("the shard at work", processes * events * (_packed(task) + SORTED), 0, "use more --shards")
+    return Part("the shard at work", processes * events * (_packed(task) + SORTED), 0, "Use more --shards")
 
 
 def _table(task: Task, as_ofs: Sequence[int], processes: int) -> Part:
@@ -282,14 +282,14 @@ def _table(task: Task, as_ofs: Sequence[int], processes: int) -> Part:
     entities = max(1, min(BATCH, DENSE // (width * features)))
     one = width * (4 * features + 16)
     lower = (
-        "narrow the range of --as-of" if span > task.sequence.steps else "take fewer or longer steps (sequence.steps)"
+        "Narrow the range of --as-of" if span > task.sequence.steps else "Take fewer or longer steps (sequence.steps)"
     )
     return Part("a table of steps", processes * entities * (TABLE * one), processes * one, lower)
 
 
 def _calls(task: Task, batch: int, model: Mapping[str, Any], processes: int) -> Part:
     call = batch * _call(task, str(model.get("network")), model.get("units") or ())
-    lower = f"lower --batch-size ({batch}) or sequence.steps ({task.sequence.steps:,})"
+    lower = f"Lower --batch-size ({batch}) or sequence.steps ({task.sequence.steps:,})"
     return Part("batches of the model", processes * call, processes * batch * 4 * _cells(task), lower)
 
 
@@ -301,7 +301,7 @@ def _call(task: Task, network: str, units: Sequence[int]) -> float:
 
 def _rows(events: int, as_ofs: Sequence[int]) -> Iterator[Part]:
     entities = max(1, events // EACH)
-    lower = "narrow the range of --as-of"
+    lower = "Narrow the range of --as-of"
     yield Part("rows of scores", SCORED * entities * len(as_ofs), 0, lower)
     yield Part("the list of as-ofs", LISTED * len(as_ofs), 32 * len(as_ofs), lower)
 
@@ -311,7 +311,7 @@ def _cells(task: Task) -> int:
 
 
 def _packed(task: Task) -> float:
-    """Bytes of an event in a packed block, see `transforms.block`: time, id, columns, key, and the name of the key."""
+    """Bytes of an event in a packed block, see `events.block`: time, id, columns, key, and the name of the key."""
     columns = 8 * len(task.hashed) + 4 * len(task.numeric) + 2 * len(task.categorical)
     return 16 + 8 * (task.events.arrival is not None) + columns + 4 + KEY
 

@@ -1,4 +1,4 @@
-"""Models side by side, as text: every version of a task, or two of them. Which version serves: `registry`."""
+"""What `foretide models` shows: versions of a task side by side, or two models. Which one serves: `models.registry`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def table(tasks: Sequence[TaskModels]) -> str:
 
 
 def compare(a: Path, b: Path) -> str:
-    """What two models differ in: task, data, network, libraries; and all that both were measured by.
+    """A table of what two models differ in: task, data, network, libraries; and all that both were measured by.
 
     Raises:
       UserError: one of them cannot be read.
@@ -153,7 +153,7 @@ def _metrics(left: Mapping[str, float], right: Mapping[str, float]) -> list[list
 
 
 def _period(as_ofs: Sequence[int]) -> str:
-    """As `--as-of` takes it."""
+    """A range of as-ofs in the form that `--as-of` takes."""
     return "..".join(dict.fromkeys(format_time(t) for t in (*as_ofs[:1], *as_ofs[-1:])))
 
 

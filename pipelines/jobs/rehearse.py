@@ -12,10 +12,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pyarrow as pa
@@ -99,7 +100,7 @@ def rehearse(config: RehearseConfig) -> int:
             flush=True,
         )
         with emulator(os.environ.get(EMULATOR)) as pubsub:
-            _stream(config, folder, pubsub, live)
+            _stream(config, folder, target, pubsub, live)
         _backfill(config, folder)
         parity = compare(folder / "live", folder / "backfill", config.task.outputs)
     print(report(parity, target))
@@ -151,7 +152,7 @@ def messy(task: Task, time: Ints, arrival: Ints, start: int) -> tuple[Ints, Ints
 
 
 def compare(live: Path, backfill: Path, outputs: Sequence[str]) -> Parity:
-    """Every column of every row that says something about an entity, the bits of its scores included."""
+    """Compares every column of every row that says something about an entity, to the bits of its scores."""
     columns = COMPARED.format(outputs=", ".join(outputs))
     sql = f"SELECT {columns} FROM scores WHERE revision >= 0"
     want = {row[0]: row for row in select(backfill, sql).rows}
@@ -220,8 +221,8 @@ def _closing(task: Task, end: int) -> int:
     return end + task.score.allowed_lateness + task.score.every
 
 
-def _stream(config: RehearseConfig, folder: Path, pubsub: Emulator, live: Messages) -> None:
-    """The live job, from its history to the last message."""
+def _stream(config: RehearseConfig, folder: Path, target: Path, pubsub: Emulator, live: Messages) -> None:
+    """Runs the live job from its history to the last message. What it prints names `target`, where `folder` goes."""
     topic = pubsub.topic("events")
     command = [
         *(sys.executable, "-m", "pipelines.cli", "stream", "--task", config.task_file),
@@ -229,7 +230,9 @@ def _stream(config: RehearseConfig, folder: Path, pubsub: Emulator, live: Messag
         *("--bootstrap", str(folder / "history"), "--from", format_time(config.start)),
         *("--model", config.model, "--output", str(folder / "live"), *config.stream_args),
     ]
-    job = bound(command, env={**os.environ, **pubsub.environment})
+    job = bound(command, env={**os.environ, **pubsub.environment}, stdout=subprocess.PIPE, text=True)
+    printer = Thread(target=_print, args=(job.stdout, str(folder), str(target)), daemon=True)
+    printer.start()
     try:
         _publish(config, pubsub, topic, live, job)
         _close(config, pubsub, topic, job)
@@ -239,8 +242,15 @@ def _stream(config: RehearseConfig, folder: Path, pubsub: Emulator, live: Messag
     finally:
         if job.poll() is None:
             end(job, ENDING)
+        printer.join(ENDING)
     if code:
         raise UserError(f"the live job ended with exit code {code}", _exit(code))
+
+
+def _print(lines: Iterable[str], place: str, later: str) -> None:
+    """Prints lines as they come, with the place where files are now as the one where they will be."""
+    for line in lines:
+        print(line.replace(place, later), end="", flush=True)
 
 
 def _publish(

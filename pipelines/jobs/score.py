@@ -10,20 +10,19 @@ import apache_beam as beam
 from pipelines.errors import Exit
 from pipelines.events.decode import Span
 from pipelines.jobs import graph, memory
+from pipelines.jobs.checks.before import checked
+from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.config import ScoreConfig
-from pipelines.jobs.extent import rows
+from pipelines.jobs.launch import Launch
 from pipelines.jobs.outputs.base import Output
 from pipelines.jobs.outputs.kinds import output
 from pipelines.jobs.report import describe_as_ofs, describe_input, score_report
-from pipelines.jobs.source import Source, find
-from pipelines.models import registry, remote
-from pipelines.models.saved.manifest import Manifest, check, load_manifest
-from pipelines.models.saved.operations import check_operations
-from pipelines.runners import dataflow, execution, flink
+from pipelines.jobs.source import Source
+from pipelines.models import remote
+from pipelines.runners import dataflow, execution
 from pipelines.storage.rows import Run
 from pipelines.system.progress import Progress, watch
 from pipelines.task.file import describe
-from pipelines.task.spec import Task
 from pipelines.transforms.build_sequences import Sequences
 from pipelines.transforms.infer import Infer
 from pipelines.transforms.output_rows import now
@@ -38,9 +37,9 @@ def score(config: ScoreConfig) -> int:
     Raises:
       UserError: the model does not fit the task, the input does not, or the pipeline failed.
     """
-    manifest, source, infer = _prepare(config)
-    need = _need(config, manifest, source)
-    print("\n".join(need.lines()), flush=True)
+    facts, infer, warnings = _prepare(config)
+    manifest, source, need = facts.manifest, facts.source, facts.need
+    print("\n".join([need.line(), *warnings]), flush=True)
     device = infer.device_in_use() if execution.is_local(config.execution) else "the workers' device"
     run = run_of(config, manifest.version)
     started, template = time.monotonic(), dataflow.is_template(config.execution.beam_args)
@@ -74,15 +73,6 @@ def run_of(config: ScoreConfig, version: str) -> Run:
     )
 
 
-def fitting(task: Task, model: str) -> tuple[Manifest, str]:
-    """What is known of a model, and where workers find it. Raises UserError if it does not fit the task."""
-    folder = registry.resolve(model)
-    manifest = load_manifest(folder)
-    check(manifest, task)
-    check_operations(folder / "saved_model", folder)
-    return manifest, remote.origin(folder)
-
-
 def build(
     p: beam.Pipeline,
     config: ScoreConfig,
@@ -91,7 +81,7 @@ def build(
     write: beam.PTransform,
     progress: Progress,
 ) -> None:
-    """The graph."""
+    """Builds the graph of a run over files."""
     task, span = config.task, Span(config.as_ofs)
     read = ReadEvents(task, span, source.pieces, source.shards, progress)
     sequences = Sequences(task, span, config.input.max_bad_share, progress)
@@ -100,14 +90,15 @@ def build(
 
 def plan(config: ScoreConfig) -> int:
     """Checks all that a run checks, and prints what it would do."""
-    manifest, source, infer = _prepare(config, dry_run=True)
+    facts, infer, warnings = _prepare(config, dry_run=True)
+    manifest, source = facts.manifest, facts.source
     where, on = config.execution, f"{infer.engine}, device {infer.device}, batches of {infer.batch_size}"
     print(describe(config.task))
     print(f"as of       {describe_as_ofs(config.as_ofs)}")
     print(describe_input(source, config.input))
     print(f"model       {manifest.version} in {config.model}, {on}")
     print(f"runner      {execution.runner(where)}, {where.workers} worker(s), {source.shards} shards")
-    print("\n".join(_need(config, manifest, source).lines()))
+    print("\n".join([facts.need.line(), *warnings]))
     print(f"output      {config.output}, run {config.run_id(manifest.version)}")
     for line in _output(config).plan(config.as_ofs):
         print(line)
@@ -115,39 +106,13 @@ def plan(config: ScoreConfig) -> int:
     return Exit.OK
 
 
-def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Manifest, Source, Infer]:
-    where = config.execution
-    dataflow.check(
-        where.beam_args,
-        dataflow.Job(
-            model=config.model,
-            output=config.output if _output(config).here else None,
-            inputs=config.input.local,
-            device=config.device,
-            accelerator=where.accelerator,
-            ram=where.inference_ram,
-        ),
-    )
-    manifest, model = fitting(config.task, config.model)
+def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Facts, Infer, list[str]]:
+    """What is known of the run, the model in it, and warnings. Raises UserError where a check does not pass."""
+    facts, warnings = checked(Launch.of(config), dry_run)
+    where, model = config.execution, remote.origin(facts.model)
     infer = Infer(model, config.task, config.engine, config.device, config.batch_size)
     infer.with_resource_hints(**dataflow.hints(where.accelerator, where.inference_ram))
-    _output(config).check(config.task.outputs)
-    flink.check(config.execution.beam_args)
-    return manifest, find(config.task, Span(config.as_ofs), config.input, config.execution, dry_run), infer
-
-
-def _need(config: ScoreConfig, manifest: Manifest, source: Source) -> memory.Need:
-    return memory.scoring(
-        config.task,
-        config.as_ofs,
-        rows(source.pieces),
-        source.shards,
-        config.execution.workers,
-        config.engine,
-        config.batch_size,
-        manifest.model,
-        execution.is_local(config.execution),
-    )
+    return facts, infer, warnings
 
 
 def _output(config: ScoreConfig) -> Output:

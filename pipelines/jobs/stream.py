@@ -12,24 +12,25 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from pipelines.errors import Exit, UserError
+from pipelines.errors import Exit
 from pipelines.events.decode import Since
 from pipelines.events.messages import Payload
 from pipelines.events.terms import Terms
-from pipelines.google.subscription import Facts, check_runner, preflight
+from pipelines.google.subscription import Facts
 from pipelines.jobs import graph, memory
+from pipelines.jobs.checks.before import checked
 from pipelines.jobs.config import StreamConfig
-from pipelines.jobs.extent import rows
+from pipelines.jobs.launch import Launch
 from pipelines.jobs.outputs.base import Live
 from pipelines.jobs.outputs.kinds import output
 from pipelines.jobs.report import describe_input, live_report
-from pipelines.jobs.source import Source, find
+from pipelines.jobs.source import Source
 from pipelines.ledger.counts import DeadLetter
 from pipelines.ledger.figures import summary
 from pipelines.models import registry
 from pipelines.models.engines.loading import import_framework
-from pipelines.models.saved.manifest import Manifest, check, load_manifest
-from pipelines.runners import dataflow, flink, portable
+from pipelines.models.saved.manifest import Manifest
+from pipelines.runners import portable
 from pipelines.storage.rows import Run
 from pipelines.system.clock import onward
 from pipelines.system.progress import Progress
@@ -40,9 +41,9 @@ from pipelines.transforms.archive import Archive, compacting_archive
 from pipelines.transforms.build_sequences import Sequences
 from pipelines.transforms.decode_messages import DecodeMessages
 from pipelines.transforms.infer import Infer
-from pipelines.transforms.live_sequences import Live as Judge
+from pipelines.transforms.live_sequences import LiveSettings
 from pipelines.transforms.output_rows import Inputs, now
-from pipelines.transforms.publish_letters import PublishLetters, check_topic
+from pipelines.transforms.publish_letters import PublishLetters
 from pipelines.transforms.read_files import ReadEvents
 
 WATCH = 5.0  # seconds between two looks at which version of the model serves
@@ -65,15 +66,15 @@ def stream(config: StreamConfig) -> int:
     Raises:
       UserError: the model, the history or the subscription will not do, or the pipeline failed.
     """
-    ready = _prepare(config)
-    for warning in ready.facts.warnings:
-        print(f"warning     {warning}")
-    print(_beginning(config, ready), flush=True)
+    ready, need, warnings = _prepare(config)
+    for line in warnings:
+        print(line)
+    print(_beginning(config, ready, need), flush=True)
     if portable.is_local(config.execution):
         import_framework(config.engine)  # here, and not in a thread of the job
     archive = compacting_archive(config.archive) if config.archive else nullcontext()
     letters = config.dead_letters is None  # otherwise they go to their topic
-    explained = memory.explained(_need(config, ready))
+    explained = memory.explained(need)
     unchanged = ready.history.unchanged() if ready.history else nullcontext()
     with output(config.output, config.method).live(_run(config), letters) as live, archive, explained, unchanged:
         result = portable.run_stream(
@@ -86,21 +87,21 @@ def stream(config: StreamConfig) -> int:
 
 def plan(config: StreamConfig) -> int:
     """Checks all that a job checks, and prints what it would do."""
-    ready = _prepare(config, dry_run=True)
+    ready, need, warnings = _prepare(config, dry_run=True)
     print(describe(config.task))
-    print(_beginning(config, ready))
-    for warning in ready.facts.warnings:
-        print(f"warning     {warning}")
+    print(_beginning(config, ready, need))
+    for line in warnings:
+        print(line)
     print("dry run: nothing was read, scored or written")
     return Exit.OK
 
 
 def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -> None:
-    """The graph."""
+    """Builds the graph of a live job."""
     task, since = config.task, Since(config.first)
     ticks = not portable.runner_name(config.execution).endswith("DataflowRunner")  # whose own read gives none
     clock = onward if portable.is_local(config.execution) else time.time  # as emulators/prism has it
-    judge = Judge(config.subscription, config.early / 1e6, ticks, clock, config.shards)
+    judge = LiveSettings(config.subscription, config.early / 1e6, ticks, clock, config.shards)
     read, write = ReadLive(config, ready, live.stop, live.journal), WriteLive(config, live.write)
     # Dataflow asks for the names of a job's steps before it lets another one take its place, Flink does not tell why.
     kept = "" if ticks else Terms.of(task, since, config.shards).digest.hex()
@@ -108,7 +109,7 @@ def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -
 
 
 class Events(NamedTuple):
-    """See `graph.Events`."""
+    """What reading a subscription gives, see `graph.Events`."""
 
     blocks: beam.PCollection[tuple[int, bytes]]
     dead: beam.PCollection
@@ -170,38 +171,15 @@ class WriteLive(beam.PTransform):
         return dead
 
 
-def _prepare(config: StreamConfig, dry_run: bool = False) -> Prepared:
-    place, runner = output(config.output, config.method), portable.runner_name(config.execution)
-    dataflow.check(
-        config.execution.beam_args,
-        dataflow.Job(
-            model=config.model,
-            output=config.output if place.here else None,
-            inputs=config.bootstrap.local if config.bootstrap else (),
-            archive=config.archive,
-            streaming=True,
-            device=config.device,
-            accelerator=config.execution.accelerator,
-        ),
-    )
-    manifest = load_manifest(registry.resolve(config.model))
-    check(manifest, config.task)
-    place.check(config.task.outputs)
-    check_runner(runner, config.execution.beam_args, config.arrival_attribute)
-    flink.check(config.execution.beam_args, config.job_name)
-    place.check_runner(runner, config.execution.beam_args)
+def _prepare(config: StreamConfig, dry_run: bool = False) -> tuple[Prepared, memory.Need, list[str]]:
+    """What was found, what the job takes of memory, and warnings. Raises UserError where a check does not pass."""
+    facts, warnings = checked(Launch.of(config), dry_run)
     infer = Infer(config.model, config.task, config.engine, config.device, config.batch_size, WATCH)
-    payload = Payload(config.payload, _text(config.avro_schema) if config.avro_schema else "")
-    if config.dead_letters is not None:
-        check_topic(config.dead_letters)
-    facts = preflight(config.subscription)
-    history = None
-    if config.bootstrap is not None:
-        history = find(config.task, Since(config.first), config.bootstrap, config.execution, dry_run)
-    return Prepared(manifest, infer, facts, payload, history)
+    history = facts.source if config.bootstrap is not None else None
+    return Prepared(facts.manifest, infer, facts.subscription, facts.payload, history), facts.need, warnings
 
 
-def _beginning(config: StreamConfig, ready: Prepared) -> str:
+def _beginning(config: StreamConfig, ready: Prepared, need: memory.Need) -> str:
     """What the job is going to do."""
     task, attribute = config.task, config.arrival_attribute
     clock = f"attribute {attribute}" if attribute else "publish time"
@@ -215,7 +193,7 @@ def _beginning(config: StreamConfig, ready: Prepared) -> str:
         *([describe_input(ready.history, config.bootstrap)] if ready.history and config.bootstrap else []),
         f"model       {ready.manifest.version} in {config.model}{watched}",
         f"runner      {portable.runner_name(config.execution)}, {config.shards} shards, {config.pullers} puller(s)",
-        *_need(config, ready).lines(),
+        need.line(),
         f"output      {config.output}, run {config.run_id}",
     ]
     if config.archive is not None:
@@ -223,18 +201,6 @@ def _beginning(config: StreamConfig, ready: Prepared) -> str:
     elif portable.is_local(config.execution):
         lines.append("archive     none: what this process knows is gone when it ends (--archive FOLDER keeps it)")
     return "\n".join(lines)
-
-
-def _need(config: StreamConfig, ready: Prepared) -> memory.Need:
-    return memory.streaming(
-        config.task,
-        rows(ready.history.pieces) if ready.history else 0,
-        config.shards,
-        config.engine,
-        config.batch_size,
-        ready.manifest.model,
-        portable.is_local(config.execution),
-    )
 
 
 def _run(config: StreamConfig) -> Run:
@@ -251,10 +217,3 @@ def _run(config: StreamConfig) -> Run:
         horizon=horizon,
         active_within=active_within,
     )
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--avro-schema {path}: cannot be read: {error}") from error

@@ -190,13 +190,14 @@ def _serve(config: TrainConfig, made: str) -> None:
 
 
 def training_key(config: TrainConfig, stored: Stored) -> str:
-    """Of all that decides what is learnt."""
+    """A key of all that decides what is learnt."""
     facts = [version("foretide"), config.task.digest, config.train, config.validation, str(stored.folder)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:10]
 
 
 def _check(config: TrainConfig) -> None:
-    """
+    """Checks what a training needs before it takes its time.
+
     Raises:
       UserError: a package is missing, the features say too little, no model can be written, or it cannot be told
         which one serves.

@@ -88,5 +88,5 @@ class Ledger:
 
 
 def total(parts: Iterable[Ledger]) -> Ledger:
-    """The sum; an empty ledger for none."""
+    """The sum of ledgers; an empty one for none."""
     return reduce(Ledger.__add__, parts, Ledger())

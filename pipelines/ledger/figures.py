@@ -40,7 +40,7 @@ class Spread:
 
     @property
     def mean(self) -> float | None:
-        """None where there is no value."""
+        """The mean; None where there is no value."""
         return self.total / self.count if self.count else None
 
     def __add__(self, other: Spread) -> Spread:
@@ -139,7 +139,7 @@ class Lines:
             self._print()
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Writes a line that stays."""
         self._write(text, "\n")
 
     def close(self) -> None:

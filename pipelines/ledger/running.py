@@ -63,7 +63,7 @@ class Running:
 
     @property
     def visible(self) -> int | None:
-        """How many of them the table has; None if not all were looked for."""
+        """How many of the rows the table has; None if not all were looked for."""
         return None if self.unseen else self.meant - sum(rows.missing for rows in self.windows.values())
 
     @property
@@ -89,7 +89,7 @@ class Running:
         return replace(self, windows=windows, changed=True)
 
     def looked(self, visible: Mapping[Window, int]) -> Running:
-        """With what was found; the windows that changed last are kept, and those that lack rows."""
+        """The same with what the table has; the windows that changed last are kept, and those that lack rows."""
         windows = {
             window: replace(rows, visible=min(visible[window], rows.meant)) if window in visible else rows
             for window, rows in self.windows.items()
@@ -99,5 +99,5 @@ class Running:
         return replace(self, windows=windows, settled=settled)
 
     def written(self, at: int) -> Running:
-        """At a time (us), or just after the last row if the clock was put back."""
+        """The same, written at a time (us), or just after the last row if the clock was put back."""
         return replace(self, at=max(at, self.at + 1), changed=bool(self.unseen))

@@ -217,7 +217,8 @@ def _ints(table: pa.Table, column: str) -> Ints:
 
 
 def check_rows(task: Task, examples: Examples, name: str, rows: Ints) -> None:
-    """
+    """Checks that rows can be learnt from.
+
     Raises:
       UserError: nothing can be learnt from the rows, or judged on them; `name` says what they are for.
     """

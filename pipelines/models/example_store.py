@@ -1,6 +1,6 @@
 """The examples store: what it holds, what a request can use of that, and what is missing. No Beam, no tensors.
 
-    <root>/<task>/<key>/layer-<id>/   layer.json, and Arrow files with rows of `models.examples.schema`
+    <root>/<task>/<key>/layer-<id>/   layer.json, and Arrow files with rows of `models.example_files.schema`
     <root>/<task>/<key>/.lock         held by whoever adds a layer
 
 The key stands for all that decides which rows there are and what their labels are: the events, the steps, the label
@@ -85,7 +85,7 @@ class Stored:
 
 
 def key(task: Task, format: str | None, files: Sequence[InputFile]) -> str:
-    """12 hex digits for what all layers of a folder have in common."""
+    """The name of a folder: 12 hex digits for what all layers in it have in common."""
     label = task.label.asked
     if task.label.starts_from:
         label["level"] = [feature_id(f) for f in task.features if f.name in task.label.starts_from]
@@ -140,7 +140,7 @@ def _size(rectangles: Sequence[Rectangle]) -> int:
 
 
 def missing(task: Task, as_ofs: Sequence[int], layers: Sequence[Layer]) -> tuple[Rectangle, ...]:
-    """What no layer holds, as few rectangles: as-ofs that lack the same features together."""
+    """The examples that no layer holds, as few rectangles: as-ofs that lack the same features together."""
     return _rectangles(task, as_ofs, layers, False)
 
 
@@ -190,7 +190,7 @@ def read_layer(folder: Path) -> Layer:
 
 
 def write_layer(layer: Layer) -> None:
-    """The description of a layer, into its folder."""
+    """Writes the description of a layer into its folder."""
     facts = asdict(layer)
     del facts["folder"]
     (layer.folder / FILE).write_text(json.dumps(facts, indent=1))
@@ -198,7 +198,7 @@ def write_layer(layer: Layer) -> None:
 
 @contextmanager
 def adding(folder: Path) -> Iterator[None]:
-    """Alone in the folder of a key until the end of the block; others wait, and then find what was added.
+    """Keeps others out of the folder of a key until the end of the block; they wait, and then find what was added.
 
     What killed processes left is removed first.
 

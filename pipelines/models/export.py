@@ -56,7 +56,7 @@ def export(predictor: Predictor, origin: Origin, models: Path, beside: Mapping[s
 
 
 def save(predictor: Predictor, directory: Path) -> None:
-    """The SavedModel: `serving_default` takes `sequence` f4 (B, steps, features), raw, and gives `scores` f4 (B,
+    """Saves the SavedModel: `serving_default` takes `sequence` f4 (B, steps, features), raw, and gives `scores` f4 (B,
     outputs). A function `preprocess` gives what the networks see of it."""
     module = tf.Module()
     module.serve, module.preprocess, module.transform = predictor.serve, predictor.preprocess, predictor.transform

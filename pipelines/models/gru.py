@@ -23,7 +23,8 @@ class GRU(keras.layers.GRU):
 
 
 def gru(layer: keras.layers.GRU, x: tf.Tensor) -> tf.Tensor:
-    """f4 (B, steps, features) -> f4 (B, steps, units) where the layer returns sequences, else f4 (B, units).
+    """Runs a GRU layer: f4 (B, steps, features) -> f4 (B, steps, units) where the layer returns sequences, else f4 (B,
+    units).
 
     Cho et al., 2014, in the variant of Keras' `reset_after`: with gates z, r = sigmoid(x W + h R + b) and
     c = tanh(x W + r (h R + b')), h' = c + z (h - c).

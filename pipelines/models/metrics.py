@@ -42,8 +42,9 @@ class Ranking:
         return positives, rows
 
     def areas(self, weights: Array | None = None) -> Doubles:
-        """f8 (d, 2): the area under the ROC curve by trapezoids, and average precision, the area under the steps of the
-        precision-recall curve, tied scores as one. NaN where a class that is needed is missing."""
+        """Two areas for each weighting, f8 (d, 2): the area under the ROC curve by trapezoids, and average precision,
+        the area under the steps of the precision-recall curve, tied scores as one. NaN where a class that is needed is
+        missing."""
         positives, rows = self.counts(weights)
         p, n = positives[:, -1], rows[:, -1] - positives[:, -1]
         new = np.diff(positives, axis=1, prepend=0)
@@ -141,9 +142,9 @@ def psi(expected: Array, actual: Array) -> float:
 
 
 def bootstrap(of: Callable[[Array], Doubles], groups: Array, seed: int, draws: int = DRAWS) -> Doubles:
-    """f8 (draws, ...): `of` under bootstrap weights (d, n) of n rows, the rows of a group drawn together (Efron, 1979;
-    Field and Welsh, 2007, for clusters). The same groups and seed give the same draws, so that two statistics differ
-    draw by draw as they do on the same sample.
+    """What `of` gives, f8 (draws, ...), under bootstrap weights (d, n) of n rows, the rows of a group drawn together
+    (Efron, 1979; Field and Welsh, 2007, for clusters). The same groups and seed give the same draws, so that two
+    statistics differ draw by draw as they do on the same sample.
 
     Args:
       groups: (n) which group a row belongs to.
@@ -179,7 +180,7 @@ def interval(values: Doubles) -> tuple[float, float]:
 
 
 def log_return(later: Array, earlier: Array) -> Doubles:
-    """f8, log(later / earlier) of levels of one shape; 0 where either is not positive."""
+    """The log return, f8, log(later / earlier) of levels of one shape; 0 where either is not positive."""
     real = (later > 0) & (earlier > 0)
     a, b = (np.log(np.where(real, v, 1).astype(np.float64)) for v in (later, earlier))
     return a - b

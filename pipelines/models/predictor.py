@@ -19,7 +19,7 @@ ROWS = 1024  # of a call, when many are scored at once
 
 
 class Predictor(tf.Module):
-    """A trained model, whole.
+    """A whole model: preprocessing, networks and calibration in one graph.
 
     Args:
       members: networks, see `network.build`, whose outputs are averaged.
@@ -43,7 +43,7 @@ class Predictor(tf.Module):
     def calibrated(
         cls, task: Task, transform: Transform, members: Sequence[keras.Model], examples: Examples, rows: Ints
     ) -> Predictor:
-        """With the task's calibration, fitted on the rows, which the members have not learnt from."""
+        """The same with the task's calibration, fitted on the rows, which the members have not learnt from."""
         plain = cls(task, transform, members, Calibration("none"))
 
         def said() -> Floats:

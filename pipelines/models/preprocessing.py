@@ -52,7 +52,7 @@ RAW = "raw"
 
 
 class Tensors(Protocol):
-    """Where raw tensors come from: `examples.Examples`."""
+    """Where raw tensors come from: `example_files.Examples`."""
 
     def tensor(self, rows: Ints) -> Floats: ...
 

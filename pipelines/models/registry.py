@@ -6,7 +6,7 @@
 
 Readers take no lock: serving.json is replaced in one step once the version it names is on the disk, so that whoever
 reads it, at whatever moment a process is killed, finds the old one or the new one, whole. What people read of all
-this: `modeltable`.
+this: `jobs.models`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pipelines.errors import Exit, UserError
 from pipelines.models import remote
-from pipelines.models.saved.manifest import FILE, NAME, Manifest, load_manifest
+from pipelines.models.saved.manifest import AGAIN, FILE, NAME, Manifest, load_manifest
 from pipelines.system.files import sync, write_file
 from pipelines.system.json_file import read_json
 from pipelines.system.locks import locked
@@ -77,7 +77,7 @@ def models(root: str | os.PathLike[str], task: str | None = None) -> tuple[TaskM
 
 
 def serving(folder: str | os.PathLike[str]) -> Pointer | None:
-    """Which version of a task's folder serves; None if none was ever promoted.
+    """The version of a task's folder that serves; None if none was ever promoted.
 
     Raises:
       UserError: the file that says so cannot be read.
@@ -88,12 +88,13 @@ def serving(folder: str | os.PathLike[str]) -> Pointer | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        remedy = f"write it anew with foretide models promote {shlex.quote(str(path.parent))}/VERSION"
-        raise UserError(f"{path} cannot be read: {error}; {remedy}", Exit.MODEL) from None
+        remedy = f"Write it anew with foretide models promote {shlex.quote(str(path.parent))}/VERSION"
+        raise UserError(f"{path} cannot be read: {error}", Exit.MODEL, remedy=remedy) from None
 
 
 def stamp(folder: str | os.PathLike[str]) -> tuple[int, int, int] | None:
-    """Changes whenever another version of a task's folder is made to serve; None where that cannot be told."""
+    """A stamp that changes whenever another version of a task's folder is made to serve; None where that cannot be
+    told."""
     try:
         stat = (_absolute(folder) / POINTER).stat()
     except OSError:
@@ -119,15 +120,13 @@ def resolve(model: str | os.PathLike[str]) -> Path:
         return folder
     pointer = serving(folder)
     if pointer is None:
-        raise UserError(_no_model(place, folder), Exit.MODEL)
+        raise _no_model(place, folder)
     if remote.is_remote(place):
         remote.pull(f"{place.rstrip('/')}/{pointer.version}")
     if not (folder / pointer.version / FILE).is_file():
-        raise UserError(
-            f"{folder / POINTER} names version {pointer.version}, which is gone: go back to the one before with "
-            f"{go_back(folder)}, or {_choose(folder)}",
-            Exit.MODEL,
-        )
+        remedy = f"Go back to the one before with {go_back(folder)}. {_choose(folder)}"
+        what = f"{folder / POINTER} names version {pointer.version}, which is gone"
+        raise UserError(what, Exit.MODEL, remedy=remedy)
     return folder / pointer.version
 
 
@@ -140,9 +139,11 @@ def load(folder: Path) -> Version:
     manifest = load_manifest(folder)
     if (manifest.task, manifest.version) != (folder.parent.name, folder.name):
         right = Path(manifest.task, manifest.version)
-        raise UserError(f"{folder} holds version {manifest.version} of {manifest.task}: move it to {right}", Exit.MODEL)
+        raise UserError(
+            f"{folder} holds version {manifest.version} of {manifest.task}", Exit.MODEL, remedy=f"Move it to {right}"
+        )
     if not (folder / "saved_model" / "saved_model.pb").is_file():
-        raise UserError(f"{folder} has no saved_model, so it cannot serve; train the model again", Exit.MODEL)
+        raise UserError(f"{folder} has no saved_model, so it cannot serve", Exit.MODEL, remedy=AGAIN)
     return Version(folder, manifest)
 
 
@@ -178,7 +179,7 @@ def promote(folder: str | os.PathLike[str], version: str) -> Pointer:
     """
     folder = _absolute(folder)
     if not re.fullmatch(NAME, version):
-        raise UserError(f"{version!r} is no name of a version: {_choose(folder)}", Exit.MODEL)
+        raise UserError(f"{version!r} is no name of a version", Exit.MODEL, remedy=_choose(folder))
     path = load(folder / version).path
     with _locked(folder):
         try:
@@ -201,11 +202,15 @@ def rollback(folder: str | os.PathLike[str]) -> Pointer:
     with _locked(folder):
         old = serving(folder)
         if old is None:
-            raise UserError(_no_model(str(folder), folder), Exit.MODEL)
+            raise _no_model(str(folder), folder)
         for i, version in enumerate(old.previous):
             if _usable(folder / version):
                 return _write(folder, Pointer(version, old.previous[i + 1 :]))
-        raise UserError(f"{folder}: no version that served before {old.version} is left; {_choose(folder)}", Exit.MODEL)
+        raise UserError(
+            f"{folder}: no version that served before {old.version} is left",
+            Exit.MODEL,
+            remedy=_choose(folder),
+        )
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
@@ -214,7 +219,8 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
 
 
 def _parse(content: object) -> Pointer:
-    """
+    """Reads a pointer.
+
     Raises:
       ValueError: it is no pointer.
     """
@@ -253,7 +259,7 @@ def _models(folder: Path) -> TaskModels:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """Not the hidden ones, of models that are being written."""
+    """The folders in a folder, but for hidden ones, of models that are being written."""
     if not folder.is_dir():
         return []
     return [folder / name for name in sorted(os.listdir(folder)) if name[0] != "." and (folder / name).is_dir()]
@@ -268,14 +274,17 @@ def _names(folder: Path) -> list[str]:
     return [f.name for f in reversed(_subfolders(folder)) if (f / FILE).is_file()]
 
 
-def _no_model(given: str, folder: Path) -> str:
+def _no_model(given: str, folder: Path) -> UserError:
     """Why a folder names no model to serve, and what would."""
     if _names(folder):
-        return f"no version in {given} serves yet: {_choose(folder)}"
+        what, remedy = f"no version in {given} serves yet", _choose(folder)
+        return UserError(what, Exit.MODEL, remedy=remedy)
     tasks = [f.name for f in _task_folders(folder)]
     if tasks:
-        return f"{given} holds the models of {', '.join(tasks)}: name one of them, such as {Path(given, tasks[0])}"
-    return f"{given} is no model: it has neither {FILE} nor {POINTER}; make one with foretide train"
+        remedy = f"Name one of them, such as {Path(given, tasks[0])}"
+        return UserError(f"{given} holds the models of {', '.join(tasks)}", Exit.MODEL, remedy=remedy)
+    what = f"{given} is no model: it has neither {FILE} nor {POINTER}"
+    return UserError(what, Exit.MODEL, remedy="Make one with foretide train")
 
 
 def go_back(folder: Path) -> str:
@@ -286,15 +295,16 @@ def go_back(folder: Path) -> str:
 def _choose(folder: Path) -> str:
     names = _names(folder)
     if not names:
-        return "make a model with foretide train"
+        return "Make a model with foretide train"
     more = ", ..." if len(names) > SHOWN else ""
     promote = f"foretide models promote {shlex.quote(str(folder))}/VERSION"
-    return f"choose one with {promote}; there are {', '.join(names[:SHOWN])}{more}"
+    return f"Choose one with {promote}; there are {', '.join(names[:SHOWN])}{more}"
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """
+    """Keeps other processes from changing which version serves, until the end of the block.
+
     Raises:
       UserError: the folder is not there, or cannot be written.
     """

@@ -109,7 +109,8 @@ def _plain(parts: Iterable[str]) -> bool:
 
 
 def _no_file_is_a_folder(names: Collection[str]) -> None:
-    """
+    """Checks that names can be those of files on a disk.
+
     Raises:
       UserError: one name is that of a file and of a folder, or of two files.
     """

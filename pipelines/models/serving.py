@@ -39,7 +39,7 @@ _loading = threading.Lock()  # one model at a time, whoever asks
 
 @dataclass
 class Model:
-    """A version that has been tried."""
+    """A version of a model that is loaded and has been tried."""
 
     version: str
     engine: Engine
@@ -60,7 +60,8 @@ class Loader:
     size: int
 
     def load(self, folder: Path) -> Model:
-        """
+        """Loads a version and tries it.
+
         Raises:
           UserError: there is no model, it does not fit the task, or it cannot be loaded or score a batch of zeros.
         """
@@ -111,7 +112,8 @@ class Serving:
     def __init__(
         self, folder: str, loader: Loader, watch: float | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """
+        """Loads the version that serves, or one that served before it.
+
         Raises:
           UserError: the model cannot serve, and neither can any that served before it.
         """
@@ -128,12 +130,12 @@ class Serving:
 
     @property
     def size(self) -> int:
-        """Rows of a call."""
+        """How many rows a call of the model takes."""
         return self._model.size
 
     @property
     def device(self) -> str:
-        """In words."""
+        """The device in words."""
         return self._model.engine.device
 
     @contextmanager
@@ -146,7 +148,7 @@ class Serving:
                 self._model.size = size  # the memory it lacked is that of the model beside it
 
     def changes(self) -> Iterator[Change]:
-        """Since the last call of any thread: names of counters."""
+        """What changed since the last call of any thread: names of counters."""
         while True:
             try:
                 yield self._changes.get_nowait()

@@ -25,7 +25,7 @@ def periods(steps: int) -> list[int]:
 
 
 def summary(task: Task, x: tf.Tensor) -> tf.Tensor:
-    """f4 (B, steps, features), raw -> f4 (B, k), finite."""
+    """Summarises each row: f4 (B, steps, features), raw -> f4 (B, k), finite."""
     x = tf.clip_by_value(x, -LARGEST, LARGEST)
     relative = [i for i, f in enumerate(task.features) if f.scale == "relative" and f.vocabulary is None]
     amounts = [i for i, f in enumerate(task.features) if i not in relative and f.quantity]
@@ -95,5 +95,5 @@ def _levels(task: Task, x: tf.Tensor) -> tf.Tensor:
 
 
 def signed_log(x: tf.Tensor) -> tf.Tensor:
-    """sign(x) log(1 + |x|)."""
+    """The logarithm of amounts of either sign: sign(x) log(1 + |x|)."""
     return tf.sign(x) * tf.math.log1p(tf.abs(x))

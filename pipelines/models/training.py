@@ -56,13 +56,13 @@ class Data:
 
     @property
     def signature(self) -> list[tf.TensorSpec]:
-        """Of a batch: tensors, and labels."""
+        """The signature of a batch: tensors, and labels."""
         shapes = [(None, *self.shape), (None, self.task.label.width)]
         return [tf.TensorSpec(shape, tf.float32) for shape in shapes]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a row as `transform` takes it."""
+        """The shape of a row as `transform` takes it."""
         return self.examples.tensor(self.train[:1]).shape[1:]
 
 

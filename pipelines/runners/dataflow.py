@@ -100,9 +100,7 @@ def problems(args: Sequence[str], job: Job) -> Iterator[UserError]:
     if not is_dataflow(args):
         flag = next((flag for flag, value in _asked(job) if value), None)
         if flag:
-            yield UserError(
-                f"{flag} is for {RUNNER}: elsewhere a worker has what its machine has", about="accelerators"
-            )
+            yield UserError(f"{flag} is for {RUNNER}: elsewhere a worker has what its machine has", code="accelerators")
         return
     yield from _of_library()
     options = PipelineOptions(list(args))
@@ -118,7 +116,7 @@ def _of_library() -> Iterator[UserError]:
     try:
         import apache_beam.runners.dataflow.internal.apiclient  # noqa: F401
     except ImportError:
-        yield UserError(f"{RUNNER} needs its libraries: pip install 'foretide[gcp]'")
+        yield UserError(f"{RUNNER} needs its libraries", remedy="Run pip install 'foretide[gcp]'")
 
 
 def _of_cloud(cloud: GoogleCloudOptions, streaming: bool) -> Iterator[UserError]:
@@ -148,31 +146,32 @@ def _of_package(options: PipelineOptions) -> Iterator[UserError]:
         yield UserError(
             f"{RUNNER} needs --sdk_container_image=IMAGE, built from templates/Dockerfile.cpu or Dockerfile.gpu: the "
             "workers of Beam's own image do not have this package",
-            about="worker-image",
+            code="worker-image",
         )
     if setup.setup_file and not os.path.isfile(setup.setup_file):
-        yield UserError(f"--setup_file={setup.setup_file}: no such file", about="worker-image")
+        yield UserError(f"--setup_file={setup.setup_file}: no such file", code="worker-image")
 
 
 def _of_inputs(job: Job) -> Iterator[UserError]:
     """Workers see nothing of this machine."""
     for place in (*job.inputs, *([f"--model {job.model}"] if "://" not in job.model else [])):
-        yield UserError(
-            f"{place}: workers of Dataflow cannot read it here: copy it to gs://BUCKET/FOLDER", about="worker-places"
-        )
+        what = f"{place}: workers of Dataflow cannot read it here"
+        yield UserError(what, remedy="Copy it to gs://BUCKET/FOLDER", code="worker-places", subject=place)
 
 
 def _of_outputs(job: Job) -> Iterator[UserError]:
     if job.output is not None:
         yield UserError(
             f"--output {job.output}: jobs on Dataflow write to BigQuery: bq://PROJECT.DATASET.TABLE",
-            about="worker-places",
+            code="worker-places",
+            subject="--output",
         )
     if job.archive is not None:
         yield UserError(
-            f"--archive {job.archive}: workers of Dataflow cannot write it here: leave it out, and let a subscription "
-            "of the same topic write messages to BigQuery, for --bootstrap",
-            about="worker-places",
+            f"--archive {job.archive}: workers of Dataflow cannot write it here",
+            remedy="Leave it out, and let a subscription of the same topic write messages to BigQuery, for --bootstrap",
+            code="worker-places",
+            subject="--archive",
         )
 
 
@@ -182,25 +181,27 @@ def _of_resources(options: PipelineOptions, job: Job) -> Iterator[UserError]:
     if accelerator and not ACCELERATOR.fullmatch(accelerator):
         example = "'type:nvidia-tesla-t4;count:1;install-nvidia-driver'"
         yield UserError(
-            f"--accelerator {accelerator}: must be such as {example}, in quotes for the shell", about="accelerators"
+            f"--accelerator {accelerator}: must be such as {example}, in quotes for the shell", code="accelerators"
         )
     if accelerator and job.device == "cpu":
-        yield UserError("--accelerator does not go with --device cpu, which would leave it idle", about="accelerators")
+        yield UserError("--accelerator does not go with --device cpu, which would leave it idle", code="accelerators")
     if job.device == "gpu" and not (accelerator or pool or options.view_as(StandardOptions).resource_hints):
-        yield UserError("--device gpu needs --accelerator: no worker of the job has one", about="accelerators")
+        yield UserError("--device gpu needs --accelerator: no worker of the job has one", code="accelerators")
     if (accelerator or pool) and not worker.sdk_container_image:
         yield UserError(
             "--accelerator needs --sdk_container_image=IMAGE with the libraries of GPUs, built from "
             "templates/Dockerfile.gpu",
-            about="accelerators",
+            code="accelerators",
         )
     flag = next((flag for flag, value in _asked(job) if value), None)
     if flag and pool:
         yield UserError(
-            f"{flag} does not go with --dataflow_service_options={POOL}: give one of the two", about="accelerators"
+            f"{flag} does not go with --dataflow_service_options={POOL}",
+            remedy="Give one of the two",
+            code="accelerators",
         )
     if flag and cloud.flexrs_goal and not job.streaming:
-        yield UserError(f"{flag} does not go with --flexrs_goal, whose workers are all alike", about="accelerators")
+        yield UserError(f"{flag} does not go with --flexrs_goal, whose workers are all alike", code="accelerators")
     if job.ram:
         yield from _of_ram(job.ram, job.streaming)
 
@@ -209,10 +210,10 @@ def _of_ram(ram: str, streaming: bool) -> Iterator[UserError]:
     if streaming:
         yield UserError(
             "--inference-ram is for backfills: the workers of a live job are all alike, as --machine_type says",
-            about="accelerators",
+            code="accelerators",
         )
     if not RAM.fullmatch(ram):
-        yield UserError(f"--inference-ram {ram}: must be such as 16GB", about="accelerators")
+        yield UserError(f"--inference-ram {ram}: must be such as 16GB", code="accelerators")
 
 
 def _asked(job: Job) -> Iterator[tuple[str, str | None]]:

@@ -70,7 +70,7 @@ SECRETS = {
 
 
 def check_beam_args(args: Sequence[str]) -> None:
-    """Raises UserError for an option that no part of Beam knows, for a secret, and for one that would lose data."""
+    """Refuses an option that no part of Beam knows, a secret, and one that would lose data. Raises UserError."""
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         if hasattr(options, "_add_argparse_args"):

@@ -42,6 +42,7 @@ VERSION = "1.19"  # of Flink, that the job server of `make flink` is for
 ANSWER = 5.0  # s that a service has to answer
 READY = 120.0  # s for a job server to come up
 ENDING = 5.0  # s that it has to end by itself
+STARTS = "Start one on this machine with `make flink`, or correct the address"
 # Flink's settings of where it listens.
 BINDINGS = ("jobmanager.bind-host", "taskmanager.bind-host", "rest.bind-address")
 ENDED = ("FINISHED", "CANCELED", "FAILED")  # states of a job
@@ -49,7 +50,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def folder() -> Path:
-    """Where `make flink` puts Flink and the job server: beside this Python."""
+    """The folder where `make flink` puts Flink and the job server: beside this Python."""
     return Path(sys.executable).parent.parent / "flink"
 
 
@@ -113,8 +114,8 @@ def problems(args: Sequence[str], name: str | None = None) -> Iterator[UserError
 
 @contextmanager
 def job_server(options: PipelineOptions) -> Iterator[None]:
-    """For FlinkRunner: a job server that ends with this process, whatever ends that one, and whose endpoint the options
-    have in the block. Beam's own launcher would leave it behind. Options for another runner stay as they are.
+    """Starts a job server for FlinkRunner, which ends with this process, whatever ends that one. The options have its
+    endpoint in the block. Beam's own launcher would leave it behind. Options for another runner stay as they are.
 
     Raises:
       UserError: there is none, or it does not come up.
@@ -137,7 +138,7 @@ def job_server(options: PipelineOptions) -> Iterator[None]:
 
 
 def ask(url: str, method: str = "GET", body: object = None) -> Any:
-    """What the REST interface of a cluster answers. Raises OSError or ValueError.
+    """Asks the REST interface of a cluster. Raises OSError or ValueError.
 
     https://nightlies.apache.org/flink/flink-docs-release-1.19/docs/ops/rest_api/
     """
@@ -168,8 +169,8 @@ def _version(args: Sequence[str]) -> str | None:
 def _of_service(address: str, what: str, flag: str) -> Iterator[UserError]:
     why = listens(address)
     if why is not None:
-        told = f"no {what} answers at {address} ({flag}): {why}; `make flink` starts one on this machine"
-        yield UserError(told, about="runner-reachable")
+        told = f"no {what} answers at {address} ({flag}): {why}"
+        yield UserError(told, remedy=STARTS, code="runner-reachable", subject="Flink")
 
 
 def _of_cluster(master: str, options: PipelineOptions, version: str | None, name: str | None) -> Iterator[UserError]:
@@ -179,22 +180,23 @@ def _of_cluster(master: str, options: PipelineOptions, version: str | None, name
         same = running(master, name) if name is not None else None
     except (OSError, ValueError, KeyError) as error:
         told = f"no Flink cluster answers at {master} (--flink_master): {reason(error)}"
-        yield UserError(f"{told}; `make flink` starts one on this machine", about="runner-reachable")
+        yield UserError(told, remedy=STARTS, code="runner-reachable", subject="Flink")
         return
     flink, given = options.view_as(FlinkRunnerOptions), options.view_as(PortableOptions).job_endpoint is not None
     if not given and (flink.parallelism > slots or not slots):  # where others submit, slots may come when asked for
-        told = f"--parallelism={max(1, flink.parallelism)} takes as many: start more TaskManagers"
-        yield UserError(f"the Flink cluster at {master} has {slots} task slot(s), and {told}", about="flink-slots")
+        told = f"--parallelism={max(1, flink.parallelism)} takes as many"
+        told = f"the Flink cluster at {master} has {slots} task slot(s), and {told}"
+        yield UserError(told, remedy="Start more TaskManagers", code="flink-slots", subject="Flink")
     own = flink.flink_job_server_jar == str(folder() / "job-server" / "job-server.jar")
     served = VERSION if own else version or (None if flink.flink_job_server_jar else flink.flink_version)
     if not given and served is not None and not release.startswith(f"{served}."):
-        told = f"and the job server for {served}: add --flink_version={'.'.join(release.split('.')[:2])}"
-        yield UserError(f"the Flink cluster at {master} is of version {release}, {told}", about="flink-version")
+        told = f"the Flink cluster at {master} is of version {release}, and the job server for {served}"
+        remedy = f"Add --flink_version={'.'.join(release.split('.')[:2])}"
+        yield UserError(told, remedy=remedy, code="flink-version", subject="Flink")
     if same is not None:
-        told = "stop it with `foretide savepoint`, and go on from there with --savepoint_path"
-        yield UserError(
-            f"the job {name} runs on the cluster at {master} already, as {same}: {told}", about="job-running"
-        )
+        told = f"the job {name} runs on the cluster at {master} already, as {same}"
+        remedy = "Stop it with `foretide savepoint`, and go on from there with --savepoint_path"
+        yield UserError(told, remedy=remedy, code="job-running", subject="Flink")
 
 
 def _command(options: PipelineOptions, artifacts: str) -> tuple[list[str], str]:

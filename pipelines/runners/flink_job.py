@@ -62,7 +62,7 @@ class FlinkJob:
         return newest is not None and newest["trigger_timestamp"] > self.over * 1000
 
     def cancel(self) -> None:
-        """Raises OSError or ValueError."""
+        """Cancels the job. Raises OSError or ValueError."""
         ask(f"{self.master}/jobs/{self.id}", "PATCH")
 
     def stop(self, target: str | None, patience: float = 600.0) -> str:

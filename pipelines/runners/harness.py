@@ -14,7 +14,7 @@ LOGGER = sdk_worker_main.__name__
 
 
 def keep_options_secret() -> None:
-    """From now on the line is not logged."""
+    """Keeps the line with all options of a job from being logged, from now on."""
     logging.getLogger(LOGGER).addFilter(_is_harmless)
 
 

@@ -23,13 +23,13 @@ EVERYWHERE = ("[::]:", "0.0.0.0:", ":::")
 
 
 def keep_beam_on_loopback() -> None:
-    """From now on Beam's servers in this process listen on loopback. Again, and in any thread, it changes nothing."""
+    """Makes Beam's servers in this process listen on loopback alone. May be called again, in any thread."""
     for module in MODULES:
         module.grpc = LOOPBACK
 
 
 def address(asked: str) -> str:
-    """Where to listen instead of at host:port."""
+    """The address to listen at instead of host:port."""
     for everywhere in EVERYWHERE:
         if asked.startswith(everywhere):
             return f"127.0.0.1:{asked.removeprefix(everywhere)}"

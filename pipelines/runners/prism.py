@@ -33,7 +33,7 @@ ENDING = 5.0  # seconds that it has to end by itself
 
 
 def locate(options: PipelineOptions) -> Path:
-    """The program: --prism_location, or else beside this Python, on the PATH, or downloaded by Beam.
+    """Finds the program: --prism_location, or else beside this Python, on the PATH, or downloaded by Beam.
 
     Raises:
       UserError: there is none.
@@ -49,9 +49,11 @@ def locate(options: PipelineOptions) -> Path:
     except Exception as error:
         version = apache_beam.__version__
         raise UserError(
-            f"no Prism, Beam's runner for streams on this machine: {_reason(error)}. Build it with `make services`, or "
-            f"with `go install {PACKAGE}@v{version}`, which other machines can reach, and --prism_location=PATH",
+            f"no Prism, Beam's runner for streams on this machine: {_reason(error)}",
             Exit.FAILED,
+            remedy=f"Build it with `make services`, or with `go install {PACKAGE}@v{version}`, which other machines "
+            "can reach, and --prism_location=PATH",
+            code="runner-reachable",
         ) from error
     return Path(command[0])
 
@@ -109,7 +111,7 @@ class Prism:
             self._file.close()
 
     def ended(self, within: float = 0.0) -> str | None:
-        """None if it runs, also after so many seconds, and else how it ended and why, as far as it said."""
+        """How it ended and why, as far as it said; None if it still runs after so many seconds."""
         if self._process is None:
             return None
         try:

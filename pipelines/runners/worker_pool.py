@@ -46,7 +46,7 @@ class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return beam_fn_api_pb2.StopWorkerResponse(error=self._ask(request))
 
     def serve(self) -> None:
-        """Until the process ends."""
+        """Serves until the process ends."""
         while True:
             request, answer = self._requests.get()
             try:

@@ -45,7 +45,7 @@ class Workers:
         self._lock = threading.Lock()
 
     def add(self, worker: _Worker) -> int:
-        """Returns its number, from 1."""
+        """Adds a worker, and returns its number, from 1."""
         with self._lock:
             self._handlers.append(worker)
             return len(self._handlers)

@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
         rows = prepare(Path(argv[0]))
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
-        return int(e.code)
+        return int(e.exit)
     print(f"{argv[0]}: {rows:,} events in {FILES} files" if rows else f"{argv[0]}: complete already, nothing done")
     return Exit.OK
 

@@ -117,21 +117,22 @@ class FlinkCluster:
 
     @property
     def master(self) -> str:
-        """For --flink_master."""
+        """The address for --flink_master."""
         return f"{HOST}:{self.ports.rest}"
 
     @property
     def job_endpoint(self) -> str:
-        """For --job_endpoint, with the PortableRunner."""
+        """The address for --job_endpoint, with the PortableRunner."""
         return f"{HOST}:{self.ports.jobs}"
 
     @property
     def pool(self) -> str:
-        """For --environment_config, with --environment_type=EXTERNAL."""
+        """The address for --environment_config, with --environment_type=EXTERNAL."""
         return f"{HOST}:{self.ports.pool}"
 
     def __enter__(self) -> FlinkCluster:
-        """
+        """Starts the cluster.
+
         Raises:
           UserError: it is not built, a port is taken, or a process ended.
         """
@@ -182,14 +183,14 @@ class FlinkCluster:
         self._java("zookeeper", ["-cp", self._jars(), ZOOKEEPER, str(self.folder / "conf" / "zoo.cfg")], wait)
 
     def kill(self, kind: Kind) -> None:
-        """kill -9 of the newest process of its kind; with the pool go its workers."""
+        """Ends the newest process of its kind as `kill -9` does; with the pool go its workers."""
         _, process = self._running[kind].pop()
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     @property
     def processes(self) -> list[int]:
-        """Those that were started here and run."""
+        """The processes that were started here and run."""
         return [process.pid for started in self._running.values() for _, process in started if process.poll() is None]
 
     def workers(self) -> list[int]:
@@ -357,7 +358,7 @@ A job for it has --runner=FlinkRunner --flink_master={page} --parallelism={slots
 
 
 def stop(folder: Path) -> str:
-    """Ends it, if it runs. Returns what to tell about it."""
+    """Ends the cluster, if it runs. Returns what to tell about it."""
     pid = _runs(folder)
     if pid is None:
         return "no Flink runs"
@@ -389,7 +390,7 @@ def _runs(folder: Path) -> int | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Runs a command of this module and returns its exit code."""
     parser = argparse.ArgumentParser(prog="flinkcluster", description="A Flink cluster on this machine.")
     parser.add_argument("action", choices=("start", "stop", "run"), help="run stays in the foreground")
     parser.add_argument("--folder", type=Path, default=flink.folder() / "cluster", help="settings, logs, checkpoints")
@@ -404,7 +405,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(stop(folder) if args.action == "stop" else start(folder, args.task_managers, args.slots))
     except UserError as error:
         print(f"flinkcluster: {error}", file=sys.stderr)
-        return int(error.code)
+        return int(error.exit)
     return int(Exit.OK)
 
 

@@ -81,7 +81,7 @@ class Emulator:
         self._counts = self.process.stdout.readline().split()[1]
 
     def kill(self) -> None:
-        """kill -9."""
+        """Ends the emulator as `kill -9` does."""
         self._end("kill")
 
     def stop(self) -> None:
@@ -97,7 +97,7 @@ class Emulator:
         self.process.send_signal(signal.SIGCONT)
 
     def publisher(self) -> PublisherClient:
-        """To be used in this process; it needs no environment variable."""
+        """A publisher for this process; it needs no environment variable."""
         return PublisherClient(transport=PublisherGrpcTransport(channel=self._channel()))
 
     def subscriber(self) -> SubscriberClient:

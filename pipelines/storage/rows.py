@@ -1,6 +1,7 @@
-"""What the Parquet files of a run hold: the columns of scores, dead letters and the ledger. No Beam here.
+"""The columns of scores, dead letters and the ledger, and Parquet files of them: the same for every sink. No Beam here.
 
-`transforms.sink` makes the rows, `local.store` and `local.livestore` keep the files, `local.query` reads them.
+How rows are made of what a pipeline gives is in `transforms.output_rows`, and how they are kept, in a package for each
+sink beside this module.
 """
 
 from __future__ import annotations

@@ -70,8 +70,9 @@ def writable(place: str, flag: str) -> str:
       UserError: it cannot.
     """
     folder = Path(os.path.realpath(place))
-    there = next(p for p in (folder, *folder.parents) if p.exists())
+    there = folder
     try:
+        there = next(p for p in (folder, *folder.parents) if p.exists())
         if not there.is_dir():
             raise UserError(f"{flag} {place}: {there} is a file, not a folder")
         with tempfile.TemporaryFile(dir=there):

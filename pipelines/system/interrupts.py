@@ -2,7 +2,7 @@
 
 Python raises an exception in the main thread, which tidies up. That alone is not enough: a library that swallows it
 goes on, and code in C holds it back. So a thread, which the system wakes whatever the main one does, ends the process
-once the time to tidy up is over. Processes that were started with `runners.processes.bound` end with this one.
+once the time to tidy up is over. Processes that were started with `processes.bound` end with this one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HERE = _Interrupts()
 
 
 def install() -> None:
-    """From now on the signals interrupt this process. One that is ignored, as SIGINT is by nohup, stays so.
+    """Makes the signals interrupt this process, from now on. One that is ignored, as SIGINT is by nohup, stays so.
 
     Only for a process of its own, and in the main thread.
     """

@@ -13,7 +13,8 @@ DEEPEST = 50  # lists and mappings in one another
 
 
 def read_json(path: Path) -> Any:
-    """
+    """Reads a JSON file.
+
     Raises:
       OSError: it cannot be read.
       ValueError: it is no file, is larger than LARGEST, is no JSON, or is nested deeper than DEEPEST.

@@ -30,7 +30,7 @@ class Listener(NamedTuple):
 
 
 def listeners(pid: int | None = None) -> list[Listener]:
-    """Those of a process, this one where None, and of all that came from it. None of one that has ended."""
+    """The listening sockets of a process (None: this one) and of all that came from it; none of one that has ended."""
     try:
         root = psutil.Process(pid)
         processes = [root, *root.children(recursive=True)]

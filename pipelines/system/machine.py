@@ -23,13 +23,13 @@ class Room:
 
 
 def room(cgroup: Path = CGROUP, cgroups: Path = CGROUPS) -> Room:
-    """For this process and those that it starts, with what it has already; by the narrowest of the limits there are."""
+    """The memory that this process and those that it starts may have, by the narrowest of the limits."""
     here = left(cgroup, cgroups)
     return replace(here, size=here.size + psutil.Process().memory_info().rss)
 
 
 def left(cgroup: Path = CGROUP, cgroups: Path = CGROUPS) -> Room:
-    """For more than what this process and all others have."""
+    """The memory that is left beside what this process and all others have."""
     found = [Room(psutil.virtual_memory().available, "free on this machine", psutil.swap_memory().free)]
     found += [Room(size, "left in the cgroup of this process") for size in _left(cgroup, cgroups)]
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)

@@ -88,7 +88,7 @@ class Meter:
     started: dict[str, float] = field(default_factory=dict)  # the last moment when the stage stood at 0
 
     def update(self, now: float, done: Mapping[str, int]) -> Reading | None:
-        """None before anything is done."""
+        """The line to show now; None before anything is done."""
         for stage in self.totals:
             if not done.get(stage) or stage not in self.started:
                 self.started[stage] = now
@@ -200,7 +200,7 @@ def watch(
 
 
 def line(reading: Reading) -> str:
-    """Such as `reading 45 % of 1.2 GB, 61 MB/s, 12 s left`."""
+    """A line on how far a stage is, such as `reading 45 % of 1.2 GB, 61 MB/s, 12 s left`."""
     unit = UNITS.get(reading.stage, "")
     if reading.total:
         amount = f"{100 * reading.done // reading.total} % of {quantity(reading.total, unit)}"
@@ -211,7 +211,7 @@ def line(reading: Reading) -> str:
 
 
 def finished(reading: Reading) -> str:
-    """Such as `reading done: 1.2 GB in 20 s, 61 MB/s`."""
+    """The last line of a stage, such as `reading done: 1.2 GB in 20 s, 61 MB/s`."""
     unit = UNITS.get(reading.stage, "")
     amount, rate = quantity(reading.done, unit), quantity(reading.rate, unit)
     return f"{reading.stage} done: {amount} in {duration(reading.seconds)}, {rate}/s"

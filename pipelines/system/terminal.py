@@ -41,7 +41,7 @@ def behind(stream: TextIO | Shown) -> TextIO:
 
 
 def for_data(stream: TextIO | Shown) -> TextIO:
-    """Where data goes that programs read: exact, but on a terminal shown."""
+    """The stream for data that programs read: exact, but on a terminal with control characters shown."""
     return cast(TextIO, stream) if stream.isatty() else behind(stream)
 
 

@@ -2,7 +2,7 @@
 
 There is no module path in them, as there is in pickled values: code can move, and a job that goes on from its state
 reads it all the same. A field that comes later has a default. What else changes takes a higher version, and values of
-another version are refused by name. How plain terms become bytes is in `coders`.
+another version are refused by name. How plain terms become bytes is in `transforms.coders`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def plain(value: Any, broken: bool = False) -> Any:
 
 
 def made(terms: Any) -> Any:
-    """The inverse of `plain`.
+    """Makes a value of its plain terms: the inverse of `plain`.
 
     Raises:
       StateError: a value of another version, or of a name that nobody has.

@@ -218,7 +218,7 @@ class Feature:
 
 
 class Task(Spec):
-    """A task file, whole. What is derived from it is a property."""
+    """Everything that a task file says. What is derived from it is a property."""
 
     task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="its name, in lower case with _")]
     description: str = ""

@@ -1,7 +1,8 @@
-"""Beam's own sink for the scores of a live job: in Java, and on Dataflow each row is there exactly once.
+"""Scores of a live job into BigQuery by Beam's own sink, in place of ours in `append_table`: in Java, and on Dataflow
+each row is there exactly once.
 
 Launching a job starts Beam's expansion service, a Java program, which puts the Java part into the graph. Dead letters
-and the ledger are appended as ever, see `livetable`.
+and the ledger are appended as ever.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ TYPES = {"STRING": str, "INTEGER": np.int64, "FLOAT": np.float64, "TIMESTAMP": n
 
 
 class Written(NamedTuple):
-    """What became of scores."""
+    """What became of the scores that Beam's sink was given."""
 
     refused: beam.PCollection[DeadLetter]  # those that BigQuery did not take
     counts: beam.PCollection[Appended | Ledger]  # rows handed over, and what the refused ones take back
@@ -123,8 +124,9 @@ def check(runner: str, beam_args: Sequence[str]) -> None:
     flag = "--bigquery-method beam"
     if not runner.endswith("DataflowRunner"):
         raise UserError(
-            f"{flag} is for Dataflow, whose workers run its Java, and where alone it writes each row exactly once: "
-            "leave it out, and views make one of rows that are written twice"
+            f"{flag} is for Dataflow, whose workers run its Java, and where alone it writes each row exactly once",
+            remedy="Leave it out, and views make one of rows that are written twice",
+            subject="--bigquery-method",
         )
     from apache_beam.io.gcp.bigquery import StorageWriteToBigQuery
 
@@ -138,8 +140,10 @@ def check(runner: str, beam_args: Sequence[str]) -> None:
         reason = " ".join(str(error).split()).partition(". ")[0][:300] or type(error).__name__
         jar = os.path.join(JavaJarServer.JAR_CACHE, os.path.basename(JavaJarServer.path_to_beam_jar(SERVICE)))
         raise UserError(
-            f"{flag} needs Java 17 and Beam's expansion service ({reason}): put its JAR at {jar}, or say where it lies "
-            f"or at which HOST:PORT it runs by --beam_services='{json.dumps({SERVICE: '...'})}', or leave the flag out"
+            f"{flag} needs Java 17 and Beam's expansion service ({reason})",
+            remedy=f"Put its JAR at {jar}, or say where it lies or at which HOST:PORT it runs by "
+            f"--beam_services='{json.dumps({SERVICE: '...'})}', or leave the flag out",
+            subject="--bigquery-method",
         ) from error
 
 
@@ -150,6 +154,6 @@ def _service(options: PipelineOptions) -> BeamJarExpansionService:
 
 
 def _times_as_numbers(rows: pa.Table) -> pa.Table:
-    """With times as int64, us."""
+    """The table with times as int64, us."""
     types = [(f.name, pa.int64() if pa.types.is_timestamp(f.type) else f.type) for f in rows.schema]
     return rows.cast(pa.schema(types))

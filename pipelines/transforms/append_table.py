@@ -1,4 +1,5 @@
-"""Writing a live job's rows into BigQuery: scores, dead letters and ledger are appended to its tables as they come.
+"""Rows of a live job into BigQuery: scores, dead letters and ledger are appended to its tables as they come. What a run
+over files writes is in `write_table`.
 
 Each row is there at least once. A bundle that is done again, and a request whose answer got lost, write their rows
 again, which the views make one.

@@ -15,7 +15,7 @@ from pipelines.events.sequences import SequenceBatch, backfill, examples
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.system.progress import Progress
 from pipelines.task.spec import Task
-from pipelines.transforms.live_sequences import Live, LiveSequences
+from pipelines.transforms.live_sequences import LiveSequences, LiveSettings
 
 
 @dataclass(eq=False)
@@ -24,7 +24,7 @@ class Sequences(beam.PTransform):
     DeadLetters of late events.
 
     Bounded blocks make the sequences of every as-of of a `Span`, one Ledger a shard and no dead letters; with a horizon
-    in the span the sequences are labelled examples. Unbounded blocks make what is due `Since` the first as-of (`live`).
+    in the span the sequences are labelled examples. Unbounded blocks make what is due `Since` the first as-of.
 
     Args:
       max_bad_share: of bounded input; when more was refused, there are no sequences.
@@ -39,7 +39,7 @@ class Sequences(beam.PTransform):
     span: Span | Since
     max_bad_share: float = 1.0
     progress: Progress = field(default_factory=Progress)
-    live: Live | None = None
+    live: LiveSettings | None = None
 
     def expand(
         self, read: tuple[beam.PCollection[tuple[int, BlockOrTick]], beam.PCollection[Ledger]]
@@ -48,7 +48,7 @@ class Sequences(beam.PTransform):
         if isinstance(self.span, Since) and self.live is not None and not blocks.is_bounded:
             return blocks | LiveSequences(self.task, self.span, self.live)
         if not isinstance(self.span, Span) or not blocks.is_bounded:
-            raise ValueError("blocks without an end need a Since and settings of Live, blocks with an end a Span")
+            raise ValueError("blocks without an end need a Since and LiveSettings, blocks with an end a Span")
         refused = beam.pvalue.AsSingleton(ledgers | "SumRead" >> beam.CombineGlobally(total).with_output_types(Ledger))
         build = beam.ParDo(_Build(self.task, self.span, self.max_bad_share, self.progress), refused)
         build = build.with_output_types(SequenceBatch, dead=DeadLetter, ledger=Ledger)

@@ -26,14 +26,14 @@ class VersionedCoder(Coder):
         self.kinds = kinds
 
     def encode(self, value: object) -> bytes:
-        """Raises TypeError for a value that holds what has no version."""
+        """A value as bytes. Raises TypeError for one that holds what has no version."""
         try:
             return PLAIN.encode(plain(value))
         except UnicodeEncodeError:  # half a surrogate pair, which JSON allows
             return PLAIN.encode(plain(value, broken=True))
 
     def decode(self, encoded: bytes) -> Any:
-        """Raises StateError for values of another version, or without one."""
+        """The value of bytes. Raises StateError for one of another version, or without one."""
         if encoded.startswith(PICKLED):
             raise StateError(
                 "the state was kept by a version of foretide from before states had versions: go on with that version, "
@@ -52,7 +52,7 @@ class VersionedCoder(Coder):
 
     @classmethod
     def from_type_hint(cls, typehint: Any, registry: object) -> VersionedCoder:
-        """Raises ValueError for other types than versioned values, and unions of them, or of them and bytes."""
+        """The coder of a type: a versioned value, or a union of those, or of those and bytes. Raises ValueError."""
         members = getattr(typehint, "union_types", None)
         if members is None:
             members = get_args(typehint) if get_origin(typehint) in (Union, UnionType) else (typehint,)

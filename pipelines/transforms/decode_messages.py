@@ -1,4 +1,4 @@
-"""From messages to packed event blocks by shard, stamped with their arrival: the stream's side of what `files` does."""
+"""From messages to packed event blocks by shard, stamped with their arrival, as `read_files` makes them of files."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ COUNTED = {"events": "read", "rejected": "rejected", "outside": "outside", "filt
 
 @dataclass(eq=False)
 class DecodeMessages(beam.PTransform):
-    """Messages -> `blocks`: (shard, packed EventBlock), each at the earliest arrival in it, and for a tick of the
-    source a `Tick` for every shard, at its own time; tagged `dead`: DeadLetter, and `ledger`: one
-    Ledger for all Messages but those without an event.
+    """Messages -> `blocks`: (shard, packed EventBlock), each at the earliest arrival in it, and (shard, Tick) for every
+    shard, at its own time, for a tick of the source; tagged `dead`: DeadLetter, and `ledger`: one Ledger for all
+    Messages but those without an event.
 
     Too large a share of refused events pauses the source, see `messages.Quality`.
     """
@@ -127,7 +127,7 @@ def ended(messages: Messages, row: int, how: str) -> Refusal:
     """The refusal of a message that no process survives."""
     data, name = messages.data[row], messages.id[row]
     sent = Sent(f"message {name}", data, tuple({**messages.attributes[row], ID: name}.items()))
-    return Refusal(sent.position, "a message that ends the process that decodes it", how, readable(data), sent=sent)
+    return sent.refusal("a message that ends the process that decodes it", how, readable(data))
 
 
 def lags(block: EventBlock) -> list[int]:

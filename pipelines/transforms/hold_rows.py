@@ -1,4 +1,7 @@
-"""Rows are held until a bundle ends, so that they are written in few and large pieces."""
+"""Base classes of what writes rows bundle by bundle: held until it ends, they are written in few and large pieces.
+
+Where they are written to, a subclass of each sink says: `write_folder`, `write_table`, `append_table`.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ class Hold(beam.DoFn):
 
 
 class HoldRows(Hold):
-    """Of a table: rows are made and stamped when they are written."""
+    """Holds rows of a table, which are made and stamped when they are written."""
 
     def __init__(self, run: Run, clock: Callable[[], int]) -> None:
         self.run, self.clock = run, clock
@@ -64,7 +67,7 @@ class HoldRows(Hold):
         return self.write(stamped(self.rows(held), at), at)
 
     def rows(self, held: list[Any]) -> pa.Table:
-        """Of what was held, without the time when they are written."""
+        """Makes rows of what was held, without the time when they are written."""
         raise NotImplementedError
 
     def write(self, rows: pa.Table, at: int) -> Iterable[Any]:

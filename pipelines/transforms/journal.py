@@ -7,14 +7,16 @@ without an owner names is suspect, and tried in a process of its own before it i
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from pipelines.system.files import create_private
+from pipelines.system.locks import locked
 
 EXTENSION = ".decoding"
 FORGOTTEN = 31 * 86_400  # s after which no message comes again
@@ -28,12 +30,14 @@ class Journal:
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder).expanduser()
         self._file: int | None = None
+        self._held = ExitStack()  # the lock of the file
         self._left: dict[Path, set[str]] = {}  # by file: what is still suspect
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._own = self.folder / f"{uuid.uuid4().hex}{EXTENSION}"
-            self._file = os.open(self._own, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            create_private(self._own).close()
+            self._held.enter_context(locked(self._own))
+            self._file = os.open(self._own, os.O_WRONLY)
         except OSError as error:
             _LOGGER.warning("a message that ends this process will not be known to the next one: %s", error)
 
@@ -54,10 +58,10 @@ class Journal:
         for path in self.folder.glob(f"*{EXTENSION}"):
             if path not in self._left:
                 self._look(path)
-        return set().union(*self._left.values()) | set(self._read(self._file))
+        return set().union(*self._left.values(), _read(self._own))
 
     def settle(self, ids: Sequence[str]) -> None:
-        """These have been decoded, or set aside: nobody needs to know of them any more."""
+        """Forgets messages that have been decoded, or set aside."""
         for path, left in list(self._left.items()):
             left.difference_update(ids)
             if not left:
@@ -65,32 +69,23 @@ class Journal:
                 del self._left[path]
 
     def close(self) -> None:
-        """Nothing is being decoded any more."""
+        """Ends the journal: nothing is being decoded any more."""
         if self._file is not None:
             self._own.unlink(missing_ok=True)
             os.close(self._file)
+            self._held.close()
             self._file = None
 
     def _look(self, path: Path) -> None:
         """Into a file that nobody owns any more."""
-        try:
-            fd = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            return
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ids = self._read(fd)
-            if not ids or time.time() > os.fstat(fd).st_mtime + FORGOTTEN:
+        with suppress(FileNotFoundError), locked(path, wait=False) as alone:  # settled meanwhile
+            if not alone:
+                return  # its owner lives
+            ids = _read(path)
+            if not ids or time.time() > path.stat().st_mtime + FORGOTTEN:
                 path.unlink(missing_ok=True)
             else:
                 self._left[path] = set(ids)
-        except BlockingIOError:
-            return  # its owner lives
-        finally:
-            os.close(fd)
-
-    def _read(self, fd: int) -> list[str]:
-        return os.pread(fd, os.fstat(fd).st_size, 0).decode().split("\n")[:-1]
 
     def _write(self, ids: Sequence[str]) -> None:
         """What is there is replaced; a process that ends in between leaves ids too many, or cut off."""
@@ -98,3 +93,7 @@ class Journal:
         raw = "".join(f"{each}\n" for each in ids if "\n" not in each).encode("utf-8", "replace")
         os.pwrite(self._file, raw, 0)
         os.ftruncate(self._file, len(raw))
+
+
+def _read(path: Path) -> list[str]:
+    return path.read_bytes().decode().split("\n")[:-1]

@@ -1,8 +1,8 @@
 """Sequences of a stream: what a shard keeps between two boundaries, and when it is looked at.
 
-`Clock` and `Core` are the whole state machine, without Beam; the DoFn below stores the state and sets the timers. What
-is computed at a boundary is in `due`; that it depends on arrivals alone is why order of delivery, redelivery, restarts
-and the moment at which a timer fires change nothing.
+`ShardClock` and `Core` are the whole state machine, without Beam; the DoFn below stores the state and sets the timers.
+What is computed at a boundary is in `due`; that it depends on arrivals alone is why order of delivery, redelivery,
+restarts and the moment at which a timer fires change nothing.
 
 A shard that keeps and holds nothing sleeps: no timer, three empty bags. A timer says that the watermark has passed its
 time: nothing that arrived before it is still to come, but for events that are then counted as `behind`.
@@ -50,7 +50,7 @@ class Bag(Protocol):
 
 
 @dataclass(frozen=True)
-class Clock:
+class ShardClock:
     """When a shard is looked at next; times in us."""
 
     due: int | None = None  # the next boundary; None: the shard sleeps
@@ -64,20 +64,20 @@ class Clock:
         return CLOCK.pack(self.armed, self.showing, *times)
 
     @staticmethod
-    def unpack(raw: bytes | None) -> Clock:
-        """A new clock for None."""
+    def unpack(raw: bytes | None) -> ShardClock:
+        """The clock of its packed form; a new one for None."""
         if raw is None:
-            return Clock()
+            return ShardClock()
         armed, showing, *times = CLOCK.unpack(raw)
         at, last, tick = (None if t == NONE else t for t in times)
-        return Clock(at, armed, showing, last, tick)
+        return ShardClock(at, armed, showing, last, tick)
 
 
 @dataclass
 class Shard:
     """The state of a shard."""
 
-    clock: Clock
+    clock: ShardClock
     history: Bag  # tidy, what was kept at the last boundary
     shown: Bag  # came since then, and was part of early scores
     arrived: Bag  # came since
@@ -94,7 +94,7 @@ class Passed:
 
 @dataclass(frozen=True)
 class Core:
-    """What a shard does with an element or a timer.
+    """The state machine of a shard: what it does with an element or a timer.
 
     Args:
       previews: whether there are early scores.
@@ -106,8 +106,8 @@ class Core:
     previews: bool
     by_ticks: bool
 
-    def received(self, clock: Clock, element: BlockOrTick) -> Clock:
-        """After a packed block, which is to be added to `arrived`, or a tick, which wakes nobody."""
+    def received(self, clock: ShardClock, element: BlockOrTick) -> ShardClock:
+        """The shard after a packed block, which is to be added to `arrived`, or a tick, which wakes nobody."""
         if isinstance(element, Tick):
             newest = element.time if clock.tick is None else max(element.time, clock.tick)
             return replace(clock, armed=clock.due is not None, tick=newest)
@@ -119,7 +119,7 @@ class Core:
         return replace(clock, due=boundary, armed=True, showing=self.previews)
 
     def boundaries(self, shard: Shard, at: int, now: int) -> Iterator[Passed]:
-        """When a timer set for `at` (us) fires: each boundary that is due by then, in order, and not in the future.
+        """Handles a timer set for `at` (us): gives each boundary that is due by then, in order, and not in the future.
 
         The batches of one are to be taken before the next is asked for; the shard is left as it is after each.
         """
@@ -133,7 +133,7 @@ class Core:
         shard.clock = replace(clock, armed=armed, showing=clock.showing and armed)
 
     def preview(self, shard: Shard) -> Iterator[SequenceBatch]:
-        """When the timer for early scores fires: those of entities with new events since the last early scores."""
+        """Handles the timer for early scores: gives those of entities with new events since the last early scores."""
         shard.clock = replace(shard.clock, showing=False)
         boundary = shard.clock.due
         if boundary is None:
@@ -198,8 +198,8 @@ def _fill(bag: Bag, raws: Iterable[bytes]) -> None:
 
 
 @dataclass(frozen=True)
-class Live:
-    """Settings of a stream.
+class LiveSettings:
+    """Settings of a live job that decide when a shard is looked at.
 
     Args:
       source: the subscription, which dead letters of late events name.
@@ -224,7 +224,7 @@ class LiveSequences(beam.PTransform):
 
     task: Task
     since: Since
-    live: Live
+    live: LiveSettings
 
     def expand(self, blocks: beam.PCollection[tuple[int, BlockOrTick]]) -> beam.pvalue.DoOutputsTuple:
         build = beam.ParDo(_Live(self.task, self.since, self.live)).with_input_types(tuple[int, BlockOrTick])
@@ -247,7 +247,7 @@ DUE, SHOW = beam.DoFn.TimerParam(DUE_TIMER), beam.DoFn.TimerParam(SHOW_TIMER)
 class _Live(beam.DoFn):
     """The cell `clock` begins with the digest of the terms, which are in a cell of their own."""
 
-    def __init__(self, task: Task, since: Since, live: Live) -> None:
+    def __init__(self, task: Task, since: Since, live: LiveSettings) -> None:
         self.core = Core(task, since, live.early > 0, live.ticks)
         self.live = live
         self.terms = Terms.of(task, since, live.shards)
@@ -311,16 +311,16 @@ class _Live(beam.DoFn):
             yield TaggedOutput("ledger", Ledger(sequences=built))
         self._store(clock, shard.clock, state, due_timer, show_timer)
 
-    def _clock(self, state: Any, terms: Any) -> Clock:
+    def _clock(self, state: Any, terms: Any) -> ShardClock:
         """Raises StateError where another job kept it."""
         raw = state.read()
         if raw is None:
             terms.write(self.terms.pack())
         elif raw[:SIZE] != self.digest:
             raise self.terms.refuse(terms.read())
-        return Clock.unpack(raw and raw[SIZE:])
+        return ShardClock.unpack(raw and raw[SIZE:])
 
-    def _store(self, before: Clock, after: Clock, state: Any, due_timer: Any, show_timer: Any) -> None:
+    def _store(self, before: ShardClock, after: ShardClock, state: Any, due_timer: Any, show_timer: Any) -> None:
         """Keeps the clock, and sets the timers that were not set before; one that nothing waits for fires at once, for
         a job does not end before its timers."""
         if after.due is not None and after.armed and (after.due != before.due or not before.armed):

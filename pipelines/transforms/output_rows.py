@@ -1,4 +1,4 @@
-"""Rows of scores and of dead letters as Arrow tables: what every sink writes. Columns: `rows`."""
+"""Rows that every sink writes, as Arrow tables, of what a pipeline gives: pure functions. Columns: `storage.rows`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def score_rows(tables: Iterable[pa.Table], run: Run) -> pa.Table:
 
 
 def letter_fields(letter: DeadLetter) -> Letter:
-    """Its fields, as text that UTF-8 can hold; attributes as a JSON object."""
+    """The fields of a dead letter, as text that UTF-8 can hold; attributes as a JSON object."""
     stage, source, position, reason, raw = map(
         _clean, (letter.stage, letter.source, letter.position, letter.reason, letter.raw)
     )

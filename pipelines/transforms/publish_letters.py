@@ -1,4 +1,4 @@
-"""Dead letters as messages of a Pub/Sub topic, from which they can be sent again. `replay` reads them."""
+"""Dead letters as messages of a Pub/Sub topic, from which they can be sent again. `jobs.replay` reads them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import apache_beam as beam
 
 from pipelines.errors import UserError
 from pipelines.events.messages import ID
+from pipelines.google.subscription import EMULATOR, explained
 from pipelines.ledger.counts import DeadLetter
 from pipelines.ledger.metrics import counter
 
@@ -32,11 +33,10 @@ BYTES = 5 << 20  # of them
 PATIENCE = 600.0  # seconds in which the topic must take a batch
 PAUSE = 1.0  # seconds between tries
 TIMEOUT = 30.0  # seconds of a request
-EMULATOR = "PUBSUB_EMULATOR_HOST"
 
 
 class Message(NamedTuple):
-    """What is published."""
+    """A message that is published: its data and attributes."""
 
     data: bytes
     attributes: Mapping[str, str]
@@ -94,7 +94,7 @@ def original(attributes: Mapping[str, str]) -> dict[str, str]:
 
 
 def cut(text: str) -> str:
-    """As much as an attribute can hold."""
+    """Cuts text to what an attribute can hold."""
     return text.encode("utf-8", "backslashreplace")[:VALUE].decode("utf-8", "ignore")
 
 
@@ -110,18 +110,20 @@ def publisher() -> PublisherClient:
         from google.pubsub_v1 import PublisherClient
         from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
     except ImportError as error:
-        raise UserError("publishing to Pub/Sub needs its library: pip install 'foretide[stream]'") from error
+        raise UserError(
+            "publishing to Pub/Sub needs its library", remedy="Run pip install 'foretide[stream]'", code="pubsub"
+        ) from error
     emulator = os.environ.get(EMULATOR)
     if emulator:
         return PublisherClient(transport=PublisherGrpcTransport(channel=grpc.insecure_channel(emulator)))
     try:
         return PublisherClient()
     except DefaultCredentialsError as error:
-        raise UserError(f"no credentials for Pub/Sub: {error}") from error
+        raise UserError(f"no credentials for Pub/Sub: {error}", code="credentials") from error
 
 
 def check_topic(topic: str) -> None:
-    """Raises UserError for a topic that is not there, or may not be seen."""
+    """Checks that a topic is there, and may be seen. Raises UserError."""
     if not re.fullmatch(r"projects/[^/]+/topics/[^/]+", topic):
         raise UserError(f"{topic}: a topic is named projects/PROJECT/topics/NAME")
     with publisher() as client:
@@ -130,7 +132,7 @@ def check_topic(topic: str) -> None:
         try:
             client.get_topic(request={"topic": topic}, retry=None, timeout=TIMEOUT)
         except GoogleAPICallError as error:
-            raise UserError(f"{topic}: {error.message}") from error
+            raise explained(topic, error) from error
 
 
 def publish(

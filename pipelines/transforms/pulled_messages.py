@@ -87,7 +87,7 @@ class Batch:
 
 
 def arrival_of(attributes: Mapping[str, str], by: str, now: int) -> int | str:
-    """us; of a whole number of us or an ISO 8601 time. Text says why there is none."""
+    """Reads an arrival, us: a whole number of us or an ISO 8601 time. Text says why there is none."""
     text = attributes.get(by)
     if not text:
         return f"attribute {by} is missing"
@@ -104,5 +104,5 @@ def arrival_of(attributes: Mapping[str, str], by: str, now: int) -> int | str:
 
 
 def micros_of(moment: datetime) -> int:
-    """us since 1970 of a time with a zone."""
+    """A time with a zone as us since 1970."""
     return (moment - EPOCH) // timedelta(microseconds=1)

@@ -5,36 +5,29 @@ How a format is read is in `formats`, what a row means in `decode`.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Union
+from typing import Any, Union
 
 import apache_beam as beam
-import numpy as np
-import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.pvalue import TaggedOutput
 
 from pipelines.errors import UserError
 from pipelines.events.block import EventBlock, split
-from pipelines.events.columns import DecodeError
-from pipelines.events.decode import Since, Span, decode, without_arrival
-from pipelines.events.formats.base import Piece, Refusal, Rows, Unreadable, explain, shorten
+from pipelines.events.decode import Since, Span, without_arrival
+from pipelines.events.formats.base import Piece, Unreadable, explain
 from pipelines.events.formats.registry import READERS, endings, format_of, named, reader_of
 from pipelines.events.intake import take_in
 from pipelines.events.messages import BlockOrTick
-from pipelines.events.times import micros
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.system.progress import Progress
-from pipelines.task.fields import format_time, parse_time
-from pipelines.task.spec import Task, TimeField
+from pipelines.task.fields import format_time
+from pipelines.task.spec import Task
 
-EPOCHS: tuple[Literal["s", "ms", "us", "ns"], ...] = ("s", "ms", "us", "ns")
-SAMPLE = 100  # rows that are looked at before a run
 KEPT = 64 << 20  # characters of refused rows of a piece that are kept; small files can hold gigabytes of them
 BRIEF = 200  # characters of each of the others
 
@@ -113,7 +106,9 @@ def _format(path: str) -> str:
     name = named(path)
     if name is None:
         known = ", ".join(endings())
-        raise UserError(f"{path}: the format of this file is not known by its name ({known}); say it with --format")
+        raise UserError(
+            f"{path}: the format of this file is not known by its name ({known})", remedy="Say it with --format"
+        )
     return name
 
 
@@ -128,8 +123,8 @@ def plan(files: Sequence[File]) -> tuple[Piece, ...]:
 
 
 def check_unchanged(piece: Piece) -> None:
-    """Raises UserError when the file of a piece is another than the one that was planned. One that is gone is not:
-    whoever reads it is told."""
+    """Checks that the file of a piece is the one that was planned. Raises UserError if not. One that is gone is not
+    refused: whoever reads it is told."""
     if piece.version is None:
         return
     try:
@@ -142,94 +137,9 @@ def check_unchanged(piece: Piece) -> None:
     if found != piece.version:
         was, is_ = (f"{size:,} bytes of {format_time(int(at * 1e6))}" for size, at in (piece.version, found))
         raise UserError(
-            f"{piece.path}: changed while it was read (it had {was}, now {is_}), so nothing was published. Run again "
-            "when nothing writes to it any more, or name only files that are complete"
+            f"{piece.path}: changed while it was read (it had {was}, now {is_}), so nothing was published",
+            remedy="Run again when nothing writes to it any more, or name only files that are complete",
         )
-
-
-def preflight(task: Task, files: Sequence[File], arrival: bool = True) -> None:
-    """Holds the task against the first readable file, before anything is computed.
-
-    Args:
-      arrival: whether the file must have the task's arrival field; a stream that starts from files does without.
-
-    Raises:
-      UserError: no file can be read, a field of the task is not there, or none of the first rows can be an event.
-    """
-    problem = ""
-    for file in files:
-        form = format_of(file.format)
-        try:
-            found = form.fields(file.path) if file.size else {}
-        except (Unreadable, OSError) as error:
-            problem = problem or f"{file.path}: not a readable {file.format} file: {explain(error)}"
-            continue
-        if found:
-            field = task.events.arrival.field if task.events.arrival else None
-            if form.is_archive or (not arrival and field not in found):
-                task = without_arrival(task)
-            ev = task.events
-            always = (ev.entity, ev.time.field)
-            check_fields(file.path, found, always if form.is_sparse else task.columns)
-            if not form.is_archive:  # which has what came, good or bad
-                check_rows(task, file.path, form.read(form.pieces(file.path, file.size)[0], task))
-            return
-    if problem:
-        raise UserError(problem if len(files) == 1 else f"none of the {len(files)} files can be read; {problem}")
-
-
-def check_fields(path: str, found: Mapping[str, str], needed: Collection[str]) -> None:
-    """Raises UserError when a field is not among those that were found, with their types."""
-    for name in needed:
-        if name not in found:
-            near = difflib.get_close_matches(name, found, 1)
-            hint = f", did you mean {near[0]}?" if near else "."
-            shown = [f"{f if f.isprintable() else ascii(f)} ({kind})" for f, kind in found.items()]
-            there = shorten(", ".join(shown), 1_000)
-            raise UserError(f"{path}: the task needs the field {name}, which is not there{hint} Fields: {there}")
-
-
-def check_rows(task: Task, path: str, parts: Iterable[Rows | Refusal]) -> None:
-    """Raises UserError when none of the first rows can be an event, or when their times are in another unit."""
-    part = next((p for p in parts if isinstance(p, Rows)), None)
-    if part is None:
-        return
-    table = part.table.slice(0, SAMPLE)
-    lines, arrival = (None if x is None else x[:SAMPLE] for x in (part.lines, part.arrival))
-    decoded = decode(task, table, Span((0,)), lines, arrival)
-    reasons = {refused.reason for refused in decoded.refused.values()}
-    if len(decoded.refused) == len(table) and len(reasons) == 1:
-        row, (reason, value) = next(iter(decoded.refused.items()))
-        shown = f" ({value} at {part.position(row)})" if value else f" ({part.position(row)}: {part.raw(row)[:200]})"
-        raise UserError(f"{path}: none of the first {len(table)} rows can be an event: {reason}{shown}")
-    for spec in (task.events.time, task.events.arrival):
-        if spec is not None and spec.kind == "epoch":
-            _check_unit(path, spec, table)
-
-
-def _check_unit(path: str, spec: TimeField, table: pa.Table) -> None:
-    unit = better_unit(spec, table)
-    if unit is not None:
-        value = table[spec.field].drop_null()[0]
-        raise UserError(f"{path}: {spec.field} = {value} is no time in {spec.unit}: set its unit to {unit}")
-
-
-def better_unit(spec: TimeField, table: pa.Table) -> str | None:
-    """The unit of numbers that make no sense in the unit of the task, and do in exactly one other; else None."""
-    fits = [unit for unit in EPOCHS if _plausible(table, TimeField(field=spec.field, unit=unit))]
-    wrong = len(fits) == 1 and spec.unit != fits[0] and not _plausible(table, spec, 1971, 2200)
-    return fits[0] if wrong else None
-
-
-def _plausible(table: pa.Table, spec: TimeField, first: int = 2000, last: int = 2100) -> bool:
-    """Whether most times are between two years."""
-    try:
-        parts = [micros(chunk, spec) for chunk in table[spec.field].chunks]
-    except DecodeError:
-        return True
-    times = np.concatenate([t[ok] for t, ok in parts])
-    good = (times >= parse_time(f"{first}-01-01")) & (times < parse_time(f"{last}-01-01"))
-    return bool(len(times) and good.mean() > 0.5)
 
 
 def read_piece(
@@ -263,14 +173,20 @@ def cut(raw: str) -> str:
 
 
 def _fitting(task: Task, span: Span | Since, piece: Piece) -> Task:
-    """The task as the piece is read with: for a stream, files need not have the task's arrival."""
-    arrival = task.events.arrival
-    if isinstance(span, Span) or arrival is None or not piece.size:
+    """The task as the piece is read with."""
+    if isinstance(span, Span) or task.events.arrival is None or not piece.size:
         return task
     try:
-        return task if arrival.field in reader_of(piece.format).columns(piece) else without_arrival(task)
+        return fitting(task, span, reader_of(piece.format).columns(piece))
     except (Unreadable, OSError):
         return task
+
+
+def fitting(task: Task, span: Span | Since | None, fields: Collection[str]) -> Task:
+    """The task as something with these fields is read with: what a stream starts from need not have the arrival."""
+    arrival = task.events.arrival
+    lacks = isinstance(span, Since) and arrival is not None and arrival.field not in fields
+    return without_arrival(task) if lacks else task
 
 
 @dataclass(eq=False)

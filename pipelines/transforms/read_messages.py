@@ -66,7 +66,7 @@ class Source:
 
     @property
     def hidden(self) -> int:
-        """us for which a message may be leased to nobody."""
+        """For how long, us, a message may be leased to nobody."""
         return (self.deadline + self.backoff) * 1_000_000
 
     def due(self, after: int | None, until: int) -> bool:
@@ -179,7 +179,7 @@ class _Rounds(RestrictionProvider):
         yield restriction
 
     def truncate(self, puller: int, restriction: OffsetRange) -> None:
-        """A drain ends it."""
+        """Ends the rest of a range, when the job is drained."""
 
 
 @dataclass(eq=False)
@@ -247,7 +247,7 @@ class Pullers:
             self._drop((source.subscription, n))
 
     def settle(self, puller: Puller, bundle: Bundle, early: bool = False) -> None:
-        """The runner says that it has kept a bundle.
+        """Acknowledges the messages of a bundle, which the runner has kept.
 
         Args:
           early: it may say so before the fact. Flink says it when it has heard that a checkpoint is complete, of all
@@ -271,7 +271,7 @@ class Pullers:
             puller.ack_errors += failed
 
     def failed_acks(self, puller: Puller) -> int:
-        """Since the last time."""
+        """How many acknowledgements have failed since the last call."""
         with self._lock:
             n, puller.ack_errors = puller.ack_errors, 0
         return n

@@ -94,5 +94,5 @@ class _Total(beam.DoFn):
 
 
 def _keyed(item: Ledger | Appended) -> tuple[str, Ledger | Appended]:
-    """All under one key."""
+    """Puts all values under one key."""
     return "", item

@@ -1,8 +1,8 @@
-"""Writing into the output folder: scores, dead letters and ledger as Parquet. A run over files publishes them together
-at its end (`WriteRun`), a live job appends them as they come (`AppendRun`), and its ledger as a running total.
+"""Rows into the output folder, as Parquet: a run over files publishes scores, dead letters and ledger together at its
+end (`WriteRun`), a live job appends them as they come (`AppendRun`), and its ledger as a running total.
 
-Here: which rows are in which file. The rows are made in `tabular`, the folders and the commit are in
-`pipelines.storage.folder`.
+Here: which rows are in which file. The rows are made in `output_rows`, the folders and the commit are in
+`storage.folder`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class WriteRun(beam.PTransform):
     """Writes (scores, dead letters, ledgers) and publishes them; gives one Outcome.
 
     Ledgers are summed. A run that is not published has no scores, only dead letters and a ledger. To be run inside
-    `store.begin` of the place. `parts` is part of what decides the bytes: it does not follow the machine.
+    `folder.runs.begin` of the place. `parts` is part of what decides the bytes: it does not follow the machine.
     """
 
     run: Run
@@ -91,7 +91,7 @@ class AppendRun(beam.PTransform):
 
     A bundle that is done again writes its scores and dead letters again, which the views and the next merge make one.
     The ledger is a running total in the state of the job, which a runner that recovers sets back with all the rest:
-    each of its rows replaces those before. To be run after `livestore.prepare`. Gives all dead letters.
+    each of its rows replaces those before. To be run after `folder.live.prepare`. Gives all dead letters.
 
     Args:
       every: seconds from a change of the ledger to a row of it; the end of the input makes one, too.

@@ -1,7 +1,7 @@
-"""Writing a run over files into BigQuery: rows wait in streams that nobody sees, or in a staging table, until all are
-there, and then one statement merges them.
+"""Rows of a run over files into BigQuery: they wait in streams that nobody sees, or in a staging table, until all are
+there, and then one statement merges them. What a live job writes is in `append_table`.
 
-What the statement does is in `bigquery.merge`, and how rows get into a stream in `bigquery.append`.
+What the statement does is in `storage.bigquery.merge`, and how rows get into a stream in `storage.bigquery.append`.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def load(project: str, name: str, rows: pa.Table) -> None:
 
 
 def refused_letter(table: Table, rows: pa.Table, refused: Refused) -> DeadLetter:
-    """Of a row of scores that BigQuery did not take."""
+    """The dead letter of a row of scores that BigQuery did not take."""
     row = rows.slice(refused.row, 1)
     as_of = row["as_of"].cast(pa.int64())[0].as_py()
     raw = json.dumps(row.to_pylist()[0], default=str, ensure_ascii=False)
@@ -266,7 +266,7 @@ def shortened(letters: pa.Table) -> pa.Table:
 
 
 def ledger_row(run: Run, merged: Merged, finished_at: int) -> pa.Table:
-    """The row of an attempt."""
+    """The row of the ledger of an attempt."""
     row = ledger_table(run, merged.ledger, merged.status, finished_at)
     at = row.schema.get_field_index("differences")
     row = row.set_column(at, row.schema.field(at), pa.array([list(merged.differences)], row.schema.field(at).type))

@@ -88,10 +88,12 @@ def test_one_quality_a_subscription() -> None:
 )
 def test_payloads_that_cannot_be(format: str, schema: str, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
-        Payload(format, schema)  # type: ignore[arg-type]
+        Payload(format, schema)
 
 
 def test_payload() -> None:
     schema = {"type": "record", "name": "x", "fields": [{"name": "a", "type": "long"}]}
-    assert Payload("avro", json.dumps(schema)).parsed["name"] == "x"
+    assert Payload("avro", json.dumps(schema)).schema
+    with pytest.raises(UserError, match="in one of json, avro, not in xml"):
+        Payload("xml")
     assert Payload("avro").schema == ""

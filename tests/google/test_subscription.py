@@ -76,8 +76,8 @@ def test_a_plain_subscription_has_nothing_to_warn_of() -> None:
 )
 def test_settings_that_cost_something_are_named(settings: dict[str, object], words: str) -> None:
     (line,) = facts(NAME, subscription(**settings)).warnings
-    assert line.startswith(f"{NAME}: ")
-    assert words in line
+    assert line.message.startswith(f"{NAME}: ")
+    assert words in line.message
 
 
 def test_the_delay_of_a_retry_policy_is_known() -> None:
@@ -132,7 +132,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     ("error", "text", "words"),
     [
         (api.NotFound, "x", "gcloud pubsub subscriptions create orders --project=shop --topic=TOPIC --ack-deadline=10"),
-        (api.PermissionDenied, "x", "roles/pubsub.subscriber and roles/pubsub.viewer"),
+        (api.PermissionDenied, "x", "roles/pubsub.subscriber, and the same with roles/pubsub.viewer"),
         (api.Unauthenticated, "x", "gcloud auth application-default login"),
         (auth.DefaultCredentialsError, "x", "gcloud auth application-default login"),
         (api.ServiceUnavailable, "no route", "cannot be looked at: ServiceUnavailable: 503 no route"),

@@ -299,7 +299,8 @@ def test_a_dry_run_says_what_would_be_computed_and_writes_nothing(case: Case) ->
 
 KILLED = """\
 import os, signal, sys
-from pipelines import cli, examples
+from pipelines import cli
+from pipelines.jobs import examples
 examples._check = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # when all is written, before it counts
 cli.main(sys.argv[1:])
 """

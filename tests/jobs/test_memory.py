@@ -63,21 +63,21 @@ def test_each_number_makes_it_larger() -> None:
 @pytest.mark.parametrize(
     ("given", "what", "lower"),
     [
-        (need(task(1000, 100), batch=1 << 16), "batches of the model", "lower --batch-size (65536) or sequence.steps"),
-        (need(task(), as_ofs=(0, 400_000_000 * DAY)), "a table of steps", "narrow the range of --as-of"),
-        (need(task(), workers=200), "200 more processes of it", "lower --workers"),
-        (training(task(units=[8192] * 32, members=16)), "weights", "lower model.units, model.members or the vocab"),
+        (need(task(1000, 100), batch=1 << 16), "batches of the model", "Lower --batch-size (65536) or sequence.steps"),
+        (need(task(), as_ofs=(0, 400_000_000 * DAY)), "a table of steps", "Narrow the range of --as-of"),
+        (need(task(), workers=200), "200 more processes of it", "Lower --workers"),
+        (training(task(units=[8192] * 32, members=16)), "weights", "Lower model.units, model.members or the vocab"),
     ],
     ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
 )
 def test_what_surely_does_not_fit_is_refused_with_what_to_lower(given: Need, what: str, lower: str) -> None:
     with pytest.raises(UserError) as refused:
         given.lines(HERE)
-    assert refused.value.code == Exit.USAGE
+    assert refused.value.exit == Exit.USAGE
     assert re.match(
         r"it takes at least \d+ [GT]B of memory.*, 8.6 GB free in a test; the most of it, \d+", str(refused.value)
     )
-    assert f"is for {what}: {lower}" in str(refused.value)
+    assert f"is for {what}. {lower}" in str(refused.value)
 
 
 def test_what_may_not_fit_is_warned_of_and_runs() -> None:
@@ -85,7 +85,7 @@ def test_what_may_not_fit_is_warned_of_and_runs() -> None:
     line, warning = given.lines(HERE)
     assert re.fullmatch(r"memory      about 9\.\d GB, 8\.6 GB free in a test \(\d.*about 40 M events, .*\)", line)
     assert re.match(r"warning     it takes about 9\.\d GB of memory, 8\.6 GB free in a test; the most", warning)
-    assert "give it less input at a time, or run it on Flink (--runner=FlinkRunner)" in warning
+    assert "Give it less input at a time, or run it on Flink (--runner=FlinkRunner)" in warning
     assert len(given.lines(Room(16 * GB, "free in a test"))) == 1
     swapping = need(task(1000, 100), batch=1 << 15)  # it would be slow, and can be
     assert len(swapping.lines(Room(8 * GB, "free in a test", swap=64 * GB))) == 2
@@ -114,7 +114,7 @@ def test_a_lack_of_memory_is_explained(capsys: pytest.CaptureFixture[str]) -> No
         assert re.search(
             r"about \d+\.\d GB were expected to do; the most of it, \d+ MB, is for batches", str(told.value)
         )
-        assert told.value.code == Exit.FAILED
+        assert told.value.exit == Exit.FAILED
     for other in (UserError("no room for improvement: a ROOM"), ValueError("x")):
         with pytest.raises(type(other), match=f"^{other}$"), explained(given):
             raise other

@@ -26,7 +26,7 @@ def test_marks_what_serves_newest_first(tmp_path: Path) -> None:
         f"        {B}  1970-03-02        1970-01-21  1970-02-10..1970-02-24  0.7500 [0.7000, 0.8000]  "
         "0.7400    mlp 16-8, 3 members",
         f"serves  {A}  1970-02-20 01:02  1970-01-21  1970-02-10              0.7500 [0.7000, 0.8000]  0.7400    mlp 8",
-        f"  not usable: {tmp_path}/toy/junk is no model: it has no manifest.json; make one with foretide train",
+        f"  not usable: {tmp_path}/toy/junk is no model: it has no manifest.json. Make one with foretide train",
     ]
 
 

@@ -7,12 +7,14 @@ import subprocess
 from pathlib import Path
 
 from tests.support.command_line import command
-from tests.support.live_world import AS_OFS, make_world
+from tests.support.live_world import AS_OFS, World
 from tests.support.open_ports import strangers, watch
 
 
-def test_with_careless_publishers_it_finds_no_difference_and_no_stranger_reaches_it(tmp_path: Path) -> None:
-    world, log = make_world(tmp_path), tmp_path / "log"
+def test_with_careless_publishers_it_finds_no_difference_and_no_stranger_reaches_it(
+    world: World, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
     arguments = ["--task", world.task, "--input", world.events, "--as-of", AS_OFS, "--speed", "2d", "--mess"]
     words = command("rehearse", *arguments, "--model", world.model, "--output", tmp_path / "out")
     with log.open("wb") as out:
@@ -25,6 +27,8 @@ def test_with_careless_publishers_it_finds_no_difference_and_no_stranger_reaches
     assert found, told
     assert int(found[1].replace(",", "")) > 300
     assert int(found[2]) > 30
+    places = re.findall(rf"{re.escape(str(tmp_path))}[\w./-]*\w", told)
+    assert all(Path(place).exists() for place in places), places
     assert strangers(seen) == []
     programs = [each.program for each in seen]
     assert programs.count("pubsub-emulator") >= 2  # the service and its counts

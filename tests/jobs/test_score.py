@@ -103,7 +103,7 @@ def test_a_model_that_writes_a_file_is_told_before_anything_is_written(late: Pat
 
 def test_an_output_that_cannot_be_written(late: Path) -> None:
     text = score(late, "events.parquet/out", "2024-04-01", expect=Exit.USAGE)
-    assert "cannot write to the output folder" in text
+    assert "events.parquet is a file, not a folder" in text
 
 
 @pytest.mark.parametrize(("share", "workers"), [(0.36, 2), (1.5, 1)])

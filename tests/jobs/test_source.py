@@ -20,7 +20,7 @@ from pipelines.errors import UserError
 from pipelines.events.decode import Span
 from pipelines.google.bigquery import client
 from pipelines.jobs import source
-from pipelines.jobs.config import Execution, Input, ScoreConfig
+from pipelines.jobs.config import Execution, ScoreConfig
 from pipelines.ledger.counts import Ledger, total
 from pipelines.system.progress import Progress
 from pipelines.task.fields import parse_time
@@ -28,7 +28,9 @@ from pipelines.task.file import load_task
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import File, ReadEvents, read_piece
 from tests.support import small_shop
+from tests.support.checked import checked
 from tests.support.command_line import foretide
+from tests.support.live_world import ENGINE
 from tests.support.toy_models import untrained
 from tests.support.warehouse import PROJECT, Warehouse
 
@@ -51,15 +53,13 @@ class Shop(NamedTuple):
 
 
 def find(*patterns: str) -> source.Source:
-    return source.find(TASK, SPAN, Input(patterns, None, 0.05), Execution(1, None, (), False))
+    return checked(TASK, *patterns, span=SPAN).source
 
 
 def shards(monkeypatch: pytest.MonkeyPatch, sizes: list[int], asked: int | None = None) -> int:
     files = [File(f"{i}.csv", size, "csv") for i, size in enumerate(sizes)]
-    monkeypatch.setattr(source, "find_files", lambda patterns, format: files)
-    monkeypatch.setattr(source, "preflight", lambda task, found, arrival: None)
     monkeypatch.setattr(source, "plan", lambda found: ())
-    return source.find(TASK, SPAN, Input(("x",), None, 0.05), Execution(1, asked, (), False)).shards
+    return source.planned(files, (), Execution(1, asked, (), False)).shards
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_files_and_tables_are_read_side_by_side(shop: Shop) -> None:
 def test_scores_of_a_table_are_those_of_its_files_to_the_byte(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though of the table only the history of the as-ofs is read, by several processes."""
     monkeypatch.setattr(ScoreConfig, "run_id", lambda *_: "run")  # else it says where the events came from
-    arguments = ["--as-of", "2024-04-01..2024-04-15", "--model", "model", "--output"]
+    arguments = ["--as-of", "2024-04-01..2024-04-15", "--model", "model", *ENGINE, "--output"]
     files = shop.foretide("score", *arguments, "of-files", "--input", str(shop.files))
     table = shop.foretide("score", *arguments, "of-table", "--input", shop.table, "--workers", "2")
     scores = [

@@ -29,18 +29,12 @@ from tests.support.live_world import (
     common,
     drained,
     live,
-    make_world,
     publish,
     split,
 )
 from tests.support.services import Emulator
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

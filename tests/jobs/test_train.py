@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -70,6 +71,17 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def told(shop: Path) -> str:
+    """What a training with another seed says; the registry `two` then holds its version beside that of `models`."""
+    shutil.copytree(shop / "models", shop / "two")
+    return train(shop, "two", "--seed", "8")
+
+
+def second(told: str) -> str:
+    return next(line.split("/")[-1] for line in told.splitlines() if line.startswith("written"))
+
+
 def serving(shop: Path, models: str) -> Path:
     return registry.resolve(shop / models / "small_shop")
 
@@ -87,18 +99,17 @@ def weights(model: Path) -> dict[str, bytes]:
     return {name: saved.get_tensor(name).tobytes() for name in names}
 
 
-def test_the_seed_decides_the_model(shop: Path) -> None:
-    told = train(shop, "same")
-    assert "computed" not in told
-    train(shop, "other", "--seed", "8")
+def test_the_seed_decides_the_model(shop: Path, told: str) -> None:
+    assert "computed" not in train(shop, "same")
     assert manifest(shop, "same").version == manifest(shop, "models").version
-    same, other = weights(serving(shop, "same")), weights(serving(shop, "other"))
+    other_version = shop / "two" / "small_shop" / second(told)
+    same, other = weights(serving(shop, "same")), weights(other_version)
     assert same == weights(serving(shop, "models"))
     assert len(same) == 4  # kernel and bias of two layers
     assert set(other) == set(same)
     assert other != same
-    assert manifest(shop, "other").version != manifest(shop, "models").version
-    assert manifest(shop, "other").model["seed"] == 8
+    assert other_version.name != manifest(shop, "models").version
+    assert load_manifest(other_version).model["seed"] == 8
 
 
 def test_the_manifest_says_what_the_model_is(shop: Path) -> None:
@@ -156,20 +167,17 @@ def test_the_network_stands_beside_the_baselines(shop: Path) -> None:
         assert name in text
 
 
-def test_a_second_version_serves_when_it_is_asked_for(shop: Path) -> None:
-    train(shop, "two")
-    first = serving(shop, "two").name
-    told = train(shop, "two", "--seed", "9")
+def test_a_second_version_serves_when_it_is_asked_for(shop: Path, told: str) -> None:
+    first, other = serving(shop, "two").name, second(told)
+    assert first == serving(shop, "models").name
     assert f"serves {first}" in told
-    second = next(line.split("/")[-1] for line in told.splitlines() if line.startswith("written"))
-    assert serving(shop, "two").name == first
     where = ("--models", str(shop / "two"))
     listed = foretide("models", *where)
     assert first in listed
-    assert second in listed
-    assert "seed" in foretide("models", *where, "compare", first, second)
-    foretide("models", "promote", *where, second)
-    assert serving(shop, "two").name == second
+    assert other in listed
+    assert "seed" in foretide("models", *where, "compare", first, other)
+    foretide("models", "promote", *where, other)
+    assert serving(shop, "two").name == other
     foretide("models", *where, "rollback", "small_shop")
     assert serving(shop, "two").name == first
 

@@ -56,7 +56,7 @@ def test_promotes_and_rolls_back(folder: Path) -> None:
     assert json.loads((folder / POINTER).read_text()) == {"version": A, "previous": [B, A]}
     assert rollback(folder) == serving(folder) == Pointer(B, (A,))
     assert rollback(folder) == serving(folder) == Pointer(A)
-    with pytest.raises(UserError, match=f"no version that served before {A} is left; choose one with .*promote"):
+    with pytest.raises(UserError, match=f"no version that served before {A} is left. Choose one with .*promote"):
         rollback(folder)
     assert serving(folder) == Pointer(A)
 
@@ -95,7 +95,7 @@ def test_rolling_back_passes_over_what_is_gone(folder: Path) -> None:
 
 
 def test_rolling_back_needs_a_promotion(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no version in .*toy serves yet: choose one with foretide models promote"):
+    with pytest.raises(UserError, match=r"no version in .*toy serves yet. Choose one with foretide models promote"):
         rollback(folder)
     with pytest.raises(UserError, match=r"cannot write to .*absent: No such file"):
         rollback(tmp_path / "absent")
@@ -119,17 +119,17 @@ def test_promotes_only_what_can_serve(harm: Callable[[Path], object], message: s
 
 def test_promotes_only_what_lies_in_its_place(tmp_path: Path) -> None:
     folder = put(tmp_path, A).rename(tmp_path / TASK / B).parent
-    with pytest.raises(UserError, match=f"{B} holds version {A} of toy: move it to toy{os.sep}{A}$"):
+    with pytest.raises(UserError, match=f"{B} holds version {A} of toy. Move it to toy{os.sep}{A}$"):
         promote(folder, B)
     put(tmp_path, C, task="other")
-    with pytest.raises(UserError, match=f"{C} holds version {C} of other: move it to other{os.sep}{C}$"):
+    with pytest.raises(UserError, match=f"{C} holds version {C} of other. Move it to other{os.sep}{C}$"):
         promote(folder, C)
     assert serving(folder) is None
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", f"../toy/{A}", f"/{A}", ".hidden"])
 def test_a_version_is_a_plain_name(name: str, folder: Path) -> None:
-    with pytest.raises(UserError, match=f"is no name of a version: choose one with .*there are {C}, {B}, {A}$"):
+    with pytest.raises(UserError, match=f"is no name of a version. Choose one with .*there are {C}, {B}, {A}$"):
         promote(folder, name)
 
 
@@ -143,13 +143,13 @@ def test_resolves_a_model_and_a_task(folder: Path, monkeypatch: pytest.MonkeyPat
 
 def test_says_what_to_give_instead(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=f"no version in {folder} serves yet: choose one .*promote {folder}/VERSION; th"
+        UserError, match=f"no version in {folder} serves yet. Choose one .*promote {folder}/VERSION; th"
     ):
         resolve(folder)
-    with pytest.raises(UserError, match=f"holds the models of toy: name one of them, such as {folder}$"):
+    with pytest.raises(UserError, match=f"holds the models of toy. Name one of them, such as {folder}$"):
         resolve(tmp_path)
     for path in (tmp_path / "absent", folder / A / "manifest.json"):
-        with pytest.raises(UserError, match=r"is no model: it has neither manifest\.json nor serving\.json; make one"):
+        with pytest.raises(UserError, match=r"is no model: it has neither manifest\.json nor serving\.json. Make one"):
             resolve(path)
 
 
@@ -157,8 +157,8 @@ def test_a_pointer_to_a_version_that_is_gone(folder: Path, tmp_path: Path) -> No
     promote(folder, A)
     promote(folder, B)
     remove(folder / B)
-    back = f"go back to the one before with foretide models --models {tmp_path} rollback toy, or choose one"
-    with pytest.raises(UserError, match=f"names version {B}, which is gone: {back}"):
+    back = f"Go back to the one before with foretide models --models {tmp_path} rollback toy. Choose one"
+    with pytest.raises(UserError, match=f"names version {B}, which is gone. {back}"):
         resolve(folder)
     assert any(back in p for p in models(tmp_path)[0].problems)
     rollback(folder)
@@ -182,7 +182,7 @@ def test_a_pointer_to_a_version_that_is_gone(folder: Path, tmp_path: Path) -> No
 )
 def test_a_pointer_that_cannot_be_read(content: str, folder: Path, tmp_path: Path) -> None:
     (folder / POINTER).write_text(content)
-    message = f"cannot be read: .*; write it anew with foretide models promote {folder}/VERSION"
+    message = f"cannot be read: .*. Write it anew with foretide models promote {folder}/VERSION"
     for read in (serving, resolve, rollback):
         with pytest.raises(UserError, match=message):
             read(folder)
@@ -205,7 +205,7 @@ def test_lists_versions_and_what_is_wrong(tmp_path: Path) -> None:
     assert listed.folder == folder
     assert listed.serving == Pointer(B)
     assert [v.path for v in listed.versions] == [folder / A, folder / B]
-    assert [p.partition(";")[0] for p in listed.problems] == [f"{folder}/empty is no model: it has no manifest.json"]
+    assert [p.partition(". ")[0] for p in listed.problems] == [f"{folder}/empty is no model: it has no manifest.json"]
 
 
 BROKEN: dict[str, object] = {"created": "x", "train": [], "metrics": [1], "model": {"units": 3}, "test": [10**30]}
@@ -355,7 +355,7 @@ def test_commands_that_are_told_can_be_pasted(tmp_path: Path) -> None:
     put(root, A)
     with pytest.raises(UserError) as error:
         resolve(root / TASK)
-    words = shlex.split(str(error.value).partition("choose one with ")[2].partition("; there are")[0])
+    words = shlex.split(str(error.value).partition("Choose one with ")[2].partition("; there are")[0])
     assert words == ["foretide", "models", "promote", f"{root / TASK}/VERSION"]
     assert shlex.split(go_back(root / TASK)) == ["foretide", "models", "--models", str(root), "rollback", TASK]
     with pytest.raises(UserError) as error:

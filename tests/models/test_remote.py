@@ -67,7 +67,7 @@ def test_a_version_of_its_own_is_copied_once(bucket: Cloud) -> None:
 def test_what_is_no_model_is_refused(bucket: Cloud) -> None:
     with pytest.raises(UserError, match=f"gs://{BUCKET}/models/other is no model: it has neither") as refused:
         registry.resolve(f"gs://{BUCKET}/models/other")
-    assert refused.value.code == Exit.MODEL
+    assert refused.value.exit == Exit.MODEL
     with pytest.raises(UserError, match="gs://nobodys/models/toy is no model"):
         registry.resolve("gs://nobodys/models/toy")
     with pytest.raises(UserError, match="nothing://models/toy: cannot be read: ValueError"):

@@ -158,7 +158,7 @@ def test_a_start_goes_back_as_far_as_it_must(folder: Path, shelf: Shelf, caplog:
 
 def test_a_start_needs_a_pointer(folder: Path) -> None:
     (folder / POINTER).unlink()
-    with pytest.raises(UserError, match=r"no version in .*toy serves yet: choose one"):
+    with pytest.raises(UserError, match=r"no version in .*toy serves yet. Choose one"):
         Serving(str(folder), LOADER, watch=0)
     (folder / POINTER).write_text("{")
     with pytest.raises(UserError, match=r"serving\.json cannot be read: .*; write it anew"):

@@ -96,4 +96,4 @@ def test_a_failure_names_its_cause(workers: int) -> None:
 
     with pytest.raises(UserError, match="LookupError: the shelf is empty") as caught:
         run(Execution(workers, None, (), False), build)
-    assert caught.value.code == Exit.FAILED
+    assert caught.value.exit == Exit.FAILED

@@ -14,15 +14,10 @@ from pipelines.runners import flink
 from pipelines.sandbox.flink_cluster import KINDS, FlinkCluster
 from pipelines.system.listening import Listener, listeners
 from tests.support.command_line import digest, foretide
-from tests.support.live_world import AS_OFS, ENGINE, World, make_world
+from tests.support.live_world import AS_OFS, ENGINE, World
 from tests.support.services import free_port
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

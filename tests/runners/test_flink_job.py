@@ -35,7 +35,6 @@ from tests.support.live_world import (
     World,
     common,
     live,
-    make_world,
     publish,
     split,
 )
@@ -44,7 +43,9 @@ from tests.support.services import Emulator, emulator, free_port
 pytestmark = pytest.mark.long
 
 CLOSED = END + 5 * 86_400
-TASK_MANAGERS = 2 if "FORETIDE_SOAK" in os.environ else 1  # of two slots each
+TASK_MANAGERS = 2 if "FORETIDE_SOAK" in os.environ else 1  # with a worker each
+SLOTS = 4  # of all of them
+SETTINGS = dict.fromkeys(("taskmanager.memory.network.min", "taskmanager.memory.network.max"), "128m")
 SCORES = "SELECT * EXCLUDE (run_id, scored_at) FROM scores WHERE as_of < '2024-01-28' ORDER BY ALL"
 
 
@@ -65,13 +66,10 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("flink")
-    with emulator() as pubsub, FlinkCluster(folder, TASK_MANAGERS, environment=pubsub.environment) as cluster:
-        yield Place(cluster, pubsub)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
+    with emulator() as pubsub:
+        shape = (TASK_MANAGERS, SLOTS // TASK_MANAGERS)
+        with FlinkCluster(folder, *shape, settings=SETTINGS, environment=pubsub.environment) as cluster:
+            yield Place(cluster, pubsub)
 
 
 def until(condition: Any, log: Path) -> None:
@@ -90,15 +88,14 @@ class Stages:
     folder: Path
     topic: str
     flags: Sequence[object]  # of all of them
-    slots: int  # of the first one; the others take twice as many
 
     @staticmethod
-    def prepared(place: Place, world: World, folder: Path, slots: int) -> Stages:
-        topic = place.pubsub.topic(f"savepoint-{slots}")
+    def prepared(place: Place, world: World, folder: Path) -> Stages:
+        topic = place.pubsub.topic(folder.name)
         pq.write_table(pa.Table.from_pylist(split(world, SEAM)[0]), folder / "history.parquet")
         history = ["--from", "2024-01-21", "--bootstrap", folder / "history.parquet", "--shards", 8]
         first = common(world, place.pubsub.subscription(topic), folder / "out")
-        return Stages(place, world, folder, topic, [*first, *history, *place.where], slots)
+        return Stages(place, world, folder, topic, [*first, *history, *place.where])
 
     @property
     def out(self) -> Path:
@@ -111,7 +108,7 @@ class Stages:
     @contextmanager
     def job(self, name: str, *more: object) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
         """One that goes on, and its log."""
-        flags, log = [*self.flags, *more, f"--parallelism={2 * self.slots}"], self.folder / f"{name}.log"
+        flags, log = [*self.flags, *more, f"--parallelism={SLOTS}"], self.folder / f"{name}.log"
         with live(self.place.pubsub, *flags, log=log) as job:
             yield job, log
         assert "Traceback" not in log.read_text()
@@ -122,7 +119,7 @@ class Stages:
 
     def begin(self, rows: Sequence[dict[str, Any]], clock: int) -> str:
         """The first job, which is stopped with a savepoint: what goes on from it."""
-        log, arguments = self.folder / "first.log", [*self.flags, f"--parallelism={self.slots}"]
+        log, arguments = self.folder / "first.log", [*self.flags, f"--parallelism={SLOTS // 2}"]
         with live(self.place.pubsub, *arguments, log=log) as job:
             publish(self.place.pubsub, self.topic, rows, clock)
             self.taken(job, log)
@@ -181,7 +178,7 @@ def scores(out: Path) -> list[Any]:
 
 
 def test_a_job_goes_on_from_a_savepoint_at_twice_the_parallelism(place: Place, world: World, tmp_path: Path) -> None:
-    stages = Stages.prepared(place, world, tmp_path, 1)
+    stages = Stages.prepared(place, world, tmp_path)
     _, during, after = split(world, SEAM, SEAM + 3 * 86_400)
     savepoint = stages.begin(during, SEAM + 3 * 86_400)
     stages.refused(savepoint, after[:20])
@@ -189,8 +186,8 @@ def test_a_job_goes_on_from_a_savepoint_at_twice_the_parallelism(place: Place, w
 
 
 @pytest.mark.soak(only=True)
-def test_and_from_a_checkpoint_on_four_slots(place: Place, world: World, tmp_path: Path) -> None:
-    stages = Stages.prepared(place, world, tmp_path, 2)
+def test_and_from_a_checkpoint_on_two_task_managers(place: Place, world: World, tmp_path: Path) -> None:
+    stages = Stages.prepared(place, world, tmp_path)
     _, during, after = split(world, SEAM, SEAM + 3 * 86_400)
     savepoint = stages.begin(during, SEAM + 3 * 86_400)
     stages.refused(savepoint, after[:20])
@@ -224,4 +221,4 @@ def test_what_is_not_there_is_told(place: Place) -> None:
     assert FlinkJob(f"http://{place.cluster.master}", "nothing").look() == ([], "the cluster has no such job yet")
     with pytest.raises(UserError, match="did not stop nothing: Connection refused"):
         FlinkJob(gone, "nothing").stop(None)
-    assert ask(f"http://{place.cluster.master}/overview")["slots-total"] == 2 * TASK_MANAGERS
+    assert ask(f"http://{place.cluster.master}/overview")["slots-total"] == SLOTS

@@ -17,7 +17,7 @@ import pytest
 
 from pipelines.runners.workers import ending, last_words
 from tests.support.command_line import command
-from tests.support.live_world import World, make_world
+from tests.support.live_world import World
 from tests.test_sockets import of
 
 pytestmark = pytest.mark.long
@@ -130,7 +130,7 @@ def test_a_signal_ends_the_run(tmp_path: Path, number: signal.Signals, group: bo
 def deaf(seconds: float) -> list[str]:
     """A command that swallows every interrupt, as a library may."""
     code = f"""
-from pipelines import interrupts
+from pipelines.system import interrupts
 import time
 interrupts.GRACE = 0.5
 interrupts.install()
@@ -164,11 +164,6 @@ def test_a_signal_in_the_first_second_of_a_command_is_not_lost(tmp_path: Path) -
             process.send_signal(signal.SIGINT)
             # 1 is Python's own while it starts; 2: it had found that there is no task.
             assert ended(process, [], log) in (130, -signal.SIGINT, 1, 2)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def duration(words: Sequence[str], log: Path) -> float:

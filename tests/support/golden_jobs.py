@@ -40,7 +40,7 @@ from pipelines.task.fields import parse_time
 from pipelines.task.spec import Task
 from pipelines.transforms.coders import VersionedCoder
 from pipelines.transforms.infer import Infer
-from pipelines.transforms.live_sequences import Clock
+from pipelines.transforms.live_sequences import ShardClock
 from pipelines.transforms.write_table import WriteTable
 from tests.support import small_shop
 from tests.support.fake_dataflow import BUCKET, PROJECT, REGION
@@ -193,7 +193,7 @@ def state() -> dict[str, tuple[Any, Callable[[Any], bytes], Callable[[bytes], An
     running = Running("attempt", ledger, 7, True, {(AS_OF, 0): WindowRows(2, 1)}, 5)
     coder = VersionedCoder()
     return {
-        "clock": (Clock(AS_OF, True, False, AS_OF - 1, None), Clock.pack, Clock.unpack),
+        "clock": (ShardClock(AS_OF, True, False, AS_OF - 1, None), ShardClock.pack, ShardClock.unpack),
         "block": (block, EventBlock.pack, unpack),
         "running": (running, coder.encode, coder.decode),
         "ledger": (ledger, coder.encode, coder.decode),

@@ -15,10 +15,9 @@ import pyarrow.compute as pc
 
 from pipelines.events.block import Ints, Mask
 from pipelines.events.columns import EXACT, MISSING, filled, is_text, plain
-from pipelines.events.decode import Refused
-from pipelines.events.formats.base import Refusal
+from pipelines.events.formats.base import Flaw, Refusal
 from pipelines.events.formats.csv import OPEN, Parser
-from pipelines.events.formats.lines import Lines
+from pipelines.events.formats.lines import TextLines
 from pipelines.events.times import _float_micros, _scaled, _stamps
 from pipelines.task.spec import TimeField
 
@@ -37,18 +36,18 @@ class TypeWrongError(WrongError):
 
 
 def piecewise(
-    column: pa.Array, name: str, convert: Callable[[pa.Array, str], T], bad: dict[int, Refused], first: int = 0
+    column: pa.Array, name: str, convert: Callable[[pa.Array, str], T], bad: dict[int, Flaw], first: int = 0
 ) -> list[T]:
     """The parts of a converted column: halved where it does not convert, and a single value that does not is null."""
     try:
         return [convert(column, name)]
     except TypeWrongError as error:
         for row in range(len(column)):
-            bad.setdefault(first + row, Refused(str(error), shown(column[row : row + 1])))
+            bad.setdefault(first + row, Flaw(str(error), shown(column[row : row + 1])))
         return [convert(pa.nulls(len(column), pa.string()), name)]
     except WrongError as error:
         if len(column) == 1:
-            bad.setdefault(first, Refused(str(error), shown(column)))
+            bad.setdefault(first, Flaw(str(error), shown(column)))
             return [convert(pa.nulls(1, pa.string()), name)]
     column = plain(column)
     half = len(column) // 2
@@ -131,7 +130,7 @@ def micros(column: pa.Array, spec: TimeField) -> tuple[Ints, Mask]:
     return times, ok & whole.is_valid().to_numpy(zero_copy_only=False)
 
 
-def parse(parser: Parser, chunk: Lines) -> Iterator[Refusal | tuple[Lines, pa.Table]]:
+def parse(parser: Parser, chunk: TextLines) -> Iterator[Refusal | tuple[TextLines, pa.Table]]:
     """As `csv.Parser._parse`: halves lines until as many rows as lines come out."""
     skipped: list[tuple[int, str]] = []
     table = parser._table(chunk, skipped)

@@ -23,7 +23,7 @@ from pipelines.events.due import EARLY
 from pipelines.events.messages import BlockOrTick, Tick
 from pipelines.events.sequences import SequenceBatch
 from pipelines.task.spec import Task
-from pipelines.transforms.live_sequences import Clock, Core, Passed, Shard
+from pipelines.transforms.live_sequences import Core, Passed, Shard, ShardClock
 from tests.support.oracle import Event, Expected, is_event, once, oracle
 from tests.support.random_tasks import STEP, event_lists, table_of, tasks
 
@@ -246,22 +246,22 @@ class Simulation:
         for shard, block in split(found, self.case.shards):
             mine = [e for e in events if e["user"] in block.keys.to_pylist()]
             world.since_shown.setdefault(shard, []).extend((e, not _among(task, e, known)) for e in mine)
-            before = Clock.unpack(world.kept[shard].clock).due
+            before = ShardClock.unpack(world.kept[shard].clock).due
             self._receive(shard, block.pack())
-            due = Clock.unpack(world.kept[shard].clock).due
+            due = ShardClock.unpack(world.kept[shard].clock).due
             if before is not None and due is not None and due < before:  # what was shown for a later one is new again
                 world.since_shown[shard] += [(e, False) for e in known if e["arrival"] >= due]
         world.delivered.extend(m for m in messages if m not in world.delivered)
 
     def _receive(self, shard: int, raw: BlockOrTick) -> None:
         kept = self.world.kept[shard]
-        before = Clock.unpack(kept.clock)
+        before = ShardClock.unpack(kept.clock)
         after = self.core.received(before, raw)
         if not isinstance(raw, Tick):
             kept.arrived.add(raw)
         self._store(kept, before, after)
 
-    def _store(self, kept: Kept, before: Clock, after: Clock) -> None:
+    def _store(self, kept: Kept, before: ShardClock, after: ShardClock) -> None:
         if after.armed and (not before.armed or after.due != before.due):
             if kept.timer is not None and self.random.random() < 0.3:
                 kept.stale.append(kept.timer)
@@ -313,7 +313,7 @@ class Simulation:
 
     def _boundaries(self, shard: int, at: int) -> None:
         kept = self.world.kept[shard]
-        before = replace(Clock.unpack(kept.clock), armed=False)
+        before = replace(ShardClock.unpack(kept.clock), armed=False)
         state = Shard(before, kept.history, kept.shown, kept.arrived)
         for passed in self.core.boundaries(state, at, self.wall):
             self._passed(shard, passed)
@@ -349,7 +349,7 @@ class Simulation:
     def _preview(self, shard: int) -> None:
         """Early scores are of what has come so far, for all entities that gained an event since the last ones."""
         kept, kept.showing = self.world.kept[shard], False
-        clock = Clock.unpack(kept.clock)
+        clock = ShardClock.unpack(kept.clock)
         before = replace(clock, showing=False)
         state = Shard(before, kept.history, kept.shown, kept.arrived)
         found = {key: x for batch in self.core.preview(state) for key, x in rows(batch)}

@@ -115,7 +115,7 @@ def main() -> int:
         result = run_stream(execution, lambda p: build(p, stop, out, None if bad < 0 else bad), stop)
     except UserError as error:
         print(f"ticking: {error}", file=sys.stderr)
-        return int(error.code)
+        return int(error.exit)
     print(result.state, result.figures.count("messages"), f"{time.monotonic() - began:.1f} s")
     print(summary(result.figures, result.seconds))
     return 0

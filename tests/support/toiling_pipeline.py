@@ -36,7 +36,7 @@ def main(seconds: float, mark: str) -> int:
         run(Execution(2, None, (), False), build)
     except UserError as error:
         print(f"toiling: {error}", file=sys.stderr)
-        return int(error.code)
+        return int(error.exit)
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.system.files import replaceable, replacing, write_file
+from pipelines.system.files import replaceable, replacing, writable, write_file
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -70,3 +70,13 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
     write_file(tmp_path / "a", lambda f: f.write(b"1"))
     write_file(tmp_path / "a", lambda f: f.write(b"2"))
     assert (tmp_path / "a").read_bytes() == b"2"
+
+
+def test_what_cannot_be_written_to_is_told_by_name(tmp_path: Path) -> None:
+    assert writable(str(tmp_path), "--output") == f"{tmp_path} can be written to"
+    assert writable(str(tmp_path / "a" / "b"), "--output") == f"{tmp_path / 'a' / 'b'} can be made"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--output .*: \S+file is a file, not a folder"):
+        writable(str(tmp_path / "file" / "out"), "--output")
+    with pytest.raises(UserError, match=r"cannot write to .*: File name too long"):
+        writable(str(tmp_path / ("x" * 5000)), "--output")

@@ -10,7 +10,7 @@ from pipelines.events.decode import Since, Span
 from pipelines.events.sequences import SequenceBatch
 from pipelines.ledger.counts import Ledger
 from pipelines.transforms.build_sequences import Sequences
-from pipelines.transforms.live_sequences import Live
+from pipelines.transforms.live_sequences import LiveSettings
 from tests.events.test_due import SECOND, block, event, task
 
 
@@ -39,12 +39,12 @@ def test_blocks_that_end(refused: int) -> None:
 @pytest.mark.parametrize(
     ("bounded", "span", "live"),
     [
-        (True, Since(0), Live("sub")),
-        (False, Span((0,)), Live("sub")),
+        (True, Since(0), LiveSettings("sub")),
+        (False, Span((0,)), LiveSettings("sub")),
         (False, Since(0), None),
     ],
 )
-def test_what_does_not_fit_is_refused(bounded: bool, span: Span | Since, live: Live | None) -> None:
+def test_what_does_not_fit_is_refused(bounded: bool, span: Span | Since, live: LiveSettings | None) -> None:
     p = beam.Pipeline("FnApiRunner")
     blocks = p | "Blocks" >> beam.Create([(0, b"")])
     blocks.is_bounded = bounded

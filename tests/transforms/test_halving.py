@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from pipelines.events import decode
 from pipelines.events.columns import numbers, text
-from pipelines.events.decode import Refused, converted
+from pipelines.events.decode import converted
 from pipelines.events.formats import lines
-from pipelines.events.formats.base import Refusal, Rows
+from pipelines.events.formats.base import Flaw, Refusal, Rows
 from pipelines.events.formats.csv import Parser
 from pipelines.events.times import micros
 from pipelines.task.spec import TimeField
@@ -116,8 +116,8 @@ def columns(draw: st.DrawFn) -> pa.Array:
 
 
 def same(new: Convert, old: Convert, column: pa.Array) -> None:
-    bad: dict[int, Refused] = {}
-    expected: dict[int, Refused] = {}
+    bad: dict[int, Flaw] = {}
+    expected: dict[int, Flaw] = {}
     found, parts = converted(column, "x", new, bad), halving.piecewise(column, "x", old, expected)
     assert bad == expected
     assert list(bad) == list(expected) or len({r.reason for r in bad.values()}) > 1

@@ -15,7 +15,7 @@ from pipelines.events.block import EventBlock, tidy
 from pipelines.events.decode import Span, decode
 from pipelines.events.messages import BlockOrTick, Tick
 from pipelines.events.sequences import backfill
-from pipelines.transforms.live_sequences import Clock, Core, Passed, Shard
+from pipelines.transforms.live_sequences import Core, Passed, Shard, ShardClock
 from tests.events.test_due import SECOND, SINCE, block, event, task
 from tests.support.random_tasks import table_of
 from tests.support.simulated_stream import END, Case, Key, ListBag, Simulation, cases, rows, same
@@ -51,7 +51,7 @@ class ForgetsToArm(Core):
 class KeepsItsClock(Core):
     """Does not look earlier when an older block comes after a newer one."""
 
-    def received(self, clock: Clock, element: BlockOrTick) -> Clock:
+    def received(self, clock: ShardClock, element: BlockOrTick) -> ShardClock:
         after = super().received(clock, element)
         return after if clock.due is None else replace(after, due=clock.due)
 
@@ -59,7 +59,7 @@ class KeepsItsClock(Core):
 class GoesBack(Core):
     """Processes a boundary again when an event of its time comes again."""
 
-    def received(self, clock: Clock, element: BlockOrTick) -> Clock:
+    def received(self, clock: ShardClock, element: BlockOrTick) -> ShardClock:
         after = super().received(replace(clock, last=None), element)
         return replace(after, last=clock.last)
 
@@ -85,16 +85,18 @@ def test_a_wrong_machine_is_caught(wrong: type[Core]) -> None:
         run()
 
 
-@pytest.mark.parametrize("clock", [Clock(), Clock(-5, True, False, None, 7), Clock(None, False, True, 1 << 50, None)])
-def test_a_clock_survives_packing(clock: Clock) -> None:
-    assert Clock.unpack(clock.pack()) == clock
-    assert Clock.unpack(None) == Clock()
+@pytest.mark.parametrize(
+    "clock", [ShardClock(), ShardClock(-5, True, False, None, 7), ShardClock(None, False, True, 1 << 50, None)]
+)
+def test_a_clock_survives_packing(clock: ShardClock) -> None:
+    assert ShardClock.unpack(clock.pack()) == clock
+    assert ShardClock.unpack(None) == ShardClock()
 
 
 def test_boundaries_that_are_overdue_come_in_order() -> None:
     """A timer that was set for a later one, before an older block came, does for all."""
     random = Random(0)
-    shard = Shard(Clock(), ListBag(random), ListBag(random), ListBag(random))
+    shard = Shard(ShardClock(), ListBag(random), ListBag(random), ListBag(random))
     core = Core(TASK, SINCE, previews=False, by_ticks=False)
     for raw in (packed("a", 47), packed("b", 5)):
         shard.clock = core.received(shard.clock, raw)
@@ -112,12 +114,12 @@ def test_a_boundary_of_the_future_waits_for_the_next_element() -> None:
     random = Random(0)
     for by_ticks, following in ((False, packed("a", 5)), (True, Tick(10 * SECOND))):
         core = Core(TASK, SINCE, previews=True, by_ticks=by_ticks)
-        shard = Shard(Clock(), ListBag(random), ListBag(random), ListBag(random))
-        assert core.received(shard.clock, Tick(7 * SECOND)) == Clock(tick=7 * SECOND)  # a tick wakes nobody
+        shard = Shard(ShardClock(), ListBag(random), ListBag(random), ListBag(random))
+        assert core.received(shard.clock, Tick(7 * SECOND)) == ShardClock(tick=7 * SECOND)  # a tick wakes nobody
         shard.clock = core.received(shard.clock, packed("a", 5))
         shard.arrived.add(packed("a", 5))
         assert not list(core.boundaries(shard, 10 * SECOND, 1 << 50 if by_ticks else 9 * SECOND))
-        assert shard.clock == Clock(10 * SECOND, False, False, None, None)
+        assert shard.clock == ShardClock(10 * SECOND, False, False, None, None)
         shard.clock = core.received(shard.clock, following)
         assert shard.clock.armed
         assert len(list(core.boundaries(shard, 10 * SECOND, 10 * SECOND))) == 1
@@ -126,7 +128,7 @@ def test_a_boundary_of_the_future_waits_for_the_next_element() -> None:
 def test_what_a_boundary_leaves_is_shown_early() -> None:
     random = Random(0)
     core = Core(TASK, SINCE, previews=True, by_ticks=False)
-    shard = Shard(Clock(), ListBag(random), ListBag(random), ListBag(random))
+    shard = Shard(ShardClock(), ListBag(random), ListBag(random), ListBag(random))
     for raw in (packed("a", 5), packed("b", 12)):
         shard.clock = core.received(shard.clock, raw)
         shard.arrived.add(raw)
@@ -154,7 +156,7 @@ def check(case: Case, simulation: Simulation) -> None:
     if simulation.end == END:
         assert_as_a_backfill(case, simulation)
         kept = simulation.world.kept.values()
-        assert all(Clock.unpack(k.clock).due is None for k in kept)
+        assert all(ShardClock.unpack(k.clock).due is None for k in kept)
         assert not any(bag.raws for k in kept for bag in (k.history, k.shown, k.arrived))
 
 

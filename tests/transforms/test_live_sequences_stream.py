@@ -30,7 +30,7 @@ from pipelines.events.sequences import SequenceBatch
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.task.spec import Task
 from pipelines.transforms.build_sequences import Sequences
-from pipelines.transforms.live_sequences import Live
+from pipelines.transforms.live_sequences import LiveSettings
 from tests.support.oracle import Event, Expected
 from tests.support.random_tasks import table_of
 from tests.support.simulated_stream import END, Case, Key, Message, cases, columns, rows, same
@@ -88,7 +88,7 @@ def fixed(seconds: float) -> float:
     return seconds
 
 
-def run(endpoint: str, task: Task, first: int, stream: beam.PTransform, live: Live) -> Outputs:
+def run(endpoint: str, task: Task, first: int, stream: beam.PTransform, live: LiveSettings) -> Outputs:
     """Runs a stream of pickled (shard, packed block or tick) to its end."""
     for found in (OUT.sequences, OUT.dead, OUT.ledger):
         found.clear()
@@ -154,7 +154,7 @@ class Play:
         self.stream = self.stream.advance_processing_time(seconds)
         return self
 
-    def run(self, endpoint: str, live: Live = Live("sub")) -> Outputs:  # noqa: B008
+    def run(self, endpoint: str, live: LiveSettings = LiveSettings("sub")) -> Outputs:  # noqa: B008
         return run(endpoint, TASK, self.first, self.stream.advance_watermark_to_infinity(), live)
 
 
@@ -243,11 +243,11 @@ def test_a_shard_that_slept_does_not_score_the_past_again(prism: str) -> None:
 
 def test_a_drain_scores_nothing_of_the_future(prism: str) -> None:
     play = Play().events(event("a", 5), event("b", 21)).watermark(22)
-    assert play.run(prism, Live("sub", clock=partial(fixed, 23.0))).scores == [("a", 10, 0, 1), ("a", 20, 0, 1)]
+    assert play.run(prism, LiveSettings("sub", clock=partial(fixed, 23.0))).scores == [("a", 10, 0, 1), ("a", 20, 0, 1)]
 
 
 def test_with_ticks_nothing_beyond_them_is_scored(prism: str) -> None:
-    live = Live("sub", ticks=True)
+    live = LiveSettings("sub", ticks=True)
     play = Play(shards=1).events(event("a", 5)).watermark(15)  # no tick yet: 10 is not due
     out = play.tick(19, at=15).watermark(31).tick(30, at=31).run(prism, live)
     assert out.scores == [("a", 10, 0, 1), ("a", 20, 0, 1), ("a", 30, 0, 1)]
@@ -257,7 +257,7 @@ def test_early_scores_are_of_those_who_gained_an_event(prism: str) -> None:
     play = Play(shards=1).events(event("a", 5), event("b", 6)).watermark(12)
     play = play.events(event("b", 13)).watermark(13).passes(100).watermark(14)
     play = play.events(event("a", 14.5)).watermark(15).passes(100).watermark(20)
-    out = play.run(prism, Live("sub", early=60))
+    out = play.run(prism, LiveSettings("sub", early=60))
     early = [score for score in out.scores if score[2] < 0]
     assert early == [("a", 20, -1, 2), ("b", 20, -1, 2)]
     assert total(out.ledger).sequences == len(out.scores)
@@ -268,7 +268,7 @@ def test_early_timers_do_not_hold_a_job_that_ends(prism: str) -> None:
     start = time.monotonic()
     now = time.time()
     stream = PeriodicImpulse(start_timestamp=now, stop_timestamp=now + 1, fire_interval=0.5) | beam.Map(happened)
-    out = run(prism, TASK, (int(now) + 20) * SECOND, stream, Live("sub", early=3600))
+    out = run(prism, TASK, (int(now) + 20) * SECOND, stream, LiveSettings("sub", early=3600))
     assert {score[:1] + score[2:3] for score in out.scores} == {("a", -1)}
     assert time.monotonic() - start < 1800
 
@@ -338,7 +338,7 @@ class Script:
 @given(case=cases(), seed=st.integers(0, 1 << 32))
 def test_a_stream_on_a_runner_makes_the_scores_of_a_backfill(prism: str, case: Case, seed: int) -> None:
     clock = partial(fixed, case.end / SECOND)
-    live = Live("sub", 60 if case.previews and case.end == END else 0, case.by_ticks, clock)
+    live = LiveSettings("sub", 60 if case.previews and case.end == END else 0, case.by_ticks, clock)
     stream = Script(case, Random(seed)).play()
     out = run(prism, case.task, case.first, stream, live)
     scores: dict[Key, Expected] = {}

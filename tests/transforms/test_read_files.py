@@ -26,10 +26,12 @@ from pipelines.events.formats.base import Piece
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.system.progress import Progress
 from pipelines.system.progress import read as progress_of
+from pipelines.task.spec import Task
 from pipelines.transforms import read_files as files
 from pipelines.transforms.archive import write_messages
-from pipelines.transforms.read_files import File, ReadEvents, find, plan, preflight, read_piece
+from pipelines.transforms.read_files import File, ReadEvents, find, plan, read_piece
 from tests.support import event_files
+from tests.support.checked import checked
 from tests.support.event_files import SPAN, START, task, written
 from tests.support.sent_messages import messages, text
 
@@ -77,8 +79,8 @@ def test_find_nothing(folder: Path) -> None:
         find([f"{folder}/sub/NOTES.txt"])
 
 
-def check(spec: object, path: Path) -> None:
-    preflight(spec, find([str(path)]))  # type: ignore[arg-type]
+def check(spec: Task, path: Path) -> None:
+    checked(spec, path)
 
 
 @pytest.mark.parametrize("name", sorted(event_files.WRITERS))
@@ -104,7 +106,7 @@ def test_preflight_sees_a_wrong_unit(tmp_path: Path, name: str, unit: str) -> No
     check(task(time={"field": "ts", "unit": unit}), path)
     with pytest.raises(UserError, match=f"ts .*{unit}|ts is missing or out of range"):
         check(task(), path)
-    with pytest.raises(UserError, match="set its unit to s"):
+    with pytest.raises(UserError, match="Set the unit of ts to s"):
         check(task(time={"field": "ts", "unit": unit}), written(tmp_path / name, event_files.WRITERS[name](ROWS)))
 
 
@@ -258,12 +260,12 @@ def test_every_file_system_of_beam(
         remote = find(patterns)
         assert [f.path.removeprefix("mem://b/day/") for f in remote] == names(local, folder)
         assert [(f.size, f.format) for f in remote] == [(f.size, f.format) for f in local]
-        preflight(task(), remote)
+        checked(task(), *patterns)
         pieces = plan(remote)
         assert len(pieces) == 6 if piece == 1 << 20 else len(pieces) > 20
         assert [everything(p) for p in pieces] == [everything(p) for p in plan(local)]
     with pytest.raises(UserError, match="the task needs the field users"):
-        preflight(task(entity="users"), find(["mem://b"]))
+        checked(task(entity="users"), "mem://b")
     with pytest.raises(UserError, match="no such file"):
         find(["mem://b/none"])
 
@@ -276,7 +278,7 @@ def test_a_remote_file_that_vanished_is_a_dead_letter(memory: dict[str, bytes]) 
     for name, format in (("x.jsonl", "jsonl"), ("x.csv.gz", "csv"), ("x.avro", "avro"), ("x.parquet", "parquet")):
         gone = File(f"mem://b/{name}", 9, format)
         with pytest.raises(UserError, match=f"mem://b/{name}: .*: No such file"):
-            preflight(task(), [gone])
+            checked(task(), files=[gone])
         letter, ledger = (part for piece in plan([gone]) for part in everything(piece))
         assert isinstance(letter, DeadLetter)
         assert letter.reason.endswith(": No such file, folder or bucket")
@@ -323,10 +325,10 @@ def _events(element: tuple[int, bytes]) -> int:
 def test_a_stream_starts_from_files_that_know_no_arrival(tmp_path: Path, name: str) -> None:
     spec, since = task(arrival={"field": "seen", "unit": "s"}), Since(SPAN.as_ofs[0])
     path = written(tmp_path / name, event_files.WRITERS[name](ROWS))
-    preflight(spec, find([str(path)]), arrival=False)
+    checked(spec, path, span=since)
     if not name.startswith("data.jsonl"):
         with pytest.raises(UserError, match="the task needs the field seen"):
-            preflight(spec, find([str(path)]))
+            checked(spec, path)
     result = event_files.read(spec, path, since)
     assert len(result.events) == len(ROWS)
     assert all(np.array_equal(np.asarray(b.arrival), b.time) for b in result.blocks)

@@ -32,13 +32,10 @@ from pipelines.storage.bigquery import schema, staging
 from pipelines.storage.bigquery.append import append_pending
 from pipelines.storage.bigquery.merge import Counts
 from pipelines.storage.bigquery.staging import Result, begin, read_result
-from pipelines.storage.folder.query import connect
-from pipelines.storage.folder.runs import begin as begin_folder
 from pipelines.storage.rows import Run
 from pipelines.transforms import write_table as module
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, now, score_rows, stamped
-from pipelines.transforms.write_folder import WriteRun
 from pipelines.transforms.write_table import Merged, WriteTable
 from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
 from tests.support.warehouse import OwnWarehouse, Warehouse
@@ -104,40 +101,15 @@ def tables(table: Table) -> set[str]:
     return {t.table_id for t in clients.client(table.project).list_tables(f"{table.project}.{table.dataset}")}
 
 
-@pytest.mark.parametrize("method", ["storage", "load"])
-def test_a_table_has_the_rows_of_a_folder(
-    warehouse: Warehouse, table: Table, tmp_path: Path, method: WriteMethod
-) -> None:
-    with begin_folder(tmp_path, RUN.run_id, RUN.attempt) as place, beam.Pipeline("FnApiRunner") as p:
-        inputs = (p | beam.Create(blocks(1, 7)), p | "D" >> beam.Create(LETTERS), p | "L" >> beam.Create([GOOD]))
-        inputs | WriteRun(RUN, place)
-    con = connect(tmp_path)
-    before = tables(table)
-    result = write(table, "a", blocks(2, 30), LETTERS, method=method)
-    assert (result.status, result.ledger, result.differences) == ("published", GOOD, ())
-    assert numbers(result) == counts(added=SCORES)
-    query = con.execute("SELECT * EXCLUDE (scored_at) FROM scores ORDER BY score_id")
-    names = [d[0] for d in query.description or ()]
-    want = [dict(zip(names, row, strict=True)) for row in query.fetchall()]
-    got = read(warehouse, table.scores, "score_id")
-    assert {row.pop("scored_at") is None for row in got} == {False}
-    assert got == want
-    letters = read(warehouse, table.dead_letters, "position")
-    assert [(r["position"], r["raw"], r["run_id"], r["status"]) for r in letters] == [
-        ("row 12", "", "churn-1", "published"),
-        ("row 3", "", "churn-1", "published"),
-    ]
-    assert tables(table) == before
-
-
-def test_writing_again_changes_nothing(warehouse: Warehouse, table: Table) -> None:
-    write(table, "a", blocks(1, 7), LETTERS)
-    first = read(warehouse, table.scores, "score_id")
-    again = write(table, "b", blocks(2, 30), LETTERS)
-    assert numbers(again) == counts(unchanged=SCORES)
-    assert read(warehouse, table.scores, "score_id") == first
-    assert len(read(warehouse, table.dead_letters, "position")) == 2
-    assert [row["attempt"] for row in read(warehouse, table.ledger, "finished_at")] == ["a", "b"]
+def test_load_jobs_write_the_rows_of_streams(warehouse: Warehouse) -> None:
+    one, other = made(warehouse), made(warehouse)
+    before = tables(other)
+    write(one, "a", blocks(1, 7))
+    result = write(other, "a", blocks(2, 30), LETTERS, method="load")
+    assert (result.status, numbers(result)) == ("published", counts(added=SCORES))
+    want, got = (read(warehouse, each.scores, "score_id") for each in (one, other))
+    assert [row | {"scored_at": None} for row in got] == [row | {"scored_at": None} for row in want]
+    assert tables(other) == before
 
 
 def test_another_model_replaces_when_asked(warehouse: Warehouse, table: Table) -> None:
@@ -148,37 +120,11 @@ def test_another_model_replaces_when_asked(warehouse: Warehouse, table: Table) -
     assert warehouse.sql(f"SELECT DISTINCT model_version AS m FROM `{table.scores}`") == [{"m": "m2"}]
 
 
-def test_nothing_to_write(warehouse: Warehouse, table: Table) -> None:
-    result = write(table, "a", [], [], [])
-    assert (result.status, result.ledger, numbers(result)) == ("published", Ledger(), counts(0))
-    assert read(warehouse, table.scores, "score_id") == read(warehouse, table.dead_letters, "position") == []
-
-
-def test_two_processes(warehouse: Warehouse, table: Table) -> None:
-    flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    assert numbers(write(table, "a", blocks(1, 7), LETTERS, [GOOD], *flags)) == counts(added=SCORES)
-
-
-@pytest.mark.parametrize(("ledger", "status"), [(REFUSED, "refused"), (UNBALANCED, "unbalanced")])
-def test_what_is_not_published_changes_no_scores(
-    warehouse: Warehouse, table: Table, ledger: Ledger, status: str
-) -> None:
-    write(table, "a", blocks(1, 50), [letter("good")])
-    first = read(warehouse, table.scores, "score_id")
-    other = [replace(b, scores=b.scores + np.float32(1)) for b in blocks(1, 50)]
-    for attempt in "bc":
-        result = write(table, attempt, other, LETTERS, [ledger])
-        assert (result.status, result.differences) == (status, ledger.differences)
-        assert numbers(result) == {**counts(0), "meant": 100}
-    assert read(warehouse, table.scores, "score_id") == first
-    letters = read(warehouse, table.dead_letters, "position")
-    assert [(r["position"], r["status"]) for r in letters] == [
-        ("good", "published"),
-        ("row 12", status),
-        ("row 3", status),
-    ]
-    write(table, "d", other, [letter("new")])
-    assert [r["position"] for r in read(warehouse, table.dead_letters, "position")] == ["new"]
+def test_all_that_is_merged_is_counted(warehouse: Warehouse, table: Table) -> None:
+    assert numbers(write(table, "a", blocks(1, 7), LETTERS)) == counts(added=SCORES)
+    assert numbers(write(table, "b", blocks(2, 30), LETTERS)) == counts(unchanged=SCORES)
+    for attempt, ledger in (("c", REFUSED), ("d", UNBALANCED)):
+        assert numbers(write(table, attempt, blocks(1, 50), LETTERS, [ledger])) == {**counts(0), "meant": 100}
 
 
 def test_letters_of_other_runs_stay(warehouse: Warehouse, table: Table) -> None:
@@ -188,14 +134,9 @@ def test_letters_of_other_runs_stay(warehouse: Warehouse, table: Table) -> None:
     assert [r["position"] for r in read(warehouse, table.dead_letters, "position")] == ["row 3"]
 
 
-def test_letters_keep_what_they_hold(warehouse: Warehouse, table: Table) -> None:
-    sent = replace(letter("m", raw="half \ud83d, 😀"), payload=b"\xff\x00", attributes=(("k", "ü"), ("a", "")))
-    large = replace(letter("n", raw="x" * 9_000_000), payload=b"y" * 9_000_000)
-    write(table, "a", blocks(1, 50), [sent, letter("l"), large])
-    plain, told, cut = read(warehouse, table.dead_letters, "position")
-    assert (plain["payload"], plain["attributes"]) == (None, None)
-    assert (told["raw"], told["payload"]) == ("half \\ud83d, 😀", b"\xff\x00")
-    assert json.loads(told["attributes"]) == {"k": "ü", "a": ""}
+def test_letters_that_are_too_large_are_cut(warehouse: Warehouse, table: Table) -> None:
+    write(table, "a", blocks(1, 50), [replace(letter("n", raw="x" * 9_000_000), payload=b"y" * 9_000_000)])
+    [cut] = read(warehouse, table.dead_letters, "position")
     assert (cut["raw"], cut["payload"], cut["rows"]) == ("x" * module.TEXT, None, 1)
 
 

@@ -56,7 +56,7 @@ def lift(rows: Sequence[schema.Decile], share: float) -> Figure:
 
 
 def gain(rows: Sequence[schema.Decile]) -> Figure:
-    """How many of the positives are among the first tenths."""
+    """The share of the positives that are among the first tenths."""
     found = list(accumulate(100 * r["captured"] for r in rows))
     x = [0, *(10 * r["decile"] for r in rows)]
     curve = _line(x, [0, *found], ACCENT, "solid", 2.6) | _hover("first %{x} %: %{y:.0f} % of them")
@@ -131,7 +131,7 @@ def scores(row: schema.ScoreDrift, title: str) -> Figure:
 
 
 def skill(models: Sequence[schema.PathModel]) -> Figure:
-    """How much closer than the last level, by step, with the interval of the network."""
+    """The skill by step: how much closer than the last level, with the interval of the network."""
     ours = models[0]["by_step"]
     known = [
         (s["step"], 100 * s["low"], 100 * s["high"]) for s in ours if s["low"] is not None and s["high"] is not None

@@ -112,7 +112,7 @@ def whisker(ends: tuple[float, float, float], bounds: tuple[float, float], ours:
 
 
 def legend(names: Sequence[str]) -> str:
-    """Of lines: the network and baselines, in the styles of the charts."""
+    """The legend of lines: the network and baselines, in the styles of the charts."""
     styles = [("accent", "solid"), *BASELINES]
     return keys([(stroke(*style), name) for style, name in zip(styles, names, strict=False)])
 

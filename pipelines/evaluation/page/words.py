@@ -72,7 +72,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """`+0.012`."""
+    """A number with its sign: `+0.012`."""
     return number(value, digits) if value is None or value < 0 else f"+{number(value, digits)}"
 
 
@@ -84,7 +84,7 @@ def percent(share: float | None, digits: int | None = None) -> str:
 
 
 def span(low: float | None, high: float | None, digits: int = 3) -> str:
-    """`0.810 to 0.859`."""
+    """An interval: `0.810 to 0.859`."""
     return NONE if low is None or high is None else f"{number(low, digits)} to {number(high, digits)}"
 
 
@@ -94,7 +94,7 @@ def level(value: float) -> str:
 
 
 def interval(row: PathModel | Step, before: str = "", digits: int = 1) -> str:
-    """Of a skill, in %: `0.4 to 3.1 %`; empty where there is none or no width."""
+    """The interval of a skill, in %: `0.4 to 3.1 %`; empty where there is none or no width."""
     low, high = row["low"], row["high"]
     if low is None or high is None or low == high:
         return ""
@@ -108,13 +108,13 @@ def moment(iso: str) -> str:
 
 
 def days(count: float) -> str:
-    """`30 days`, `6 hours`."""
+    """A duration in words: `30 days`, `6 hours`."""
     size, unit = (count, "day") if count >= 1 else (24 * count, "hour")
     return f"{size:,.4g}{SPACE}{unit}{'' if size == 1 else 's'}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Words as a list: `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -281,7 +281,7 @@ def luck(reliability: Reliability) -> float:
 
 
 def points(share: float) -> str:
-    """`1.2 points` of 0.012."""
+    """A difference of shares in points: 0.012 is `1.2 points`."""
     return f"{number(100 * share, 1)}{SPACE}points"
 
 

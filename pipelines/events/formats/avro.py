@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, BinaryIO, NamedTuple
 
+import fastavro
 import fastavro.read
 
-from pipelines.events.formats import avro_schema as avroschema
-from pipelines.events.formats import codecs, records
+from pipelines.events.formats import avro_schema, codecs, records
 from pipelines.events.formats.base import (
     Format,
     Ints,
@@ -41,11 +41,23 @@ ROWS = 1 << 15  # in memory at once
 DENSEST = 1 << 10  # bytes that a byte of compressed data may stand for, about
 DAMAGED = "an Avro block that cannot be read"
 DECIMAL = "bytes-decimal"
+LONG: Any = fastavro.parse_schema({"type": "long"})
+HEADER_SCHEMA: Any = fastavro.parse_schema(
+    {
+        "type": "record",
+        "name": "header",
+        "fields": [
+            {"name": "magic", "type": {"type": "fixed", "name": "magic", "size": len(MAGIC)}},
+            {"name": "meta", "type": {"type": "map", "values": "bytes"}},
+            {"name": "sync", "type": {"type": "fixed", "name": "sync", "size": SYNC}},
+        ],
+    }
+)
 
 
 def _decimal(data: bytes, *more: Any) -> Any:
     """A decimal number; one of a million digits takes a minute."""
-    if len(data) > avroschema.DIGITS:
+    if len(data) > avro_schema.DIGITS:
         raise ValueError(f"a decimal number of {len(data)} bytes")
     return _DECIMAL(data, *more)
 
@@ -73,12 +85,13 @@ class Header:
 
     def records(self, data: bytes, count: int) -> Iterator[tuple[records.Record, int]]:
         """The records of decompressed data, each with where it ends. Their memory has been looked at."""
-        for block in fastavro.block_reader(io.BytesIO(_container(self.schema, data, count))):
-            for record in block:
-                yield record, block.bytes_.tell()
+        source, schema = io.BytesIO(data), parsed(self.schema)
+        for _ in range(count):
+            record: Any = fastavro.schemaless_reader(source, schema, None)
+            yield record, source.tell()
 
 
-class Block(NamedTuple):
+class BlockPlace(NamedTuple):
     """Where a block is in a buffer, and how many records its head promises."""
 
     data: int  # where its data begin
@@ -90,16 +103,26 @@ def header(file: BinaryIO) -> Header:
     """Reads the header: magic, metadata, sync marker."""
     file.seek(0)
     raw = file.read(HEADER)
+    if not raw.startswith(MAGIC):
+        raise Unreadable("it does not begin as Avro does")
+    source = io.BytesIO(raw)
     try:
-        if not raw.startswith(MAGIC):
-            raise Unreadable("it does not begin as Avro does")
-        metadata, at = _metadata(raw, len(MAGIC))
-        avroschema.shape(metadata["avro.schema"])
-        if len(raw) < at + SYNC:
-            raise Unreadable("it breaks off")
-        return Header(raw[: at + SYNC], metadata["avro.schema"], metadata.get("avro.codec", b"null").decode())
-    except (IndexError, KeyError, ValueError) as error:
+        found: Any = fastavro.schemaless_reader(source, HEADER_SCHEMA, None)
+        metadata = found["meta"]
+        avro_schema.shape(metadata["avro.schema"])
+        named(metadata["avro.schema"])
+        codec = metadata.get("avro.codec", b"null").decode()
+    except Unreadable:
+        raise
+    except Exception as error:  # damaged data can fail in any way
         raise Unreadable("a damaged Avro header") from error
+    return Header(raw[: source.tell()], metadata["avro.schema"], codec)
+
+
+@lru_cache(maxsize=16)
+def parsed(schema: bytes | str) -> Any:
+    """A schema, which is within bounds, as fastavro wants it."""
+    return fastavro.parse_schema(json.loads(schema))
 
 
 @lru_cache(maxsize=16)
@@ -142,7 +165,7 @@ def container(data: bytes) -> Container:
             raise Unreadable(f"more than {codecs.LARGEST >> 20} MiB in a container")
         count, at = count + block.records, block.end + SYNC
     plain = b"".join(parts)
-    memory = avroschema.shape(head.schema).memory(plain, count)
+    memory = avro_schema.shape(head.schema).memory(plain, count)
     found = list(head.records(plain, count)) if count else []
     if len(found) != count:
         raise Unreadable(f"{len(found)} records instead of {count}")
@@ -151,25 +174,11 @@ def container(data: bytes) -> Container:
 
 def _container(schema: bytes, data: bytes, count: int) -> bytes:
     """A container of one block that is not compressed."""
-    return b"".join(
-        [
-            MAGIC + _zigzag(2),
-            *(_zigzag(len(text)) + text for text in (b"avro.schema", schema, b"avro.codec", b"null")),
-            _zigzag(0) + bytes(SYNC),
-            _zigzag(count) + _zigzag(len(data)),
-            data,
-            bytes(SYNC),
-        ]
-    )
-
-
-def _zigzag(size: int) -> bytes:
-    """A length as Avro writes it."""
-    out, rest = bytearray(), size << 1
-    while rest > 127:
-        out.append(rest & 127 | 128)
-        rest >>= 7
-    return bytes([*out, rest])
+    out, metadata = io.BytesIO(), {"avro.schema": schema, "avro.codec": b"null"}
+    fastavro.schemaless_writer(out, HEADER_SCHEMA, {"magic": MAGIC, "meta": metadata, "sync": bytes(SYNC)})
+    for number in (count, len(data)):
+        fastavro.schemaless_writer(out, LONG, number)
+    return out.getvalue() + data + bytes(SYNC)
 
 
 class Avro(Format):
@@ -210,7 +219,7 @@ class Avro(Format):
 READER = Avro()
 
 
-class Part(NamedTuple):
+class AvroBlock(NamedTuple):
     """A block that was read."""
 
     at: int
@@ -218,9 +227,9 @@ class Part(NamedTuple):
     memory: int  # bytes that they take, at most
 
 
-def _records(file: BinaryIO, head: Header, piece: Piece) -> Iterator[Part | Refusal]:
+def _records(file: BinaryIO, head: Header, piece: Piece) -> Iterator[AvroBlock | Refusal]:
     """The blocks of a piece, or why one cannot be read."""
-    shape = avroschema.shape(head.schema)
+    shape = avro_schema.shape(head.schema)
     for at, block, raw in _blocks(file, head, piece):
         if raw is None:
             yield Refusal(f"byte {at}", DAMAGED, "", "", _promised(block), True)
@@ -231,17 +240,17 @@ def _records(file: BinaryIO, head: Header, piece: Piece) -> Iterator[Part | Refu
             found = [record for record, _ in head.records(data, block.records)]
             if len(found) != block.records:
                 raise ValueError(f"{len(found)} records instead of {block.records}")
-            yield Part(at, found, memory)
+            yield AvroBlock(at, found, memory)
         except Exception as error:  # damaged data can fail in any way
             yield Refusal(f"byte {at}", DAMAGED, explain(error), "", _promised(block), True)
 
 
-def _promised(block: Block) -> int:
+def _promised(block: BlockPlace) -> int:
     """How many records are lost with a block: what its head says, as far as that can be."""
     return min(max(block.records, 1), 8 * max(block.end - block.data, 1))
 
 
-def _blocks(file: BinaryIO, head: Header, piece: Piece) -> Iterator[tuple[int, Block, bytes | None]]:
+def _blocks(file: BinaryIO, head: Header, piece: Piece) -> Iterator[tuple[int, BlockPlace, bytes | None]]:
     """(byte, block, its data) of a piece; no data of a damaged block."""
     start = max(piece.start, len(head.raw) - SYNC)
     file.seek(start)
@@ -260,11 +269,11 @@ def _blocks(file: BinaryIO, head: Header, piece: Piece) -> Iterator[tuple[int, B
             yield start + at, block, bytes(data[block.data : block.end])
             marker = block.end
         else:
-            yield start + at, block or Block(at, at, 1), None
+            yield start + at, block or BlockPlace(at, at, 1), None
             marker = data.find(head.sync, at)
 
 
-def _block(file: BinaryIO, data: bytearray, at: int) -> Block | None:
+def _block(file: BinaryIO, data: bytearray, at: int) -> BlockPlace | None:
     """The block that begins at `at`, read on into `data` if need be; None if no block can begin there."""
     if len(data) < at + 20:
         data += file.read(at + 20 - len(data))
@@ -278,16 +287,16 @@ def _block(file: BinaryIO, data: bytearray, at: int) -> Block | None:
     missing = body + size + SYNC - len(data)
     if missing > 0:
         data += file.read(missing)
-    return Block(body, body + size, count)
+    return BlockPlace(body, body + size, count)
 
 
-def _tables(task: Task, parts: Iterator[Part | Refusal]) -> Iterator[Rows | Refusal]:
+def _tables(task: Task, parts: Iterator[AvroBlock | Refusal]) -> Iterator[Rows | Refusal]:
     first, held, memory = 0, list[records.Record](), 0
     for part in parts:
         if isinstance(part, Refusal):
             yield part
             continue
-        if len(held) >= ROWS or memory + part.memory > avroschema.DECODED:
+        if len(held) >= ROWS or memory + part.memory > avro_schema.DECODED:
             yield from _rows(task, first, held)
             held, memory = [], 0
         if not held:
@@ -318,27 +327,6 @@ def shown(record: records.Record) -> str:
 
 def _plain(value: object) -> str:
     return readable(value) if isinstance(value, bytes) else str(value)
-
-
-def _metadata(raw: bytes, at: int) -> tuple[dict[str, bytes], int]:
-    """An Avro map of bytes: blocks of pairs, the last of which is empty."""
-    out: dict[str, bytes] = {}
-    while True:
-        count, at = _long(raw, at)
-        if count == 0:
-            return out, at
-        if count < 0:
-            _, at = _long(raw, at)
-        for _ in range(abs(count)):
-            key, at = _string(raw, at)
-            out[key.decode()], at = _string(raw, at)
-
-
-def _string(raw: bytes, at: int) -> tuple[bytes, int]:
-    size, at = _long(raw, at)
-    if not 0 <= size <= len(raw) - at:
-        raise IndexError("text that is longer than the file")
-    return raw[at : at + size], at + size
 
 
 def _long(raw: bytes | bytearray, at: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ Which formats there are is in `registry`; what becomes of rows, in `transforms.r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, ClassVar, NamedTuple, cast
 
@@ -21,6 +21,7 @@ from pipelines.system.versioned import versioned
 from pipelines.task.spec import Task
 
 RAW = 1 << 20  # bytes of a refused row that are kept
+SHOWN = 256  # refused rows whose content is in memory
 ROW = 64.0  # bytes of a row of a few fields
 REFUSED = {403: "Permission denied", 404: "No such file, folder or bucket"}  # HTTP answers
 
@@ -52,6 +53,10 @@ class Sent(NamedTuple):
     payload: bytes  # of the event alone where it can be had
     attributes: tuple[tuple[str, str], ...]  # of the message, and `foretide_id`, by which an event stays the same
 
+    def refusal(self, reason: str, value: str, raw: str) -> Refusal:
+        """Of an event, or of a message, that cannot be read."""
+        return Refusal(self.position, reason, value, raw, sent=self)
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -65,19 +70,32 @@ class Rows:
     arrival: Ints | None = None  # (n) us, where it is known beside the table
     ids: Hashes | None = None  # (n) of events of messages, with identity `none`: so that one sent twice counts once
     sent: Callable[[int], Sent] | None = None  # of messages
+    raws: Callable[[Sequence[int]], list[str]] | None = None  # `raw` of many rows, where it costs less than each alone
 
     def __len__(self) -> int:
         return len(self.at)
 
-    def refusal(self, row: int, reason: str, value: str) -> Refusal:
-        """A row that cannot be an event."""
-        if self.sent is None:
-            return Refusal(self.position(row), reason, value, self.raw(row))
-        sent = self.sent(row)
-        return Refusal(sent.position, reason, value, self.raw(row), sent=sent)
+    def refusals(self, flaws: Mapping[int, Flaw]) -> Iterator[Refusal]:
+        """Rows that cannot be events."""
+        rows = list(flaws)
+        for some in (rows[start : start + SHOWN] for start in range(0, len(rows), SHOWN)):
+            raws = map(self.raw, some) if self.raws is None else self.raws(some)
+            for row, raw in zip(some, raws, strict=True):
+                reason, value = flaws[row]
+                if self.sent is not None:
+                    yield self.sent(row).refusal(reason, value, raw)
+                else:
+                    yield Refusal(self.place.format(self.at[row]), reason, value, raw)
 
     def position(self, row: int) -> str:
         return self.place.format(self.at[row]) if self.sent is None else self.sent(row).position
+
+
+class Flaw(NamedTuple):
+    """Why a row cannot be an event."""
+
+    reason: str  # of few kinds: no values in it
+    value: str = ""  # what stood there, shortened
 
 
 class Refusal(NamedTuple):
@@ -101,7 +119,7 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, piece: Piece, task: Task) -> Iterator[Rows | Refusal]:
-        """All rows of a piece, each once, in bounded memory."""
+        """Reads all rows of a piece, each once, in bounded memory."""
 
     @abstractmethod
     def columns(self, piece: Piece) -> Collection[str]:

@@ -11,16 +11,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span
 from pipelines.events.formats.base import Piece, Reader, Refusal, Rows
-from pipelines.events.formats.parquet import json_row
+from pipelines.events.formats.parquet import table_rows
 from pipelines.google.bigquery import TIMEOUT, answers, client, execute, explained, patiently, reader
 from pipelines.google.tables import NAME, QUERY
 from pipelines.system.versioned import versioned
@@ -52,7 +50,7 @@ class Stream(Piece):
 
 
 @dataclass(frozen=True)
-class Found:
+class BigQueryInput:
     """What an input stands for: a table that can be read as it is, a view, or a query."""
 
     path: str
@@ -64,7 +62,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Opened:
+class BigQuerySession:
     """A snapshot to read."""
 
     pieces: tuple[Piece, ...]
@@ -73,7 +71,7 @@ class Opened:
     sample: Iterator[Rows]  # some rows of any time, or nothing
 
 
-def look(path: str) -> Found:
+def look(path: str) -> BigQueryInput:
     """What is behind `bq://project.dataset.table` or `bq://project?query`. Nothing is read or run.
 
     Raises:
@@ -87,16 +85,18 @@ def look(path: str) -> Found:
             job = execute(project, sql, dry_run=True)
         if job.statement_type != "SELECT":
             raise UserError(f"{path}: an input is one SELECT, and this is {job.statement_type}")
-        return Found(path, project, _fields(job.schema), int(job.total_bytes_processed or 0), None, sql)
+        return BigQueryInput(path, project, _fields(job.schema), int(job.total_bytes_processed or 0), None, sql)
     if table is None:
         raise UserError(f'{path}: a table is named bq://PROJECT.DATASET.TABLE, a query "bq://PROJECT?SELECT ..."')
     with explained(path):
         name = ".".join(table.groups())
         there = patiently(lambda: client(table[1]).get_table(name, retry=None, timeout=TIMEOUT), TIMEOUT)
-    return Found(path, table[1], _fields(there.schema), 0, there, None)
+    return BigQueryInput(path, table[1], _fields(there.schema), 0, there, None)
 
 
-def open_session(found: Found, task: Task, span: Span | Since, workers: int, dry_run: bool = False) -> Opened:
+def open_session(
+    found: BigQueryInput, task: Task, span: Span | Since, workers: int, dry_run: bool = False
+) -> BigQuerySession:
     """Runs the query, where there is one, and opens a session on its result, or on the table.
 
     Args:
@@ -114,7 +114,7 @@ def open_session(found: Found, task: Task, span: Span | Since, workers: int, dry
             sql = _select(table, columns, where if found.fields[task.events.time.field] in STAMPS else "")
         if sql is not None and dry_run:
             size = found.size or int(execute(found.project, sql, dry_run=True).total_bytes_processed or 0)
-            return Opened((Piece(found.path, FORMAT, 0, 0, size, True),), size, 0.0, iter(()))
+            return BigQuerySession((Piece(found.path, FORMAT, 0, 0, size, True),), size, 0.0, iter(()))
         if sql is not None:
             result = execute(found.project, sql).destination
             table = patiently(lambda: client(found.project).get_table(result, retry=None, timeout=TIMEOUT))
@@ -122,7 +122,7 @@ def open_session(found: Found, task: Task, span: Span | Since, workers: int, dry
         session = _session(found.project, table, columns, where, STREAMS * workers)
     size = int(table.num_bytes or 0) + int(getattr(table.streaming_buffer, "estimated_bytes", None) or 0)
     sample = _sample(found, table, columns, task)
-    return Opened(_pieces(found.path, session), size, table.modified.timestamp(), sample)
+    return BigQuerySession(_pieces(found.path, session), size, table.modified.timestamp(), sample)
 
 
 def restriction(task: Task, span: Span | Since, fields: Mapping[str, str]) -> str:
@@ -217,12 +217,10 @@ def _rows(stream: Stream, task: Task, batches: list[pa.RecordBatch], first: int)
     table = pa.Table.from_batches(batches)
     if task.events.identity != "all":
         table = table.select(list(task.columns))
-    return Rows(
-        table, np.arange(first, first + len(table)), f"row {{}} of stream {stream.start}", partial(json_row, table)
-    )
+    return table_rows(table, first, f"row {{}} of stream {stream.start}")
 
 
-def _check_types(found: Found, task: Task, columns: list[str]) -> None:
+def _check_types(found: BigQueryInput, task: Task, columns: list[str]) -> None:
     for name in columns:
         kind = found.fields[name]
         if kind == "INTERVAL" or (name in task.columns and kind.startswith(NESTED)):
@@ -272,7 +270,7 @@ def _pieces(path: str, session: ReadSession) -> tuple[Piece, ...]:
     return pieces or (Piece(path, FORMAT, 0, 0, 0, True),)
 
 
-def _sample(found: Found, table: Table, columns: list[str], task: Task) -> Iterator[Rows]:
+def _sample(found: BigQueryInput, table: Table, columns: list[str], task: Task) -> Iterator[Rows]:
     """Rows that have a time: also when the run can use none of the table, it can be said why."""
     with explained(found.path):
         session = _session(found.project, table, columns, f"`{task.events.time.field}` IS NOT NULL", 1, 1)

@@ -6,6 +6,7 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 
@@ -33,25 +34,9 @@ def decompress(data: bytes, codec: str) -> bytes:
     return out
 
 
-def _deflate(data: bytes) -> bytes:
-    engine = zlib.decompressobj(-zlib.MAX_WBITS)
-    out = engine.decompress(data, LARGEST + 1)
-    if len(out) <= LARGEST and not engine.eof:
-        raise ValueError("data that break off")
-    return out
-
-
-def _bzip2(data: bytes) -> bytes:
-    engine = bz2.BZ2Decompressor()
-    return _whole(engine, engine.decompress(data, LARGEST + 1))
-
-
-def _xz(data: bytes) -> bytes:
-    engine = lzma.LZMADecompressor(memlimit=DICTIONARY)
-    return _whole(engine, engine.decompress(data, LARGEST + 1))
-
-
-def _whole(engine: bz2.BZ2Decompressor | lzma.LZMADecompressor, out: bytes) -> bytes:
+def _bounded(engine: Any, data: bytes) -> bytes:
+    """What a decompressor makes of data, but for what is more than `LARGEST`."""
+    out: bytes = engine.decompress(data, LARGEST + 1)
     if len(out) <= LARGEST and not engine.eof:
         raise ValueError("data that break off")
     return out
@@ -80,9 +65,9 @@ def _zstandard(data: bytes) -> bytes:
 
 CODECS: dict[str, Callable[[bytes], bytes]] = {
     "null": bytes,
-    "deflate": _deflate,
-    "bzip2": _bzip2,
-    "xz": _xz,
+    "deflate": lambda data: _bounded(zlib.decompressobj(-zlib.MAX_WBITS), data),
+    "bzip2": lambda data: _bounded(bz2.BZ2Decompressor(), data),
+    "xz": lambda data: _bounded(lzma.LZMADecompressor(memlimit=DICTIONARY), data),
     "snappy": _snappy,
     "zstandard": _zstandard,
 }

@@ -51,5 +51,5 @@ COMPRESSIONS = (Compression("gzip", ".gz", b"\x1f\x8b", 6, inflate_gzip),)
 
 
 def compression_of(path: str) -> Compression | None:
-    """By the name of a file; None for one that is not compressed."""
+    """The compression of a file by its name; None for one that is not compressed."""
     return next((each for each in COMPRESSIONS if path.lower().endswith(each.ending)), None)

@@ -17,7 +17,7 @@ import pyarrow.csv as pc
 from pipelines.events import columns
 from pipelines.events.formats import lines
 from pipelines.events.formats.base import Ints, Piece, Refusal, Rows, Unreadable, explain, without
-from pipelines.events.formats.lines import Lines
+from pipelines.events.formats.lines import TextLines
 from pipelines.task.spec import Task
 
 OPEN = "a quote that does not close, or a line end inside quotes"
@@ -90,7 +90,7 @@ class Parser:
         self.closed = f"^{field}(?:{re.escape(separator)}{field})*$"
         self.spare = ("\n" + separator * (len(names) - 1) + "\n").encode()
 
-    def rows(self, chunk: Lines) -> Iterator[Rows | Refusal]:
+    def rows(self, chunk: TextLines) -> Iterator[Rows | Refusal]:
         """Lines that the parser might take for one row with the next, or for two, are refused beforehand."""
         chunk, other = lines.unicode(chunk)
         yield from other.refused("a line that is not UTF-8")
@@ -102,7 +102,7 @@ class Parser:
         if good.any():
             yield from self._parse(chunk if good.all() else chunk.take(np.flatnonzero(good)))
 
-    def _parse(self, chunk: Lines) -> Iterator[Rows | Refusal]:
+    def _parse(self, chunk: TextLines) -> Iterator[Rows | Refusal]:
         skipped: list[tuple[int, str]] = []
         table = self._table(chunk, skipped)
         if table is None:
@@ -115,7 +115,7 @@ class Parser:
         if len(good):
             yield good.rows(table, self.task.events.identity == "all")
 
-    def _apart(self, chunk: Lines) -> Iterator[Rows | Refusal]:
+    def _apart(self, chunk: TextLines) -> Iterator[Rows | Refusal]:
         """Lines of which the parser does not make a row each, without those that end inside quotes."""
         closed = columns.matches(chunk.array(), self.closed)
         if not closed.any() or len(chunk) == 1:
@@ -128,7 +128,7 @@ class Parser:
             yield from self._parse(chunk.take(slice(0, half)))
             yield from self._parse(chunk.take(slice(half, None)))
 
-    def _table(self, chunk: Lines, skipped: list[tuple[int, str]]) -> pa.Table | None:
+    def _table(self, chunk: TextLines, skipped: list[tuple[int, str]]) -> pa.Table | None:
         def skip(row: pc.InvalidRow) -> str:
             skipped.append((row.number - 1, f"{row.actual_columns} instead of {row.expected_columns}"))
             return "skip"
@@ -145,7 +145,7 @@ class Parser:
         return table[: len(table) - spare] if len(table) + len(skipped) == len(chunk) + spare else None
 
 
-def _marks(chunk: Lines, mark: bytes) -> Ints:
+def _marks(chunk: TextLines, mark: bytes) -> Ints:
     """(n) how many of a character each line has."""
     if mark not in chunk.data:
         return np.zeros(len(chunk), np.int64)

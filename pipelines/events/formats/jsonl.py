@@ -12,7 +12,7 @@ import pyarrow.json as pj
 
 from pipelines.events.formats import lines, records, regular
 from pipelines.events.formats.base import Ints, Piece, Refusal, Rows, Unreadable, shorten
-from pipelines.events.formats.lines import Lines
+from pipelines.events.formats.lines import TextLines
 from pipelines.task.spec import Kind, Task
 
 SAMPLE = 64  # lines of a chunk that decide on the types it is parsed with
@@ -69,7 +69,7 @@ def kinds(texts: Iterable[bytes]) -> dict[str, str]:
     return {name: " or ".join(sorted(found)) for name, found in out.items()}
 
 
-def parse(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
+def parse(task: Task, chunk: TextLines) -> Iterator[Rows | Refusal]:
     """Rows of a chunk of UTF-8 lines."""
     wrong = _excesses(chunk)
     for row, reason in wrong.items():
@@ -88,7 +88,7 @@ def excess(text: bytes) -> str:
     return ""
 
 
-def _excesses(chunk: Lines) -> dict[int, str]:
+def _excesses(chunk: TextLines) -> dict[int, str]:
     """The lines that cannot be parsed, and why. Costs little: lines are looked at whose bytes could hold so much."""
     length = chunk.end - chunk.start
     long = np.flatnonzero(length > 2 * DEPTH)
@@ -121,7 +121,7 @@ def _depth(text: bytes) -> int:
     return int(np.cumsum(opening.astype(np.int64) - closing).max(initial=0))
 
 
-def _parse(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
+def _parse(task: Task, chunk: TextLines) -> Iterator[Rows | Refusal]:
     """Rows of a chunk: of the lines that share a form, then of the others; halved while these do not parse, unless so
     many do not that the halves would not either."""
     whole = task.events.identity == "all"
@@ -146,7 +146,7 @@ def _parse(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
         yield from _parse(task, chunk.take(slice(half, None)))
 
 
-def _fast(task: Task, chunk: Lines, schema: pa.Schema) -> pa.Table | None:
+def _fast(task: Task, chunk: TextLines, schema: pa.Schema) -> pa.Table | None:
     """Every line of a chunk in columns, or None if Arrow cannot do it, or might see other lines than there are."""
     content = np.frombuffer(chunk.data, np.uint8)
     if not ((content[chunk.start] == ord("{")) & (content[chunk.end - 1] == ord("}"))).all():
@@ -161,7 +161,7 @@ def _fast(task: Task, chunk: Lines, schema: pa.Schema) -> pa.Table | None:
     return table if len(table) == len(chunk) and _exact(task, table) else None
 
 
-def _schema(task: Task, chunk: Lines) -> pa.Schema | None:
+def _schema(task: Task, chunk: TextLines) -> pa.Schema | None:
     """Types of the task's fields by a sample of lines; None if no types would do."""
     rows = np.unique(np.linspace(0, len(chunk) - 1, SAMPLE).astype(np.int64))
     seen: dict[str, set[type]] = {name: set() for name in task.columns}
@@ -193,7 +193,7 @@ def _exact(task: Task, table: pa.Table) -> bool:
     return True
 
 
-def _slow(task: Task, chunk: Lines) -> Iterator[Rows | Refusal]:
+def _slow(task: Task, chunk: TextLines) -> Iterator[Rows | Refusal]:
     found: list[dict[str, object]] = []
     rows: list[int] = []
     for i in range(len(chunk)):

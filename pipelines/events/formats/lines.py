@@ -38,7 +38,7 @@ UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
-class Lines:
+class TextLines:
     """n lines that are not blank, without their line ends."""
 
     data: bytes
@@ -70,7 +70,7 @@ class Lines:
         return pa.py_buffer(b"\n".join(parts))
 
     def array(self) -> pa.Array:
-        """(n) binary."""
+        """The lines as an Arrow array (n) of binary."""
         return cut(self.data, self.start, self.end, pa.binary()) if len(self) else pa.array([], pa.binary())
 
     def rows(self, table: pa.Table, whole: bool) -> Rows:
@@ -78,11 +78,11 @@ class Lines:
         return Rows(table, self.at, "byte {}", self.raw, self.array() if whole else None)
 
     def refusal(self, row: int, reason: str, value: str = "") -> Refusal:
-        """A line that cannot be a row."""
+        """The refusal of a line that cannot be a row."""
         return Refusal(f"byte {self.start[row] + self.offset}", reason, value, self.raw(row))
 
     def refused(self, reason: str) -> Iterator[Refusal]:
-        """Each line as one that cannot be a row."""
+        """The refusals of all lines, none of which can be a row."""
         for row in range(len(self)):
             yield self.refusal(row, reason)
 
@@ -111,7 +111,7 @@ class TextFormat(Format):
         return max(length / (compression.ratio if compression else 1), 1.0)
 
 
-def read(piece: Piece) -> Iterator[Lines | Refusal]:
+def read(piece: Piece) -> Iterator[TextLines | Refusal]:
     """The lines that begin in [start, end), in chunks."""
     compression = compression_of(piece.path)
     try:
@@ -126,8 +126,8 @@ def read(piece: Piece) -> Iterator[Lines | Refusal]:
         yield Refusal("file", "a file that cannot be read to its end", explain(error), "", 1, True)
 
 
-def chunks(source: Iterator[bytes], start: int, end: int | None) -> Iterator[Lines | Refusal]:
-    """Lines of a stream that begin in [start, end). The stream begins at `start`, or one byte before it if that is
+def chunks(source: Iterator[bytes], start: int, end: int | None) -> Iterator[TextLines | Refusal]:
+    """TextLines of a stream that begin in [start, end). The stream begins at `start`, or one byte before it if that is
     not 0: so a line that begins at `start` is told from one that began before."""
     held, at, skipping = b"", max(start - 1, 0), start > 0
     broken: Exception | None = None
@@ -164,7 +164,7 @@ def chunks(source: Iterator[bytes], start: int, end: int | None) -> Iterator[Lin
         raise broken
 
 
-def whole_lines(data: bytes, offset: int) -> Lines:
+def whole_lines(data: bytes, offset: int) -> TextLines:
     """The lines of whole lines that are not blank."""
     content = np.frombuffer(data, np.uint8)
     end = np.flatnonzero(content == 10)
@@ -180,10 +180,11 @@ def whole_lines(data: bytes, offset: int) -> Lines:
     blank = end <= start
     for row in np.flatnonzero(~blank & (content[np.minimum(start, len(data) - 1)] <= 32)).tolist():
         blank[row] = not data[start[row] : end[row]].strip()
-    return Lines(data, start, end, offset) if not blank.any() else Lines(data, start[~blank], end[~blank], offset)
+    found = TextLines(data, start, end, offset)
+    return found.take(np.flatnonzero(~blank)) if blank.any() else found
 
 
-L = TypeVar("L", bound=Lines)
+L = TypeVar("L", bound=TextLines)
 
 
 def unicode(chunk: L) -> tuple[L, L]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import BinaryIO, ClassVar
@@ -98,7 +98,7 @@ class Parquet(Format):
                 yield part._replace(position=f"row {first}")
                 first += part.rows
             else:
-                yield Rows(part, np.arange(first, first + len(part)), "row {}", partial(json_row, part))
+                yield table_rows(part, first, "row {}")
                 first += len(part)
 
 
@@ -136,7 +136,7 @@ def tables(
 
 
 def _together(
-    file: BinaryIO, meta: pq.FileMetaData, run: list[rowgroups.Group], columns: list[str], dictionary: list[str]
+    file: BinaryIO, meta: pq.FileMetaData, run: list[rowgroups.RowGroup], columns: list[str], dictionary: list[str]
 ) -> list[pa.Table] | None:
     """The rows of some small row groups; None where one of them is damaged."""
     try:
@@ -147,7 +147,7 @@ def _together(
 
 
 def _alone(
-    file: BinaryIO, meta: pq.FileMetaData, group: rowgroups.Group, columns: list[str], dictionary: list[str]
+    file: BinaryIO, meta: pq.FileMetaData, group: rowgroups.RowGroup, columns: list[str], dictionary: list[str]
 ) -> Iterator[pa.Table | Refusal]:
     done, problem = 0, "it has fewer rows than the file says"
     try:
@@ -169,9 +169,27 @@ def _dictionaries(task: Task, schema: pa.Schema) -> list[str]:
     ]
 
 
+def table_rows(table: pa.Table, first: int, place: str) -> Rows:
+    """The rows of a table, numbered from `first`, and shown as JSON."""
+    at = np.arange(first, first + len(table))
+    return Rows(table, at, place, partial(json_row, table), raws=partial(json_rows, table))
+
+
+def json_rows(table: pa.Table, rows: Sequence[int]) -> list[str]:
+    """Some rows of a table as JSON: all of a column at once, unless one of its values has to be asked for alone."""
+    try:
+        columns = [column.to_pylist() for column in table.take(pa.array(rows, pa.int64())).columns]
+    except (ValueError, OverflowError, pa.ArrowException):
+        return [json_row(table, row) for row in rows]
+    return [_json(dict(zip(table.column_names, cells, strict=True))) for cells in zip(*columns, strict=True)]
+
+
 def json_row(table: pa.Table, row: int) -> str:
     """A row of a table as JSON; bytes that are not UTF-8 as \\xNN."""
-    cells = {name: shown(table[name][row]) for name in table.column_names}
+    return _json({name: shown(table[name][row]) for name in table.column_names})
+
+
+def _json(cells: dict[str, object]) -> str:
     return readable(json.dumps(cells, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace"))
 
 

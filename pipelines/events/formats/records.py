@@ -11,13 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import NamedTuple
 from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.events.formats.base import Ints, shorten
+from pipelines.events.formats.base import Flaw, Ints, shorten
 from pipelines.task.spec import Kind, Task
 
 Record = Mapping[str, object]
@@ -33,16 +32,9 @@ TYPES: dict[type, pa.DataType] = {
 NESTED: dict[type, str] = {dict: "an object", list: "a list"}
 
 
-class Bad(NamedTuple):
-    """Why a row is refused."""
-
-    reason: str
-    value: str
-
-
 def tables(
     task: Task, records: Sequence[Record], compared: bool = True
-) -> tuple[list[tuple[pa.Table, Ints]], dict[int, Bad]]:
+) -> tuple[list[tuple[pa.Table, Ints]], dict[int, Flaw]]:
     """(table, its rows) for each combination of types, and the rows that fit none.
 
     Args:
@@ -54,7 +46,7 @@ def tables(
         return [(_with_others(whole, uniform, records), np.arange(len(records)))], {}
     groups: dict[tuple[type, ...], list[int]] = {}
     cells: list[list[object]] = []
-    bad: dict[int, Bad] = {}
+    bad: dict[int, Flaw] = {}
     for row, record in enumerate(records):
         values, problem = _cells(task, record)
         cells.append(values)
@@ -120,12 +112,12 @@ def _comparable(value: object) -> str | None:
     return None if value is None else json.dumps(value, default=repr, sort_keys=True)
 
 
-def _cells(task: Task, record: Record) -> tuple[list[object], Bad | None]:
+def _cells(task: Task, record: Record) -> tuple[list[object], Flaw | None]:
     values: list[object] = []
     for name, kind in task.columns.items():
         value, problem = _cell(record.get(name), kind)
         if problem:
-            return [], Bad(f"{name} is {problem}", shorten(repr(record.get(name))))
+            return [], Flaw(f"{name} is {problem}", shorten(repr(record.get(name))))
         values.append(value)
     return values, None
 

@@ -1,4 +1,5 @@
-"""Which formats of event files there are. To add one: its module here, and its line in `FORMATS`.
+"""Which formats of event files and of messages there are. To add one: its module here, and its line in `FORMATS` or
+`PAYLOADS`.
 
 A module is imported when its format is first asked for, so that a command can name all of them at once.
 """
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipelines.events.formats.base import Format, Reader
+    from pipelines.events.formats.payloads import PayloadFormat
 
 FORMATS = {"parquet": "parquet", "jsonl": "jsonl", "csv": "csv", "avro": "avro", "messages": "archived"}  # name: module
 READERS = {**FORMATS, "bigquery": "bigquery"}
+PAYLOADS = {"json": "json_payload", "avro": "avro_payload"}  # of messages
 
 
 @cache
@@ -29,6 +32,13 @@ def reader_of(name: str) -> Reader:
 def format_of(name: str) -> Format:
     """A format of files, by its name."""
     found: Format = import_module(f"pipelines.events.formats.{FORMATS[name]}").READER
+    return found
+
+
+@cache
+def payload_format(name: str) -> PayloadFormat:
+    """A format of messages, by its name."""
+    found: PayloadFormat = import_module(f"pipelines.events.formats.{PAYLOADS[name]}").PAYLOAD
     return found
 
 

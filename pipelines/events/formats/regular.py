@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.events.formats.base import Ints
-from pipelines.events.formats.lines import Lines, cut
+from pipelines.events.formats.lines import TextLines, cut
 from pipelines.task.spec import Kind, Task
 
 QUOTE = b'"'
@@ -41,7 +41,7 @@ class Form:
     fixed: list[bytes]
 
 
-def columns(task: Task, chunk: Lines) -> tuple[pa.Table, Ints] | None:
+def columns(task: Task, chunk: TextLines) -> tuple[pa.Table, Ints] | None:
     """The task's fields of the UTF-8 lines (n) that have the form of the first one, or of that in the middle.
 
     Returns:
@@ -55,7 +55,7 @@ def columns(task: Task, chunk: Lines) -> tuple[pa.Table, Ints] | None:
     return None
 
 
-def _read(task: Task, form: Form, chunk: Lines) -> tuple[pa.Table, Ints] | None:
+def _read(task: Task, form: Form, chunk: TextLines) -> tuple[pa.Table, Ints] | None:
     least = SHARE * len(chunk)
     rows, places = _places(form, chunk)
     if not len(rows) or len(rows) < least:
@@ -98,7 +98,7 @@ def form_of(line: bytes) -> Form | None:
     return Form(names, quoted, [*fixed, line[at - quoted[-1] :]])
 
 
-def _places(form: Form, chunk: Lines) -> tuple[Ints, list[tuple[Ints, Ints]]]:
+def _places(form: Form, chunk: TextLines) -> tuple[Ints, list[tuple[Ints, Ints]]]:
     """The lines (m) that have the form but for what their values are, and start and end (m) of each value in
     chunk.data."""
     each = sum(part.count(QUOTE) for part in form.fixed)
@@ -119,7 +119,7 @@ def _places(form: Form, chunk: Lines) -> tuple[Ints, list[tuple[Ints, Ints]]]:
     return (rows, out) if ok.all() else (rows[ok], [(first[ok], last[ok]) for first, last in out])
 
 
-def _quotes(chunk: Lines, each: int) -> tuple[Ints, Ints]:
+def _quotes(chunk: TextLines, each: int) -> tuple[Ints, Ints]:
     """The lines (m) with so many quotes, no backslash and no control character; where their quotes are (m, each)."""
     first, last = int(chunk.start[0]), int(chunk.end[-1])
     content = np.frombuffer(chunk.data, np.uint8)[first:last]

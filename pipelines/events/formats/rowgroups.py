@@ -51,7 +51,7 @@ class Chunk(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """A row group, with the columns that are wanted of it."""
 
     number: int
@@ -79,8 +79,8 @@ def check_footer(file: BinaryIO) -> None:
     file.seek(0)
 
 
-def groups(meta: pq.FileMetaData, columns: Sequence[str], start: int, end: int) -> list[Group]:
-    """Row groups [start, end).
+def groups(meta: pq.FileMetaData, columns: Sequence[str], start: int, end: int) -> list[RowGroup]:
+    """Describes the row groups [start, end).
 
     Raises:
       Unreadable: they are encrypted, or have other columns than the file.
@@ -107,20 +107,20 @@ def _unsound(meta: pq.FileMetaData, columns: Sequence[str], numbers: Sequence[in
     return ""
 
 
-def _group(meta: pq.FileMetaData, wanted: Sequence[int], number: int, wrong: str) -> Group:
+def _group(meta: pq.FileMetaData, wanted: Sequence[int], number: int, wrong: str) -> RowGroup:
     group, schema = meta.row_group(number), meta.schema
     if wrong:
-        return Group(number, group.num_rows, (), wrong)
+        return RowGroup(number, group.num_rows, (), wrong)
     try:
         chunks = tuple(_chunk(group.column(i), schema.column(i)) for i in wanted)
     except (Unreadable, pa.ArrowException, OSError, ValueError) as error:
-        return Group(number, group.num_rows, (), explain(error))
-    return Group(number, group.num_rows, chunks)
+        return RowGroup(number, group.num_rows, (), explain(error))
+    return RowGroup(number, group.num_rows, chunks)
 
 
-def runs(found: Sequence[Group]) -> Iterator[list[Group]]:
+def runs(found: Sequence[RowGroup]) -> Iterator[list[RowGroup]]:
     """Row groups that are read together: several small ones, or one."""
-    held, rows, most = list[Group](), 0, 0
+    held, rows, most = list[RowGroup](), 0, 0
     for group in found:
         large = rows + group.rows > BATCH or most + group.most > TOGETHER
         if held and (large or group.broken or held[-1].broken):
@@ -133,7 +133,7 @@ def runs(found: Sequence[Group]) -> Iterator[list[Group]]:
 
 
 def tables(
-    file: BinaryIO, meta: pq.FileMetaData, run: Sequence[Group], columns: list[str], dictionary: list[str]
+    file: BinaryIO, meta: pq.FileMetaData, run: Sequence[RowGroup], columns: list[str], dictionary: list[str]
 ) -> Iterator[pa.Table]:
     """The rows of row groups, in order, in tables that are bounded in rows and memory.
 
@@ -157,12 +157,12 @@ def tables(
             yield from _bounded(_joined(parts))
 
 
-def _small(run: Sequence[Group]) -> bool:
+def _small(run: Sequence[RowGroup]) -> bool:
     """Whether nothing in some row groups can be large, by the size of their bytes alone."""
     return sum(g.most for g in run) <= TOGETHER and all(c.most <= FEW for g in run for c in g.chunks)
 
 
-def _steps(held: Held, meta: pq.FileMetaData, run: Sequence[Group], dictionary: Sequence[str]) -> tuple[int, int]:
+def _steps(held: Held, meta: pq.FileMetaData, run: Sequence[RowGroup], dictionary: Sequence[str]) -> tuple[int, int]:
     """(rows in a table, rows that are decoded at once), by what the pages of row groups say.
 
     Raises:
@@ -223,7 +223,7 @@ def _same_length(held: Held, chunk: Chunk) -> int | None:
     return int(sizes[0, 0]) if plain.size and (sizes == plain.size // page.values - 4).all() else None
 
 
-def _longest(held: Held, meta: pq.FileMetaData, group: Group, chunk: Chunk, size: int) -> int:
+def _longest(held: Held, meta: pq.FileMetaData, group: RowGroup, chunk: Chunk, size: int) -> int:
     """Bytes of the longest value of a dictionary of `size` bytes; if it shows in the first row."""
     with _opened(held, meta, [chunk.path]) as source:
         first = next(source.iter_batches(1, [group.number], columns=[chunk.path], use_threads=False), None)

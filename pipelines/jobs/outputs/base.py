@@ -1,7 +1,7 @@
 """What a place for rows is to the rest of the program: all that a command or the doctor asks of one.
 
 Each kind of place is a class in a file of its own here, and `kinds` lists them. How its rows are stored is in a package
-(`local`, `bigquery`), and written by transforms. Nothing else asks which kind an output is.
+of `storage`, and written by transforms. Nothing else asks which kind an output is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
+from pipelines.errors import UserError
 from pipelines.google.permissions import Grants
 from pipelines.google.tables import WriteMethod
 from pipelines.ledger.counts import Ledger, Status
@@ -52,22 +53,22 @@ class Result:
 
 
 class Batch(Protocol):
-    """A run over files."""
+    """How a run over files writes into an output."""
 
     @property
     def progress(self) -> Path:
-        """Where workers of this machine tell how far they are."""
+        """The folder in which workers of this machine tell how far they are."""
 
     @property
     def write(self) -> beam.PTransform:
-        """Takes `tabular.Inputs`."""
+        """Takes `output_rows.Inputs`."""
 
     def result(self) -> Result:
-        """To be asked for when the pipeline has ended."""
+        """How the run ended; to be asked for when the pipeline has ended."""
 
 
 class Live(Protocol):
-    """A live job."""
+    """How a live job writes into an output."""
 
     @property
     def stop(self) -> Path:
@@ -79,7 +80,7 @@ class Live(Protocol):
 
     @property
     def write(self) -> beam.PTransform:
-        """Takes `tabular.Inputs`, and gives all dead letters, with those of rows that could not be written."""
+        """Takes `output_rows.Inputs`, and gives all dead letters, with those of rows that could not be written."""
 
     def ledger(self) -> Ledger:
         """What became of every event that the job read since it was first started."""
@@ -111,9 +112,9 @@ class Output(ABC):
         return ()
 
     def prepare(self, task: Task, dry_run: bool) -> int:
-        """Makes what a task's rows need there, and prints it; returns the exit code."""
-        print(f"{self}: takes the columns of any task, nothing to do")
-        return 0
+        """Makes what a task's rows need there, and prints it; returns the exit code. Raises UserError where that is
+        nothing, or cannot be made."""
+        raise UserError(f"--output {self}: takes the columns of every task, so there is nothing to apply")
 
     def plan(self, as_ofs: Sequence[int]) -> Sequence[str]:
         """Lines on what a run over files would touch, beside the name of the place."""
@@ -160,4 +161,4 @@ class Output(ABC):
 
     @abstractmethod
     def query(self, sql: str, format: Format, limit: int) -> None:
-        """Prints what a statement gives, see `local.query`. Raises UserError where statements go elsewhere."""
+        """Prints what a statement gives, see `storage.folder.query`. Raises UserError where statements go elsewhere."""

@@ -1,4 +1,4 @@
-"""Tables of BigQuery as an output, see the package `bigquery`."""
+"""Tables of BigQuery as an output, see `storage.bigquery`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of Parquet files as an output, see `local.store` and `local.livestore`."""
+"""A folder of Parquet files as an output, see `storage.folder`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FolderOutput(Output):
         return self.place
 
     def check(self, outputs: Sequence[str]) -> str:
-        """Folders take all columns."""
+        """Does nothing: a folder takes all columns."""
         return writable(self.place, "--output")
 
     @contextmanager

@@ -29,24 +29,24 @@ class OutOfMemory(Exception):
 
 
 class Engine(Protocol):
-    """A loaded model."""
+    """A model that is loaded and can be called."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def device(self) -> str:
-        """In words: `cpu (2 cores)`."""
+        """The device in words: `cpu (2 cores)`."""
 
     @property
     def inputs(self) -> tuple[int, ...]:
-        """(steps, features) of a row."""
+        """The shape of a row: (steps, features)."""
 
     @property
     def outputs(self) -> int: ...
 
     def predict(self, x: Floats) -> Floats:
-        """f4 (B, steps, features) -> f4 (B, outputs).
+        """Scores a batch: f4 (B, steps, features) -> f4 (B, outputs).
 
         Raises:
           OutOfMemory: a smaller batch may fit.

@@ -28,7 +28,9 @@ def load_engine(model_dir: Path | str, engine: EngineName, device: DeviceName) -
     if device not in get_args(DeviceName):
         raise UserError(f"--device {device}: there are {', '.join(get_args(DeviceName))}")
     if not (path / "saved_model.pb").is_file():
-        raise UserError(f"{model_dir} holds no saved_model: give the folder that foretide train wrote", Exit.MODEL)
+        raise UserError(
+            f"{model_dir} holds no saved_model", Exit.MODEL, remedy="Give the folder that foretide train wrote"
+        )
     check_operations(path, Path(model_dir))  # before anything of it can run
     if engine == "tensorflow":
         import_framework(engine)
@@ -41,7 +43,7 @@ def load_engine(model_dir: Path | str, engine: EngineName, device: DeviceName) -
 
 
 def import_framework(engine: EngineName) -> None:
-    """What takes seconds of `load_engine`, and is quiet in the main thread only."""
+    """Imports what an engine needs, which takes seconds of `load_engine`, and is quiet in the main thread only."""
     if engine == "tensorflow":
         with silent_stderr():
             import pipelines.models.engines.tensorflow  # noqa: F401
@@ -49,7 +51,7 @@ def import_framework(engine: EngineName) -> None:
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """For importing TensorFlow, whose C++ part writes to standard error, and no setting stops it.
+    """Silences standard error while TensorFlow is imported: its C++ part writes there, and no setting stops it.
 
     Only in the main thread: elsewhere it would silence all that runs beside it. Not with `--debug`. A crash in this
     time is told by faulthandler, which the command has given a descriptor of its own.

@@ -17,15 +17,19 @@ try:
     from openvino.frontend import NodeContext
     from openvino.frontend.tensorflow import ConversionExtension
 except ImportError:
-    raise UserError("--engine openvino is not installed: pip install foretide[openvino]") from None
+    raise UserError(
+        "--engine openvino is not installed", remedy="Run pip install 'foretide[openvino]'", code="engine"
+    ) from None
 
 
 class OpenVINOEngine:
-    """See `pipelines.models.engines.base.Engine`. Compiles anew when the shape of the batch changes."""
+    """The engine that calls a SavedModel by OpenVINO; see `engines.base.Engine`. Compiles anew when the shape of the
+    batch changes."""
 
     def __init__(self, path: Path, device: DeviceName, precision: Literal["f32", "bf16"]) -> None:
         if device == "gpu":
-            raise UserError("--device gpu: the openvino engine runs on the cpu; use --engine tensorflow for a GPU")
+            remedy = "Use --engine tensorflow for a GPU"
+            raise UserError("--device gpu: the openvino engine runs on the cpu", remedy=remedy, code="device")
         self.name = "openvino" if precision == "f32" else "openvino-bf16"
         self.device = f"cpu ({os.cpu_count()} cores)"
         # OpenVINO takes bfloat16 by itself on processors that have it, so 32 bits must be said.

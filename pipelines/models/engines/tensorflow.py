@@ -13,16 +13,15 @@ from pipelines.models.engines.base import DeviceName, Floats, OutOfMemory
 
 
 class TensorFlowEngine:
-    """See `pipelines.models.engines.base.Engine`."""
+    """The engine that calls a SavedModel by TensorFlow; see `engines.base.Engine`."""
 
     name = "tensorflow"
 
     def __init__(self, path: Path, device: DeviceName) -> None:
         gpus = [] if device == "cpu" else tf.config.list_physical_devices("GPU")
         if device == "gpu" and not gpus:
-            raise UserError(
-                "--device gpu: TensorFlow sees no GPU here; use --device cpu, or auto to take one if there is"
-            )
+            remedy = "Use --device cpu, or auto to take one if there is"
+            raise UserError("--device gpu: TensorFlow sees no GPU here", remedy=remedy, code="device")
         self._placement = "/GPU:0" if gpus else "/CPU:0"
         self.device = _gpu(gpus[0]) if gpus else f"cpu ({os.cpu_count()} cores)"
         with tf.device(self._placement):

@@ -47,12 +47,12 @@ class Head(ABC):
         """How good a network is, higher is better: of what `judged` gave of parts of n examples each."""
 
     def told(self, quality: float) -> str:
-        """A quality for people."""
+        """The quality as text for people."""
         return f"{self.measure} {self.sign * quality:.4f}"
 
     @abstractmethod
     def calibrated(self, y: Callable[[], Floats], labels: Floats) -> Calibration:
-        """Learnt from what uncalibrated networks say of examples, and their labels."""
+        """The calibration learnt from what uncalibrated networks say of examples, and their labels."""
 
     @abstractmethod
     def scores(self, raw: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

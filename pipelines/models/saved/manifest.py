@@ -25,6 +25,7 @@ from pipelines.task.spec import ModelSpec, Task
 
 FORMAT = 2
 FILE = "manifest.json"
+AGAIN = "Train the model again"
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of a version: a folder's, and no other place
 
 Time = Annotated[int, Field(ge=-62_135_596_800_000_000, lt=253_402_300_800_000_000)]  # us, of the years 1 to 9999
@@ -76,7 +77,8 @@ def signature(task: Task) -> dict[str, Any]:
 
 
 def load_manifest(directory: Path | str) -> Manifest:
-    """
+    """Reads the manifest in the folder of a model.
+
     Raises:
       UserError: there is none, or it cannot be read.
     """
@@ -84,26 +86,23 @@ def load_manifest(directory: Path | str) -> Manifest:
     try:
         content = read_json(path)
     except FileNotFoundError:
-        raise UserError(
-            f"{directory} is no model: it has no {FILE}; make one with foretide train", Exit.MODEL
-        ) from None
+        remedy = "Make one with foretide train"
+        raise UserError(f"{directory} is no model: it has no {FILE}", Exit.MODEL, remedy=remedy) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}; train the model again", Exit.MODEL) from None
+        raise UserError(f"{path} cannot be read: {error}", Exit.MODEL, remedy=AGAIN) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(
-            f"{path} is not of format {FORMAT}, which this version reads; train the model again", Exit.MODEL
-        )
+        raise UserError(f"{path} is not of format {FORMAT}, which this version reads", Exit.MODEL, remedy=AGAIN)
     names = {f.name for f in fields(Manifest)}
     if set(content) != names:
         wrong = ", ".join(sorted(names ^ set(content)))
-        raise UserError(f"{path} has missing or unknown fields: {wrong}; train the model again", Exit.MODEL)
+        raise UserError(f"{path} has missing or unknown fields: {wrong}", Exit.MODEL, remedy=AGAIN)
     try:
         manifest = _fields().validate_python(content)
         ModelSpec.model_validate(manifest.model, strict=False)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, ((*("model",) * (error.title == "ModelSpec"), *first["loc"]))))
-        raise UserError(f"{path}: {where}: {first['msg']}; train the model again", Exit.MODEL) from None
+        raise UserError(f"{path}: {where}: {first['msg']}", Exit.MODEL, remedy=AGAIN) from None
     return manifest
 
 
@@ -113,17 +112,15 @@ def _fields() -> TypeAdapter[Manifest]:
 
 
 def check(manifest: Manifest, task: Task) -> None:
-    """
+    """Checks that a model was made for a task.
+
     Raises:
       UserError: the model was made for another task, or another version of it; names every difference.
     """
     misfits = list(differences(manifest, task))
     if misfits:
-        raise UserError(
-            f"model {manifest.version} does not fit task {task.task}: {'; '.join(misfits)}. "
-            "Train a model for this task, or score with the task it was made for",
-            Exit.MODEL,
-        )
+        what = f"model {manifest.version} does not fit task {task.task}: {'; '.join(misfits)}"
+        raise UserError(what, Exit.MODEL, remedy="Train a model for this task, or score with the task it was made for")
 
 
 def differences(manifest: Manifest, task: Task) -> Iterator[str]:

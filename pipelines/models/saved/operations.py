@@ -33,9 +33,9 @@ def check_operations(folder: Path, root: Path) -> None:
     """
     for problem in _Graph(read(folder, root)).problems():
         raise UserError(
-            f"{folder / GRAPH}: {problem}, and a model may reach nothing but its own files; unless you know who made "
-            "it do not use it, else export it anew without that",
+            f"{folder / GRAPH}: {problem}, and a model may reach nothing but its own files",
             Exit.MODEL,
+            remedy="Unless you know who made it do not use it, else export it anew without that",
         )
 
 

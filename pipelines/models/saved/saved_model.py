@@ -14,8 +14,10 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from pipelines.errors import Exit, UserError
+from pipelines.models.saved.manifest import AGAIN
 
 GRAPH = "saved_model.pb"
+ANEW = "Copy the model anew"
 LARGEST = 1 << 28  # bytes of a graph: weights are not in it
 
 Field = descriptor_pb2.FieldDescriptorProto
@@ -77,16 +79,15 @@ def read(folder: Path, root: Path) -> Any:
     try:
         size = path.stat().st_size
         if size > LARGEST:
-            told = f"{path} has {size:,} bytes, and a graph at most {LARGEST:,}; train the model again"
-            raise UserError(told, Exit.MODEL)
+            told = f"{path} has {size:,} bytes, and a graph at most {LARGEST:,}"
+            raise UserError(told, Exit.MODEL, remedy=AGAIN)
         graphs = _SavedModel.FromString(path.read_bytes()).meta_graphs
     except (OSError, DecodeError) as error:
-        raise UserError(f"{path} cannot be read as a SavedModel: {error}; train the model again", Exit.MODEL) from None
+        raise UserError(f"{path} cannot be read as a SavedModel: {error}", Exit.MODEL, remedy=AGAIN) from None
     if len(graphs) != 1 or not graphs[0].HasField("object_graph_def"):
         # Of others TensorFlow would run operations that are in no function, such as those that restore variables.
         raise UserError(
-            f"{path} cannot be read as a SavedModel: it is not one graph of TensorFlow 2; train the model again",
-            Exit.MODEL,
+            f"{path} cannot be read as a SavedModel: it is not one graph of TensorFlow 2", Exit.MODEL, remedy=AGAIN
         )
     return graphs[0]
 
@@ -100,11 +101,13 @@ def _all_inside(folder: Path, root: Path) -> None:
                 inside = path.resolve().is_relative_to(root)
                 plain = not path.exists() or stat.S_IFMT(path.stat().st_mode) in (stat.S_IFREG, stat.S_IFDIR)
             except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
-                raise UserError(f"{path} cannot be read: {error}; copy the model anew", Exit.MODEL) from None
+                raise UserError(f"{path} cannot be read: {error}", Exit.MODEL, remedy=ANEW) from None
             if not inside:
-                raise UserError(f"{path} is a link out of the model {root}: put the file itself there", Exit.MODEL)
+                raise UserError(
+                    f"{path} is a link out of the model {root}", Exit.MODEL, remedy="Put the file itself there"
+                )
             if not plain:
-                raise UserError(f"{path} is neither a file nor a folder; copy the model anew", Exit.MODEL)
+                raise UserError(f"{path} is neither a file nor a folder", Exit.MODEL, remedy=ANEW)
 
 
 def _message(name: str) -> Any:

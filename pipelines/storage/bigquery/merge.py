@@ -30,7 +30,7 @@ BETWEEN = "as_of BETWEEN @first AND @last"  # of constants: only partitions of t
 @versioned("merge_counts")
 @dataclass(frozen=True)
 class Counts:
-    """Of staged score_ids."""
+    """How many staged score_ids were added, replaced, and so on."""
 
     added: int = 0
     replaced: int = 0
@@ -58,7 +58,7 @@ def merge(
 
 
 def staged(table: Table, staging: str) -> int:
-    """Scores that are staged."""
+    """How many scores are staged."""
     return _row(table, f"SELECT count(DISTINCT score_id) AS n FROM `{staging}`", {})["n"]
 
 

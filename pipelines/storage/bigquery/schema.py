@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from pipelines.errors import UserError
+from pipelines.errors import Finding, UserError
 from pipelines.google.bigquery import TIMEOUT, client, execute, explained, patiently
 from pipelines.google.tables import Table
 from pipelines.storage.bigquery.views import view_sql
@@ -35,7 +35,7 @@ TYPES = {pa.string(): "STRING", pa.binary(): "BYTES", pa.int64(): "INTEGER", pa.
 SQL_TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL"}
 LABEL = "foretide"  # of a view: what it was made from
 PATIENCE = 60.0  # seconds in which BigQuery must have answered
-ELSEWHERE = "give --output another table"
+ELSEWHERE = "Give --output another table"
 
 
 @dataclass(frozen=True)
@@ -209,8 +209,9 @@ def check(table: Table, outputs: Sequence[str]) -> None:
         else:
             lacking += [f"no column {_name(table, kind)}.{f['name']}" for f in _missing(kind, actual, outputs)]
     if lacking:
-        problems.append(f"there is {', '.join(lacking)}: run `foretide schema apply --output {table} --task FILE`")
-    _refuse(table, problems)
+        remedy = f"Run `foretide schema apply --output {table} --task FILE`"
+        problems.append(_wrong(str(table), f"there is {', '.join(lacking)}", remedy))
+    _refuse(problems)
 
 
 def plan(table: Table, outputs: Sequence[str]) -> list[Change]:
@@ -221,10 +222,11 @@ def plan(table: Table, outputs: Sequence[str]) -> list[Change]:
       UserError: that would not be enough, as `check` says; or there is no dataset.
     """
     found = _found(table)
-    _refuse(table, list(_problems(table, found, outputs)))
+    _refuse(list(_problems(table, found, outputs)))
     views = _views(table, _all_outputs(found["scores"], outputs))
     taken = [name for name, view in views.items() if view.actual is not None and view.actual.table_type != "VIEW"]
-    _refuse(table, [f"{name} is no view, and its name is taken: drop it, or {ELSEWHERE}" for name in taken])
+    said = "is no view, and its name is taken"
+    _refuse([_wrong(name, f"{name} {said}", "Drop it, or give --output another table") for name in taken])
     changes = []
     for kind, actual in found.items():
         if actual is None:
@@ -259,9 +261,13 @@ def schema_apply(table: Table, task: Task, dry_run: bool) -> int:
     return 0
 
 
-def _refuse(table: Table, problems: Sequence[str]) -> None:
+def _wrong(subject: str, what: str, remedy: str) -> Finding:
+    return Finding("output-tables", "error", subject, what, remedy)
+
+
+def _refuse(problems: Sequence[Finding]) -> None:
     if problems:
-        raise UserError(f"{table}: " + "\n".join(problems))
+        raise UserError.of(problems)
 
 
 def _describe_score(name: str) -> str:
@@ -281,9 +287,11 @@ def _found(table: Table) -> dict[Kind, bigquery.Table | None]:
             try:
                 patiently(lambda: service.get_dataset(dataset, retry=None, timeout=TIMEOUT), PATIENCE)
             except NotFound as error:
+                made = f"`bq mk --dataset --location=LOCATION {table.project}:{table.dataset}`"
                 raise UserError(
-                    f"{table}: there is no dataset {dataset} that you may see: check its name, or make it with "
-                    f"`bq mk --dataset --location=LOCATION {table.project}:{table.dataset}`"
+                    f"{table}: there is no dataset {dataset} that you may see",
+                    remedy=f"Check its name, or make it with {made}",
+                    code="output-tables",
                 ) from error
     return found
 
@@ -313,46 +321,51 @@ def _missing(kind: Kind, actual: bigquery.Table, outputs: Sequence[str]) -> list
     return [f for f in fields(kind, outputs) if f["name"] not in there and f["mode"] != "REQUIRED"]
 
 
-def _problems(table: Table, found: Mapping[Kind, bigquery.Table | None], outputs: Sequence[str]) -> Iterator[str]:
+def _problems(table: Table, found: Mapping[Kind, bigquery.Table | None], outputs: Sequence[str]) -> Iterator[Finding]:
     """What nothing that is added can mend, and what does."""
     for kind, actual in found.items():
         name = _name(table, kind)
         if actual is None:
             continue
         if actual.table_type != "TABLE":
-            yield f"{name} is no table but a {actual.table_type.lower()}: {ELSEWHERE}"
+            yield _wrong(name, f"{name} is no table but a {actual.table_type.lower()}", ELSEWHERE)
             continue
         yield from _wrong_columns(name, kind, actual, _all_outputs(found["scores"], outputs))
         yield from _wrong_layout(name, kind, actual)
 
 
-def _wrong_columns(name: str, kind: Kind, actual: bigquery.Table, outputs: Sequence[str]) -> Iterator[str]:
+def _wrong_columns(name: str, kind: Kind, actual: bigquery.Table, outputs: Sequence[str]) -> Iterator[Finding]:
     wanted = {field["name"]: field for field in fields(kind, outputs)}
     there = {field.name: _shape(field.to_api_repr()) for field in actual.schema}
     for column, field in wanted.items():
         must, alter = _shape(field), f"ALTER TABLE `{name}` ALTER COLUMN `{column}`"
         if column not in there:
             if field["mode"] == "REQUIRED":
-                yield f"{name} lacks the column {column}, which only a new table can have as {must}: {ELSEWHERE}"
-        elif there[column] == f"{must} NOT NULL":
-            yield f"{name}.{column} is {there[column]}, and must be {must}: {alter} DROP NOT NULL"
+                what = f"{name} lacks the column {column}, which only a new table can have as {must}"
+                yield _wrong(name, what, ELSEWHERE)
+            continue
+        what = f"{name}.{column} is {there[column]}, and must be {must}"
+        if there[column] == f"{must} NOT NULL":
+            yield _wrong(name, what, f"{alter} DROP NOT NULL")
         elif there[column] == "INT64" and must == "FLOAT64":
-            yield f"{name}.{column} is INT64, and must be FLOAT64: {alter} SET DATA TYPE FLOAT64"
+            yield _wrong(name, what, f"{alter} SET DATA TYPE FLOAT64")
         elif there[column] != must:
-            yield f"{name}.{column} is {there[column]}, and must be {must}: {ELSEWHERE}"
+            yield _wrong(name, what, ELSEWHERE)
     for column in (column for column in there if column not in wanted):
-        yield f"{name} has a column {column} too many: ALTER TABLE `{name}` DROP COLUMN `{column}`, or {ELSEWHERE}"
+        remedy = f"ALTER TABLE `{name}` DROP COLUMN `{column}`, or give --output another table"
+        yield _wrong(name, f"{name} has a column {column} too many", remedy)
 
 
-def _wrong_layout(name: str, kind: Kind, actual: bigquery.Table) -> Iterator[str]:
+def _wrong_layout(name: str, kind: Kind, actual: bigquery.Table) -> Iterator[Finding]:
     layout, days = LAYOUTS[kind], actual.time_partitioning
     if days is None or (days.type_, days.field) != ("DAY", layout.day):
         how = f"by {days.type_.lower()} of {days.field or 'ingestion'}" if days else "otherwise or not at all"
-        yield f"{name} is partitioned {how}, and must be by day of {layout.day}: {ELSEWHERE}"
+        yield _wrong(name, f"{name} is partitioned {how}, and must be by day of {layout.day}", ELSEWHERE)
     if tuple(actual.clustering_fields or ()) != layout.clusters:
         how = f"by {', '.join(actual.clustering_fields)}" if actual.clustering_fields else "not at all"
         command = f"bq update --clustering_fields={','.join(layout.clusters)} {_in_bq(name)}"
-        yield f"{name} is clustered {how}, and must be by {', '.join(layout.clusters)}: run `{command}`"
+        what = f"{name} is clustered {how}, and must be by {', '.join(layout.clusters)}"
+        yield _wrong(name, what, f"Run `{command}`")
 
 
 def _in_bq(name: str) -> str:

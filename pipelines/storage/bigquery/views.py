@@ -1,4 +1,4 @@
-"""The views for analysts in BigQuery's SQL. What they say is in `viewsql`."""
+"""The views for analysts in BigQuery's SQL. What they say is in `view_sql`."""
 
 from __future__ import annotations
 

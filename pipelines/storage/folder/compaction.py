@@ -1,4 +1,4 @@
-"""Merging the many small files of a live job into few sorted ones, while others write and read. Files: `livestore`."""
+"""Merging the many small files of a live job into few sorted ones, while others write and read. Files: `live`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The part of the output folder that live jobs append to: whole files, merged in the background. Columns: `rows`.
+"""The part of the output folder that live jobs append to, file by file, merged in the background (`compaction`). What
+runs over files publish is in `runs`, and what the files hold in `rows`.
 
     <out>/live/<run_id>/<kind>/<level>-<us>-<random>.parquet   kind: scores, dead_letters, ledger
     <out>/live/<run_id>/<kind>/merged.json                     which merged files count, and which files they replaced
@@ -47,19 +48,19 @@ class Merged:
 
 def prepare(out: str | os.PathLike[str], run_id: str) -> None:
     """Makes the folders that `append` needs. Raises UserError if the output folder cannot be used."""
-    if "://" in os.fspath(out):
-        raise UserError(f"{os.fspath(out)}: the output must be a local folder")
     if not re.fullmatch(RUN_ID, run_id):
         raise ValueError(f"a run_id takes letters, digits, _ and -: {run_id!r}")
     try:
         for kind in KINDS:
             make_private(folder(out, run_id, kind))
     except OSError as e:
-        raise UserError(f"cannot write to the output folder {out}: {e.strerror or e}. Choose another one") from e
+        raise UserError(
+            f"cannot write to the output folder {out}: {e.strerror or e}", remedy="Choose another one"
+        ) from e
 
 
 def folder(out: str | os.PathLike[str], run_id: str, kind: Kind) -> Path:
-    """Where the files of a kind are."""
+    """The folder of the files of a kind."""
     return Path(os.path.realpath(out)) / "live" / run_id / kind
 
 
@@ -116,7 +117,7 @@ def read_live_ledger(out: str | os.PathLike[str], run_id: str) -> Ledger:
 
 
 def counting(merged: Merged, names: Iterable[str]) -> list[str]:
-    """Of the names in a folder, the files whose rows count, oldest first."""
+    """The files of a folder whose rows count, oldest first, by the names in it."""
     files, gone = set(merged.files), {name for name, _ in merged.replaced}
     return sorted((n for n in names if n in files or (level(n) == 0 and n not in gone)), key=time_of)
 
@@ -131,7 +132,7 @@ def read_merged(place: Path) -> Merged:
 
 
 def commit(place: Path, merged: Merged) -> None:
-    """The one step in which merged files begin to count, and those that they replace cease to."""
+    """Takes the one step in which merged files begin to count, and those that they replace cease to."""
     sync(place)
     write_file(place / MERGED, lambda f: f.write(json.dumps(asdict(merged)).encode()))
     sync(place)
@@ -164,5 +165,5 @@ def parquet(files: Sequence[Path | str]) -> str:
 
 
 def literal(path: Path | str) -> str:
-    """A path in SQL."""
+    """A path as a literal of SQL."""
     return "'" + str(path).replace("'", "''") + "'"

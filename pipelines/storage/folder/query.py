@@ -66,7 +66,8 @@ class Result:
 def connect(out: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
     """An in-memory connection, in UTC, with the views of `out`, which are empty for a folder without runs.
 
-    scores, which is scores_current, scores_history, scores_forecasts, scores_movers, scores_calibration: see `viewsql`.
+    scores, which is scores_current, scores_history, scores_forecasts, scores_movers, scores_calibration:
+      see `view_sql`.
     dead_letters: the rows of all runs, with the status of the run.
     ledger: one row of each run, that of a live job (status live) up to now, with the events that are still pending.
 

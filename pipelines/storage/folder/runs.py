@@ -1,4 +1,5 @@
-"""The output folder of local runs: layout, locks, atomic publishing, clean-up. What the files hold: `rows`.
+"""The part of the output folder that runs over files publish to, each whole and in one step: layout, locks, clean-up.
+What live jobs append is in `live`, and what the files hold in `rows`.
 
     <out>/current/<run_id>                  link to ../generations/<run_id>.<attempt>; also <run_id>.refused and
                                             <run_id>.unbalanced, for runs that must not replace a good one
@@ -11,14 +12,13 @@ ends. Links and folders change only under tmp/.lock, so that one run never takes
 
 from __future__ import annotations
 
-import fcntl
 import filecmp
 import json
 import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
 from pipelines.ledger.counts import Status
-from pipelines.system.files import PRIVATE_FILE, make_private, sync, write_file
+from pipelines.system.files import make_private, sync, write_file
 from pipelines.system.locks import locked
 from pipelines.system.versioned import versioned
 
@@ -100,19 +100,18 @@ def begin(out: str | os.PathLike[str], run_id: str, attempt: str) -> Iterator[At
 
     What killed runs left behind is removed first. Raises UserError if the folder cannot be used.
     """
-    if "://" in os.fspath(out):
-        raise UserError(f"{os.fspath(out)}: the output must be a local folder")
     run = Attempt(Path(os.path.realpath(out)), run_id, attempt)
-    try:
-        lock = _create(run)
-    except OSError as e:
-        raise UserError(f"cannot write to the output folder {run.out}: {e.strerror or e}. Choose another one") from e
-    try:
-        yield run
-    finally:
-        with suppress(FileNotFoundError), locked(run.out / LOCK):
-            _discard(run)
-        os.close(lock)
+    with ExitStack() as held:
+        try:
+            _create(run, held)
+        except OSError as e:
+            why = f"cannot write to the output folder {run.out}: {e.strerror or e}"
+            raise UserError(why, remedy="Choose another one") from e
+        try:
+            yield run
+        finally:
+            with suppress(FileNotFoundError), locked(run.out / LOCK):
+                _discard(run)
 
 
 def publish(run: Attempt, status: Status, parts: Collection[str]) -> Outcome:
@@ -188,32 +187,21 @@ def _outcome_path(run: Attempt) -> Path:
     return run.tmp / "outcome.json"
 
 
-def _create(run: Attempt) -> int:
-    """The descriptor of the run's lock."""
+def _create(run: Attempt, held: ExitStack) -> None:
+    """The folders of a run, whose lock is held as long as `held` is."""
     for name in ("current", "generations", "tmp"):
         make_private(run.out / name)
     with locked(run.out / LOCK):
         _sweep(run.out)
         for folder in (run.tmp, run.progress, run.data, *(run.data / k for k in KINDS)):
             make_private(folder)
-        lock = os.open(run.tmp / "lock", os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
+        held.enter_context(locked(run.tmp / "lock"))
 
 
 def _alive(folder: Path) -> bool:
     """Whether the run of this folder under tmp/ still holds its lock."""
-    try:
-        fd = os.open(folder / "lock", os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    with locked(folder / "lock", wait=False) as alone:
+        return not alone
 
 
 def _sweep(out: Path) -> None:

@@ -1,6 +1,6 @@
 """The DuckDB views over the files of an output folder: which files there are, and the SQL that reads them as one.
 
-What the views of scores say is in `viewsql`. `query` runs statements over them.
+What the views of scores say is in `view_sql`. `query` runs statements over them.
 """
 
 from __future__ import annotations
@@ -64,8 +64,6 @@ class _Rows:
 
 def snapshot(out: str | os.PathLike[str]) -> Snapshot:
     """The files behind the links, and those of live jobs. Raises UserError if it is not there, or closed."""
-    if "://" in os.fspath(out):
-        raise UserError(f"{out}: `foretide query` reads folders of this machine, which `foretide score` wrote")
     try:
         return _snapshot(Path(os.path.realpath(out)))
     except PermissionError as error:

@@ -2,7 +2,7 @@
 
 Each kind is a class in a file of its own here, pure and without a model; `kinds` lists them. What a kind needs of
 TensorFlow (head, loss, calibration) is in `models.heads`, and how it is judged and told in `evaluation.kinds` and
-`page.kinds`, which have a file and a line for each kind, too. Nothing else asks which kind a label is.
+`evaluation.page.kinds`, which have a file and a line for each kind, too. Nothing else asks which kind a label is.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class Known(Protocol):
 
     @property
     def as_of(self) -> int:
-        """us."""
+        """The as-of, us."""
 
     @property
     def tensor(self) -> Floats:
-        """(n, steps, features)."""
+        """The raw tensors, f4 (n, steps, features)."""
 
     @property
     def last_event_time(self) -> Ints:
-        """(n) us."""
+        """The time of the last event of each entity, (n) us."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Label(Spec):
 
     @abstractmethod
     def check(self, task: Task) -> None:
-        """Raises ValueError, which begins with the key, where it does not fit the rest of the task."""
+        """Checks that it fits the rest of the task. Raises ValueError, which begins with the key, where it does not."""
 
     @abstractmethod
     def of(self, task: Task, known: Known, entity: Ints, ahead: Ahead) -> Labelled:

@@ -38,7 +38,7 @@ class ChurnLabel(Label):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The probability of churn."""
+        """The name of the one score column: the probability of churn."""
         return ("churn",)
 
     @classmethod

@@ -15,8 +15,9 @@ from pipelines.events.formats.archived import EXTENSION, PAYLOAD, READER, from_t
 from pipelines.events.formats.base import Unreadable
 from pipelines.events.messages import Messages, Payload
 from pipelines.transforms.archive import write_messages
-from pipelines.transforms.read_files import File, find, plan, preflight, read_piece
+from pipelines.transforms.read_files import File, find, plan, read_piece
 from tests.support import event_files
+from tests.support.checked import checked
 from tests.support.event_files import START, Result, read, task, written
 from tests.support.sent_messages import AVRO, JSON, KINDS, messages, received, text
 
@@ -69,11 +70,11 @@ def test_the_extension_wins_over_parquet(tmp_path: Path) -> None:
     assert (file.format, file.path.endswith(EXTENSION)) == ("messages", True)
     (piece,) = plan([file])
     assert piece.format == "messages"
-    preflight(task(), [file])
-    preflight(task(arrival={"field": "seen", "unit": "s"}), [file])
+    checked(task(), tmp_path)
+    checked(task(arrival={"field": "seen", "unit": "s"}), tmp_path)
     with pytest.raises(UserError, match=r"field usr, .* did you mean user\? .*Fields: .*ts \(number\)"):
-        preflight(task(entity="usr"), [file])
-    preflight(task(time={"field": "ts", "unit": "ms"}), [file])  # an archive has what came, good or bad
+        checked(task(entity="usr"), tmp_path)
+    checked(task(time={"field": "ts", "unit": "ms"}), tmp_path)  # an archive has what came, good or bad
 
 
 def test_fields(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_fields(tmp_path: Path) -> None:
 def test_other_files(tmp_path: Path) -> None:
     other = written(tmp_path / f"data{EXTENSION}", event_files.parquet(ROWS))
     with pytest.raises(UserError, match="not a readable messages file: column message_id is missing, not string"):
-        preflight(task(), find([str(other)]))
+        checked(task(), other)
     result = load(other)
     assert [d.reason for d in result.dead] == [
         "not a readable archive of messages: column message_id is missing, not string"

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import event_files
 from tests.support.event_files import read, task, written
+from tests.support.structure_fuzzer import zigzag
 
 ROWS = event_files.records(2_000)
 MARK = b"0123456789abcdef"
@@ -108,3 +109,11 @@ def test_damaged_lengths_go_on_at_the_next_marker(tmp_path: Path) -> None:
     result = read(task(), written(tmp_path / "x.avro", bytes(content)))
     assert len(result.dead) == 1
     assert 1_900 < len(result.events) < 2_000
+
+
+@pytest.mark.parametrize("fields", ["", ', "fields": [{"type": "long"}]', ', "fields": 5'])
+def test_a_schema_without_names_of_fields_is_one_dead_letter(tmp_path: Path, fields: str) -> None:
+    schema = ('{"type": "record", "name": "event"' + fields + "}").encode()
+    header = b"Obj\x01\x04\x16avro.schema" + zigzag(len(schema)) + schema + b"\x14avro.codec\x08null\0" + bytes(16)
+    (letter,) = read(task(), written(tmp_path / "data.avro", header)).dead
+    assert letter.reason.startswith("not a readable Avro file: ")

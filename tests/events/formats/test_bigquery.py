@@ -24,12 +24,12 @@ from pipelines.events.block import EventBlock
 from pipelines.events.decode import Since, Span
 from pipelines.events.formats import bigquery
 from pipelines.google.bigquery import client, reader
-from pipelines.jobs.config import Execution, Input
-from pipelines.jobs.source import Source, find
+from pipelines.jobs.source import Source
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import read_piece
 from tests.support import event_files
+from tests.support.checked import checked
 from tests.support.event_files import DAY, SPAN, START, task
 from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
 
@@ -71,7 +71,7 @@ def load(warehouse: Warehouse, table: pa.Table, name: str | None = None) -> str:
 
 
 def source(spec: Task, span: Span | Since, *paths: str, dry_run: bool = False) -> Source:
-    return find(spec, span, Input(paths, None, 0.05), Execution(1, None, (), False), dry_run)
+    return checked(spec, *paths, span=span, dry_run=dry_run).source
 
 
 def read(spec: Task, found: Source, span: Span | Since = SPAN) -> event_files.Result:
@@ -366,7 +366,7 @@ def test_what_cannot_be_read_is_told(warehouse: Warehouse, path: str, reason: st
 
 def test_rows_that_make_no_sense_are_told_also_when_none_of_them_would_be_read(warehouse: Warehouse) -> None:
     path = load(warehouse, events(ROWS))
-    with pytest.raises(UserError, match=r"bq://.*: ts = \d+ is no time in ms: set its unit to s"):
+    with pytest.raises(UserError, match=r"bq://.*: ts = \d+ is no time in ms. Set the unit of ts to s"):
         source(task(time={"field": "ts", "unit": "ms"}), SPAN, path)
     with pytest.raises(UserError, match="none of the first 100 rows can be an event: ts is timestamp"):
         source(task(), SPAN, load(warehouse, events(ROWS, KINDS["TIMESTAMP"])))

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.parquet import encryption
 
+from pipelines.events.formats import parquet
 from tests.support import event_files
 from tests.support.event_files import read, task
 
@@ -46,3 +47,13 @@ def test_an_encrypted_file_is_refused_and_no_key_service_asked(tmp_path: Path, p
     assert result.ledger.bad_files == 1
     [letter] = result.dead
     assert "crypt" in letter.reason
+
+
+@pytest.mark.parametrize("odd", [b"\xff\xfe", None])
+def test_many_rows_are_shown_as_each_alone(odd: bytes | None) -> None:
+    texts = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", odd, b"c"], pa.binary()).buffers())
+    times = pa.array([0, 1 << 62, -5], pa.timestamp("us"))  # of which the second is in no calendar
+    for columns in ({"t": texts}, {"t": texts, "at": times}, {"t": pa.array(["x", "y", "x"]).dictionary_encode()}):
+        table = pa.table(columns)
+        assert parquet.json_rows(table, [2, 0, 1]) == [parquet.json_row(table, row) for row in (2, 0, 1)]
+    assert parquet.json_rows(pa.table({"t": ["é"]}), [0]) == ['{"t": "é"}']

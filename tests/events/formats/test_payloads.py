@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pipelines.events.block import EventBlock, concat, hash64, tidy
 from pipelines.events.formats import payloads
 from pipelines.events.formats.base import Unreadable
-from pipelines.events.formats.payloads import fields, split
+from pipelines.events.formats.json_payload import split
+from pipelines.events.formats.payloads import fields
 from pipelines.events.messages import Messages, Payload
 from tests.support import event_files
 from tests.support.event_files import SCHEMA, SPAN, read, task, written

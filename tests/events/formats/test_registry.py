@@ -13,18 +13,33 @@ from pipelines.events.formats import registry
 from pipelines.events.formats.base import Format
 from pipelines.events.formats.compressions import COMPRESSIONS, compression_of
 from pipelines.events.formats.lines import TextFormat
-from pipelines.events.formats.registry import FORMATS, READERS, endings, format_of, named, reader_of
-from tests.support import event_files as writers
+from pipelines.events.formats.registry import (
+    FORMATS,
+    PAYLOADS,
+    READERS,
+    endings,
+    format_of,
+    named,
+    payload_format,
+    reader_of,
+)
+from tests.support import event_files
 from tests.support.event_files import read, task, written
 
 PACKAGE = Path(registry.__file__).parents[2]
 SHARED = {"messages", "bigquery"}  # words that mean other things, too
+OWN = {"formats", "storage"}  # packages with formats of their own
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_is_known_by_its_name(name: str) -> None:
     assert reader_of(name).name == name
     assert reader_of(name) is reader_of(name)
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_a_payload_format_is_known_by_its_name(name: str) -> None:
+    assert payload_format(name).name == name
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -63,19 +78,19 @@ def test_a_format_is_told_by_the_longest_ending(path: str, name: str | None) -> 
 
 
 def test_a_compressed_file_may_have_its_ending_in_any_case(tmp_path: Path) -> None:
-    rows = writers.records(20)
-    result = read(task(), written(tmp_path / "DATA.CSV.GZ", gzip.compress(writers.comma(rows))))
+    rows = event_files.records(20)
+    result = read(task(), written(tmp_path / "DATA.CSV.GZ", gzip.compress(event_files.comma(rows))))
     assert (result.ledger.read, result.ledger.rejected) == (20, 0)
     assert compression_of("a.csv") is None
 
 
 def test_no_format_is_known_by_its_name_elsewhere() -> None:
     """A format that is added needs no look at the rest of the package."""
-    words = {*READERS, *endings(), *(c.ending for c in COMPRESSIONS)} - SHARED
+    package = (p for p in PACKAGE.rglob("*.py") if OWN.isdisjoint(p.relative_to(PACKAGE).parts))
+    words = {*READERS, *PAYLOADS, *endings(), *(c.ending for c in COMPRESSIONS)} - SHARED
     found = [
         f"{path.relative_to(PACKAGE)}:{line}: {word}"
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if "formats" not in path.relative_to(PACKAGE).parts
+        for path in package
         for line, word in compared(ast.parse(path.read_text(encoding="utf-8")))
         if word in words
     ]

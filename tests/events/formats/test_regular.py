@@ -9,11 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.events.formats import lines, regular
-from pipelines.events.formats.lines import Lines
+from pipelines.events.formats.lines import TextLines
 from tests.support.event_files import START, jsonl, records, task
 
 
-def chunk(content: bytes) -> Lines:
+def chunk(content: bytes) -> TextLines:
     return lines.whole_lines(content, 0)
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
 from pathlib import Path
 
 import pytest
 
+import pipelines
 from pipelines.errors import UserError
 from pipelines.google.tables import Table
+from pipelines.jobs.config import Input
 from pipelines.jobs.outputs.bigquery import TableOutput
 from pipelines.jobs.outputs.folder import FolderOutput
-from pipelines.jobs.outputs.kinds import output
-from pipelines.ledger.counts import Ledger
-from pipelines.storage.folder.runs import LEDGER, publish
-from pipelines.storage.rows import Run, ledger_table, write_table
-from pipelines.transforms.output_rows import now
+from pipelines.jobs.outputs.kinds import located, output
+from pipelines.task.file import load_task
 
-RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.csv",), 5, model_version="m1")
-COUNTS = Ledger(read=2, accepted=2, sequences=2, scored=2)
+TASK = Path(__file__).parents[3] / "templates" / "tasks" / "churn_grocery.yaml"
 
 
 def test_a_place_is_a_folder_or_tables() -> None:
@@ -40,24 +38,25 @@ def test_what_only_tables_can_do_is_refused_for_a_folder() -> None:
             output("out", *arguments)
 
 
-def test_a_run_into_a_folder_says_what_it_wrote(tmp_path: Path) -> None:
-    place = output(str(tmp_path))
-    assert not place.plan([0])
-    notes = []
-    for attempt in ("a", "b"):
-        run = replace(RUN, attempt=attempt)
-        with place.batch(run, [0]) as batch:
-            attempt_folder = batch.write.place
-            write_table(ledger_table(run, COUNTS, "published", now()), attempt_folder.data / LEDGER)
-            publish(attempt_folder, "published", [])
-            result = batch.result()
-        assert (result.status, result.ledger, result.differences) == ("published", COUNTS, ())
-        notes.append(result.note)
-    assert notes == ["", "the same bytes as before: nothing was changed"]
+def test_what_one_kind_alone_can_do_is_refused_for_the_other(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ask BigQuery itself: bq query .*`p\.d\.t_current` LIMIT 10"):
+        output("bq://p.d.t").query("SELECT 1", "table", 10)
+    with pytest.raises(UserError, match="takes the columns of every task, so there is nothing to apply"):
+        output(str(tmp_path)).prepare(load_task(TASK), dry_run=False)
 
 
-def test_a_live_job_into_a_folder_has_its_ledger_there(tmp_path: Path) -> None:
-    with output(str(tmp_path)).live(RUN, letters=True) as live:
-        assert live.stop.parent.is_dir()
-        assert not live.stop.exists()
-        assert live.ledger() == Ledger()
+def test_paths_are_for_processes_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("out", "bq://p.d.t", "bq:/p.d.t", "gs://b/out")
+    assert [located(name) for name in names] == [f"{tmp_path}/out", *names[1:]]
+    events = Input.located(names, None, 0.1)
+    assert (events.tables, events.files) == (names[1:3], (f"{tmp_path}/out", "gs://b/out"))
+    assert events.local == (f"{tmp_path}/out",)
+
+
+def test_nothing_else_asks_which_kind_a_place_is() -> None:
+    root = Path(pipelines.__file__).parent
+    texts = {str(path.relative_to(root)): path.read_text() for path in root.rglob("*.py")}
+    asking = re.compile(r"is_bigquery|parse_table|FolderOutput|TableOutput")
+    found = {name for name, text in texts.items() if asking.search(text) and not name.startswith("jobs/outputs/")}
+    assert found == {"google/tables.py", "jobs/config.py"}

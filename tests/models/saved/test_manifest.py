@@ -57,7 +57,7 @@ def test_names_what_does_not_fit(change: Mapping[str, object], message: str) -> 
     with pytest.raises(UserError) as caught:
         check(replace(MANIFEST, **change), task())  # type: ignore[arg-type]
     assert message in str(caught.value)
-    assert caught.value.code == Exit.MODEL
+    assert caught.value.exit == Exit.MODEL
 
 
 def test_names_every_difference() -> None:
@@ -87,7 +87,7 @@ def test_refuses_what_is_no_manifest(content: str | None, message: str, tmp_path
         (tmp_path / FILE).write_text(content)
     with pytest.raises(UserError, match=message) as caught:
         load_manifest(tmp_path)
-    assert caught.value.code == Exit.MODEL
+    assert caught.value.exit == Exit.MODEL
 
 
 def harmed(**changed: object) -> str:
@@ -125,9 +125,9 @@ def harmed(**changed: object) -> str:
 )
 def test_a_field_of_another_kind_is_named(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(content)
-    with pytest.raises(UserError, match=f"{FILE}:? .*{message}.*; train the model again$") as caught:
+    with pytest.raises(UserError, match=f"{FILE}:? .*{message}.*. Train the model again$") as caught:
         load_manifest(tmp_path)
-    assert caught.value.code == Exit.MODEL
+    assert caught.value.exit == Exit.MODEL
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:

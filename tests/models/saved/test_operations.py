@@ -39,7 +39,7 @@ def model(toy: Path, tmp_path: Path) -> Path:
 def refused(folder: Path, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_engine(folder, "tensorflow", "cpu")
-    assert caught.value.code == Exit.MODEL
+    assert caught.value.exit == Exit.MODEL
     assert str(folder / "saved_model") in str(caught.value)
 
 
@@ -49,7 +49,7 @@ def test_what_reaches_outside_is_refused(what: str, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     folder = put(tmp_path / "model", does, victim)
     refused(
-        folder, f"saved_model.pb: operation {operation} .*, and a model may reach nothing but its own files; unless"
+        folder, f"saved_model.pb: operation {operation} .*, and a model may reach nothing but its own files. Unless"
     )
     assert not victim.exists()
 
@@ -296,7 +296,7 @@ def test_links_inside_the_model_and_to_it_are_followed(model: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"\x00broken", b"\x12\xff\xff\xff\xff\x0f", b"\x0a\x01" * 1000])
 def test_what_is_no_graph_is_an_error_of_the_user(content: bytes, model: Path) -> None:
     (model / "saved_model" / "saved_model.pb").write_bytes(content)
-    refused(model, "cannot be read as a SavedModel: .*; train the model again")
+    refused(model, "cannot be read as a SavedModel: .*. Train the model again")
 
 
 def test_deep_nesting_is_an_error_of_the_user(model: Path) -> None:
@@ -325,7 +325,7 @@ def _varint(n: int) -> bytes:
 
 def test_a_graph_that_is_too_large_is_not_read(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(savedmodel, "LARGEST", 1000)
-    refused(model, "bytes, and a graph at most 1,000; train the model again")
+    refused(model, "bytes, and a graph at most 1,000. Train the model again")
 
 
 def test_the_messages_are_those_of_tensorflow() -> None:

@@ -34,7 +34,6 @@ from tests.support.live_world import (
     common,
     drained,
     live,
-    make_world,
     publish,
     split,
 )
@@ -46,11 +45,6 @@ pytestmark = pytest.mark.long
 COLUMNS = "score_id, task, entity_id, as_of, revision, churn, model_version, n_events, last_event_time"
 Rows = list[tuple[object, ...]]
 SOAK = "FORETIDE_SOAK" in os.environ
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +102,14 @@ def staging(warehouse: Warehouse, output: str) -> list[Any]:
     return [row["table_name"] for row in found if "_staging_" in row["table_name"]]
 
 
-@pytest.mark.parametrize("method", ["storage", "load"])
 def test_a_table_has_the_rows_of_the_folder_and_a_rerun_changes_nothing(
-    world: World, backfill: Rows, warehouse: Warehouse, output: str, method: str
+    world: World, backfill: Rows, warehouse: Warehouse, output: str
 ) -> None:
-    told = foretide("score", *flags(world, output), "--bigquery-method", method)
+    told = foretide("score", *flags(world, output))
     assert counts(told) == {"new": len(backfill), "corrected": 0, "equal": 0, "kept": 0}
     assert rows(warehouse, output) == rows(warehouse, output, "_current") == backfill
     before = rows(warehouse, output, columns="*")
-    told = foretide("score", *flags(world, output), "--bigquery-method", method)
+    told = foretide("score", *flags(world, output))
     assert counts(told) == {"new": 0, "corrected": 0, "equal": len(backfill), "kept": 0}
     assert rows(warehouse, output, columns="*") == before
     ledger = warehouse.sql(f"SELECT * FROM `{output.removeprefix('bq://')}_ledger` ORDER BY finished_at")

@@ -185,7 +185,7 @@ def test_what_somebody_else_made_meanwhile_is_an_error_of_one_line(warehouse: Wa
 
 def test_another_task_adds_its_columns(warehouse: Warehouse, made: Table) -> None:
     views = [f"replace view {made.view(name)}" for name in VIEWS if name != "calibration"]
-    with pytest.raises(UserError, match=f"there is no column {made.scores}.step_1, .*run `foretide schema apply"):
+    with pytest.raises(UserError, match=f"there is no column {made.scores}.step_1, .*Run `foretide schema apply"):
         check(made, PATH)
     assert lines(made, PATH) == [*(f"add column {made.scores}.{name} FLOAT64" for name in PATH), *views]
     warehouse.sql(f"INSERT `{made.scores}` {sql_row(churn=0.5)}")
@@ -324,11 +324,11 @@ def test_a_required_column_that_may_be_null_is_set_free(warehouse: Warehouse) ->
 def test_names_that_are_taken(warehouse: Warehouse, made: Table) -> None:
     warehouse.sql(f"DROP VIEW `{made.view('movers')}`")
     warehouse.sql(f"CREATE TABLE `{made.view('movers')}` (n INT64)")
-    with pytest.raises(UserError, match=f"{made.view('movers')} is no view, and its name is taken: drop it, or give"):
+    with pytest.raises(UserError, match=f"{made.view('movers')} is no view, and its name is taken. Drop it, or give"):
         plan(made, CHURN)
     warehouse.sql(f"DROP TABLE `{made.ledger}`")
     warehouse.sql(f"CREATE VIEW `{made.ledger}` AS SELECT 1 AS n")
-    with pytest.raises(UserError, match=f"{made.ledger} is no table but a view: give --output another table"):
+    with pytest.raises(UserError, match=f"{made.ledger} is no table but a view. Give --output another table"):
         check(made, CHURN)
 
 
@@ -339,14 +339,14 @@ def test_without_its_dataset(warehouse: Warehouse, do: Any) -> None:
         with pytest.raises(UserError) as refused:
             do(table, CHURN)
         assert str(refused.value) == (
-            f"{table}: there is no dataset {project}.none that you may see: check its name, or make it with "
+            f"{table}: there is no dataset {project}.none that you may see. Check its name, or make it with "
             f"`bq mk --dataset --location=LOCATION {project}:none`"
         )
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "google.api_core.exceptions", None)
-    with pytest.raises(UserError, match=r"^bq://a.b.c: BigQuery needs its library: pip install 'foretide\[bigquery\]'"):
+    with pytest.raises(UserError, match=r"^bq://a.b.c: BigQuery needs its library. Run pip install 'foretide\[big"):
         check(Table("a", "b", "c"), CHURN)
 
 

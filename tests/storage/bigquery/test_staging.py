@@ -16,8 +16,8 @@ from pipelines.ledger.counts import Ledger
 from pipelines.storage.bigquery.append import append, default_stream
 from pipelines.storage.bigquery.merge import Counts
 from pipelines.storage.bigquery.schema import apply, plan, stored
-from pipelines.storage.bigquery.staging import Result, begin, cost, read_live_ledger, read_result
-from pipelines.storage.rows import Run, live_ledger_table
+from pipelines.storage.bigquery.staging import Result, begin, cost, read_result
+from pipelines.storage.rows import Run
 from pipelines.transforms.write_table import Merged, ledger_row
 from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
 
@@ -102,20 +102,6 @@ def test_the_result_is_the_last_row_of_the_attempt(table: Table) -> None:
     assert (other.status, other.differences) == ("unbalanced", ("so", "and so"))
     with pytest.raises(AssertionError, match="without a row"):
         read_result(table, "churn-1", "a3")
-
-
-def test_a_ledger_without_events_or_reasons(table: Table) -> None:
-    put(table, RUN, Merged("published", 8, Ledger(), ()), 9)
-    assert read_result(table, "churn-1", "a1").ledger == Ledger()
-
-
-def test_the_ledger_of_a_live_job_is_the_sum_of_its_attempts(table: Table) -> None:
-    assert read_live_ledger(table, "live") == Ledger()
-    for attempt, at, n in (("a", 1, 1), ("a", 3, 2), ("b", 2, 1)):
-        run = replace(RUN, run_id="live", attempt=attempt)
-        row = stored(live_ledger_table(run, sum([GOOD] * n, Ledger()), at), "ledger", [])
-        append(writer(), default_stream(table.ledger), row)
-    assert read_live_ledger(table, "live") == GOOD + GOOD + GOOD
 
 
 def test_the_cost_of_a_merge(table: Table) -> None:

@@ -78,16 +78,6 @@ def test_tasks_with_different_outputs_share_a_folder(tmp_path: Path) -> None:
     assert [row[5:8] for row in got.rows] == [(0.5, None, None), (None, 1.5, 2.5)]
 
 
-def test_only_published_scores_count(tmp_path: Path) -> None:
-    put(tmp_path, "a", 1)
-    put(tmp_path, "a", 2, status="refused")
-    put(tmp_path, "b", 3, status="unbalanced")
-    assert list(select(tmp_path, "SELECT DISTINCT churn FROM scores").rows) == [(1.0,)]
-    letters = select(tmp_path, 'SELECT DISTINCT run_id, "rows", status FROM dead_letters ORDER BY 2')
-    assert list(letters.rows) == [("a", 1, "published"), ("a", 2, "refused"), ("b", 3, "unbalanced")]
-    assert list(select(tmp_path, "SELECT count(*) FROM ledger").rows) == [(3,)]
-
-
 def test_a_generation_that_was_deleted_by_hand_is_no_longer_there(tmp_path: Path) -> None:
     put(tmp_path, "a", 1)
     put(tmp_path, "b", 2)
