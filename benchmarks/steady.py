@@ -29,10 +29,11 @@ from benchmarks import feed
 from benchmarks.live_model import put_models
 from benchmarks.measure import memory
 from pipelines.events.block import HEADER
-from pipelines.jobs.config import LIVE_SHARDS, floor
+from pipelines.jobs.config import LIVE_SHARDS
 from pipelines.models import registry
 from pipelines.sandbox.pubsub_emulator import Emulator, emulator
 from pipelines.storage.folder.query import connect
+from pipelines.task.as_ofs import floor
 from pipelines.task.fields import format_time
 from pipelines.task.file import load_task
 

@@ -17,7 +17,7 @@ class Exit(IntEnum):
     OK = 0
     FAILED = 1  # the program or the machine failed
     USAGE = 2  # a wrong flag, a task file or an input that does not fit
-    REFUSED = 3  # too many bad rows: nothing was published
+    REFUSED = 3  # too many bad rows, or drift: nothing was published
     UNBALANCED = 4  # the ledger does not add up
     MODEL = 5  # the model does not fit the task
     UNFIT = 6  # foretide doctor found errors

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -20,10 +21,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.google.bigquery import client
-from pipelines.storage.folder.query import query, select
-from templates.airflow import foretide_gate as gate
-from templates.airflow.foretide_gate import Folder, Limits, Settings, Spread, Tables
+from pipelines.errors import Exit
+from pipelines.evaluation import drift
+from pipelines.evaluation.drift import Limits, Spread, earlier_sql
+from pipelines.jobs.outputs.base import Output
+from pipelines.jobs.outputs.kinds import output
+from pipelines.storage.folder.query import select
+from templates.airflow.foretide_settings import Settings
 from tests.support.command_line import foretide
 from tests.support.live_world import DAY, ENGINE, START, World
 from tests.support.warehouse import PROJECT, Warehouse
@@ -34,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DAGS = ROOT / "templates" / "airflow"
 PYTHON = Path(sys.prefix) / "airflow" / "bin" / "python"  # `make` puts it there
 FIRST, SECOND, THIRD = "2024-01-21", "2024-01-22", "2024-01-23"
+TIME = f"TIMESTAMP '{THIRD}'"
 GOOD = {"publish": "success", "hold_and_alert": "skipped"}
 BAD = {"publish": "skipped", "hold_and_alert": "failed"}
 
@@ -150,18 +155,6 @@ class Workflows:
         return "".join(log)
 
 
-class InProcess(Folder):
-    """A folder, asked without a process of its own."""
-
-    def rows(self, sql: str) -> list[gate.Row]:
-        told = io.StringIO()
-        query(self.path, sql, "json", stream=told)
-        return [json.loads(line) for line in told.getvalue().splitlines()]
-
-    def generation(self, run: str) -> Path:
-        return (self.runs / run).resolve()
-
-
 def _answer(process: subprocess.Popen[str], log: list[str]) -> Any:
     assert process.stdout is not None
     for line in process.stdout:
@@ -177,11 +170,11 @@ def backfill(world: World, output: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def scored(world: World, tmp_path_factory: pytest.TempPathFactory) -> InProcess:
+def scored(world: World, tmp_path_factory: pytest.TempPathFactory) -> Output:
     """What the command alone makes of the events."""
     folder = tmp_path_factory.mktemp("scored")
     backfill(world, str(folder))
-    return InProcess(folder)
+    return output(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -275,14 +268,20 @@ def broken(world: World, target: Path, share: float) -> None:
     pq.write_table(table.set_column(0, "user", [users]), target)
 
 
+def gated(candidates: Path | str, output: Path | str, as_of: str, code: Exit = Exit.OK, *more: str) -> str:
+    """What the command says."""
+    places = "--candidates", str(candidates), "--output", str(output)
+    return foretide("gate", "toy", "--as-of", as_of, *places, *more, expect=code)
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_the_local_workflow_waits_publishes_holds_back_and_goes_on(
-    workflows: Workflows, world: World, scored: InProcess, cloud: Cloud, tmp_path: Path
+    workflows: Workflows, world: World, scored: Output, cloud: Cloud, tmp_path: Path
 ) -> None:
-    published, events, settings = workflows.folder / "published", workflows.events, workflows.settings["local"]
+    published, events = workflows.folder / "published", workflows.events
     cloud.alerts.clear()
     shutil.copy(world.events, events)
     workflows.ask("local", FIRST)
@@ -297,7 +296,7 @@ def test_the_local_workflow_waits_publishes_holds_back_and_goes_on(
     told = workflows.run("local", SECOND, BAD)
     assert files(published) == first
     [alert] = cloud.alerts
-    assert re.search(r"as of 2024-01-22 are held back: there are \d entities with events in the last 24 h, and", alert)
+    assert re.search(r"as of 2024-01-22 are held back: there are \d entities with events in the last 1d, and", alert)
     assert alert in told
 
     shutil.copy(world.events, events)
@@ -307,31 +306,18 @@ def test_the_local_workflow_waits_publishes_holds_back_and_goes_on(
     assert len(cloud.alerts) == 1
 
     rows = f"SELECT * EXCLUDE (run_id, scored_at) FROM scores WHERE as_of <= '{SECOND}' ORDER BY score_id"
-    assert list(select(published, rows).rows) == list(select(scored.path, rows).rows)
-    [movers] = InProcess(published).rows("SELECT count(*) AS n FROM scores_movers")
+    assert list(select(published, rows).rows) == list(select(str(scored), rows).rows)
+    [movers] = output(str(published)).rows("SELECT count(*) AS n FROM scores_movers")
     assert movers["n"] > 50  # every view is there
 
     tries = {day: sorted((workflows.folder / "candidates" / day).iterdir()) for day in (FIRST, SECOND)}
     assert [len(t) for t in tries.values()] == [1, 2]
-    earlier, latest = (InProcess(tries[day][-1]) for day in (FIRST, SECOND))
-    of_first, of_second = (gate.check_ledger(place, settings, FIRST, "2024-01-01") for place in (earlier, latest))
-    run = of_second["run_id"]
-    copy = InProcess(shutil.copytree(published, tmp_path / "published", symlinks=True))
-    assert "were already in" in gate.publish(latest, copy, settings, SECOND, of_second)
-    with pytest.raises(gate.Refused, match=f"published has other scores as of {SECOND}, which stay"):
-        gate.publish(earlier, copy, settings, SECOND, of_first)
-    changed = InProcess(shutil.copytree(latest.path, tmp_path / "changed", symlinks=True))
-    for file in (changed.runs / run / "scores").iterdir():
-        table = pq.read_table(file)
-        pq.write_table(table.set_column(5, "churn", [np.full(len(table), 0.5, np.float32)]), file)
-    with pytest.raises(gate.Refused, match="other scores"):
-        gate.publish(changed, copy, settings, SECOND, of_second)
-    assert files(copy.path) == second
-
-    (copy.runs / run).unlink()  # as a try leaves it that was killed
-    (copy.path / "generations" / f".new.{latest.generation(run).name}").mkdir()
-    assert "came into" in gate.publish(latest, copy, settings, SECOND, of_second)
-    assert files(copy.path) == second
+    held, latest = tries[SECOND]
+    copy = Path(shutil.copytree(published, tmp_path / "published", symlinks=True))
+    assert "were already in" in gated(latest, copy, SECOND)
+    assert f"published has other scores as of {SECOND}, which stay" in gated(
+        held, copy, SECOND, Exit.USAGE, "--accept-drift"
+    )
 
 
 def test_the_cloud_workflow_launches_the_template_and_publishes_into_tables(
@@ -340,18 +326,20 @@ def test_the_cloud_workflow_launches_the_template_and_publishes_into_tables(
     settings = workflows.settings["cloud"]
     shutil.copy(world.events, workflows.events)
     assert "came into bq://test" in workflows.run("cloud", FIRST, GOOD)
-    candidates, published = gate.places(settings, FIRST, "", client)
+    candidates, published = (output(name) for name in (settings.candidates, settings.published))
     columns = "score_id, entity_id, revision, churn, model_version, n_events, last_event_time"
-    [ours, theirs] = (p.rows(f"SELECT {columns} FROM {p.scores} ORDER BY score_id") for p in (candidates, published))
+    [ours, theirs] = (
+        p.rows(f"SELECT {columns} FROM {p.view('current')} ORDER BY score_id") for p in (candidates, published)
+    )
     assert ours == theirs
     assert len(ours) > 50
-    everything = [f"SELECT * FROM {name} ORDER BY 1" for name in (published.scores, published.ledger)]
+    everything = [f"SELECT * FROM {name} ORDER BY 1" for name in (published.view("current"), published.view("ledger"))]
     before = [published.rows(sql) for sql in everything]
     assert [row["scored"] for row in before[1]] == [len(ours)]
 
     assert "were already in bq://test" in workflows.run("cloud", "2024-03-01", GOOD, as_of=FIRST)
     assert [published.rows(sql) for sql in everything] == before
-    assert len(candidates.rows(f"SELECT * FROM {candidates.ledger}")) == 2
+    assert len(candidates.rows(f"SELECT * FROM {candidates.view('ledger')}")) == 2
 
     cloud.alerts.clear()
     broken(world, workflows.events, 0.02)
@@ -360,12 +348,10 @@ def test_the_cloud_workflow_launches_the_template_and_publishes_into_tables(
     assert re.search(r"held back: \d+ of 2,100 events were refused: [12]\.\d%\. They are in bq://test", alert)
     assert [published.rows(sql) for sql in everything] == before
 
-    assert gate.check_ledger(candidates, settings, FIRST, "2100-01-01")["reasons"] == [
-        "there is no ledger of a run of task toy"
-    ]
-    run = gate.check_ledger(candidates, settings, FIRST, "2024-01-01")
-    with pytest.raises(gate.Refused, match="has other scores as of"):
-        gate.publish(candidates, published, settings, FIRST, run)
+    told = gated(settings.candidates, settings.published, FIRST, Exit.REFUSED, "--since", "2100-01-01")
+    assert "held back: there is no ledger of a run of task toy" in told
+    told = gated(settings.candidates, settings.published, FIRST, Exit.USAGE, "--max-bad-share", "0.1")
+    assert "has other scores as of" in told
     assert [published.rows(sql) for sql in everything] == before
 
     launched = cloud.launches[0]
@@ -381,32 +367,30 @@ def test_the_cloud_workflow_launches_the_template_and_publishes_into_tables(
     assert {name for name, p in known.items() if not p["isOptional"]} <= launched["parameters"].keys()
 
 
-def test_drift_is_the_same_in_a_folder_and_in_tables(
-    workflows: Workflows, world: World, scored: InProcess, warehouse: Warehouse
-) -> None:
-    table = f"{PROJECT}.{warehouse.dataset()}.scores"
-    foretide("schema", "apply", "--task", str(world.task), "--output", f"bq://{table}")
-    backfill(world, f"bq://{table}")
-    tables = Tables(table, client(PROJECT))
+def test_drift_is_the_same_in_a_folder_and_in_tables(world: World, scored: Output, warehouse: Warehouse) -> None:
+    table = f"bq://{PROJECT}.{warehouse.dataset()}.scores"
+    foretide("schema", "apply", "--task", str(world.task), "--output", table)
+    backfill(world, table)
     found = []
-    for place in (scored, tables):
+    for place in (scored, output(table)):
+        side = place.rows, place.view("current")
         for limits in (Limits(), Limits(psi=0, ratio=1.0, earlier=2, score="ln(churn)")):
-            settings = replace(workflows.settings["cloud"], limits=limits)
-            tenths = place.rows(gate.earlier_sql(place.scores, "task = 'toy'", THIRD, limits))
+            tenths = place.rows(earlier_sql(place.view("current"), "task = 'toy'", TIME, limits))
             assert {(row["as_ofs"], row["scored"]) for row in tenths} == {(2, max(row["below"] for row in tenths))}
             assert len(tenths) == 20
-            found.append(gate.check_drift(place, place, settings, THIRD))
+            found.append(drift.drift(side, side, "task = 'toy'", TIME, limits))
+        assert drift.drift(side, side, "task = 'toy'", f"TIMESTAMP '{FIRST}'", Limits()) == []  # nothing earlier
     assert found[0] == found[2] == []
     assert found[1] == found[3]
     assert "in the mean of 2 earlier as-ofs" in found[1][0]
-    assert gate.check_drift(tables, tables, workflows.settings["cloud"], FIRST) == []  # nothing earlier
 
 
-def test_drift_counts_what_numpy_counts(scored: InProcess, workflows: Workflows, monkeypatch: Any) -> None:
+def test_drift_counts_what_numpy_counts(scored: Output, monkeypatch: Any) -> None:
     """Over the whole folder, the bins of both sides are those of the quantiles' values."""
     seen: list[Spread] = []
-    monkeypatch.setattr(gate, "drift_reasons", lambda before, now, limits: seen.extend((before, now)))
-    gate.check_drift(scored, scored, workflows.settings["local"], THIRD)
+    monkeypatch.setattr(drift, "reasons", lambda before, now, limits: seen.extend((before, now)))
+    whole = scored.rows, scored.view("current")
+    drift.drift(whole, whole, "task = 'toy'", TIME, Limits())
     recent = "last_event_time >= as_of - INTERVAL 24 HOUR AS recent"
     rows = scored.rows(
         f"SELECT as_of < '{THIRD}' AS before, churn * 1e0 AS score, n_events AS events, {recent} FROM scores"
@@ -425,76 +409,10 @@ def test_drift_counts_what_numpy_counts(scored: InProcess, workflows: Workflows,
 
 def test_the_drawing_in_the_docs_is_the_graph(workflows: Workflows) -> None:
     text = (ROOT / "docs" / "airflow.md").read_text()
-    drawn = re.findall(r"^  (\w+) -->(?:\|[^|]*\|)? (\w+)$", text, re.MULTILINE)
-    assert sorted(map(list, drawn)) == workflows.edges["local"] == workflows.edges["cloud"]
-
-
-def counts(**changed: object) -> dict[str, object]:
-    whole = {"read": 1000, "accepted": 900, "rejected": 10, "duplicates": 20, "outside": 30, "filtered": 40}
-    return {**whole, "sequences": 100, "scored": 99, "failed": 1, "status": "published", "differences": [], **changed}
-
-
-@pytest.mark.parametrize(
-    ("changed", "reasons"),
-    [
-        ({}, []),
-        ({"status": "refused"}, ["the run was refused"]),
-        ({"read": 1001}, ["the ledger does not add up"]),
-        ({"scored": 98}, ["the ledger does not add up"]),
-        ({"differences": ["5 rows meant, 4 visible"]}, ["5 rows meant, 4 visible"]),
-        ({"accepted": 899, "rejected": 11}, ["11 of 1,000 events were refused: 1.1%"]),
-        ({"scored": 98, "failed": 2}, ["2 of 100 sequences were refused: 2.0%"]),
-        ({"scored": 0, "failed": 0, "sequences": 0}, ["nothing was scored"]),
-    ],
-)
-def test_a_ledger_that_does_not_add_up_holds_back(changed: dict[str, object], reasons: Sequence[str]) -> None:
-    assert gate.ledger_reasons(counts(**changed), Limits()) == reasons
-
-
-def test_drift_can_be_accepted_and_a_bad_ledger_cannot() -> None:
-    assert gate.held_for(["unbalanced"], ["drift"], False) == ["unbalanced", "drift"]
-    assert gate.held_for(["unbalanced"], ["drift"], True) == ["unbalanced"]
-    assert gate.held_for([], ["drift"], True) == []
-
-
-def test_the_population_stability_index_is_that_of_the_formula() -> None:
-    before, now = [50_000, 50_000], [40_000, 60_000]
-    assert gate.psi(before, now) == pytest.approx(-0.1 * np.log(0.8) + 0.1 * np.log(1.2), rel=1e-3)
-    assert gate.psi(before, before) == 0
-    assert gate.psi([10, 0], [0, 10]) > 5  # empty bins
-    assert gate.psi_limit(before, now, Limits()) == 0.25
-    assert gate.psi_limit([100], [400], Limits()) == pytest.approx(27.88 / 100 + 27.88 / 400)
-
-
-def test_equal_populations_seldom_exceed_the_limit_and_shifted_ones_do() -> None:
-    random = np.random.default_rng(0)
-    edges = np.quantile(random.normal(size=100_000), np.linspace(0.1, 0.9, 9))
-
-    def drifted(n: int, shift: float) -> bool:
-        before, now = (
-            np.bincount(np.digitize(random.normal(s, 1, n), edges), minlength=10).tolist() for s in (0, shift)
-        )
-        return gate.psi(before, now) > gate.psi_limit(before, now, Limits())
-
-    for n in (60, 300, 5_000):
-        assert sum(drifted(n, 0) for _ in range(1_000)) <= 5
-        assert all(drifted(n, 1.5) for _ in range(20))
-
-
-def test_fewer_or_more_scores_and_other_scores_are_drift() -> None:
-    bins = {"score": [1_000] * 10, "events": [1_000] * 10}
-    before = Spread(as_ofs=4, scored=10_000, recent=4_000, bins=bins)
-    same = Spread(1, 2_500, 1_000, bins)
-    assert gate.drift_reasons(before, same, Limits()) == []
-    assert gate.drift_reasons(before, replace(same, scored=1_249), Limits()) == [
-        "there are 1,249 scores, and 2,500 in the mean of 4 earlier as-ofs"
-    ]
-    assert gate.drift_reasons(before, replace(same, recent=2_001), Limits()) == [
-        "there are 2,001 entities with events in the last 24 h, and 1,000 in the mean of 4 earlier as-ofs"
-    ]
-    shifted = {"score": [0] * 5 + [500] * 5, "events": bins["events"]}
-    [reason] = gate.drift_reasons(before, replace(same, bins=shifted), Limits())
-    assert re.fullmatch(r"churn: the population stability index is \d\.\d\d, above 0\.25", reason)
+    [chain] = re.findall(r"^\w+(?: -> \w+)+$", text, re.MULTILINE)
+    steps, ends = chain.split(" -> "), re.findall(r"^ +(\w+)  <-", text, re.MULTILINE)
+    drawn = [*map(list, itertools.pairwise(steps)), *([steps[-1], end] for end in ends)]
+    assert sorted(drawn) == workflows.edges["local"] == workflows.edges["cloud"]
 
 
 def given(**changed: object) -> Settings:
@@ -525,7 +443,11 @@ def test_wrong_settings_are_told(changed: dict[str, object], message: str) -> No
 
 def test_settings_become_a_command_or_a_launch() -> None:
     options = {"max-bad-share": 0.02, "debug": True, "replace-model": False}
-    local = given(options=options, command="/opt/it/foretide")
+    local = given(options=options, command="/opt/it/foretide", limits={"psi": 0.5, "max_bad_share": 0.1})
+    assert shlex.join(local.gate("2024-05-06", "2024-05-07T01:02:03Z", "--dry-run")) == (
+        "/opt/it/foretide gate churn_shop --as-of=2024-05-06 --since=2024-05-07T01:02:03Z"
+        " --candidates=/c/2024-05-06/2024-05-07T010203Z --output=/p --max-bad-share=0.1 --psi=0.5 --dry-run"
+    )
     words = local.shell("2024-05-06T06:00:00").splitlines()[1].partition(" || ")[0]
     assert words == (
         "/opt/it/foretide score --task /t.yaml --model /m --input /a /b --as-of 2024-05-06T06:00:00"

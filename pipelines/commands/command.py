@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.commands.flag import Flag, OneOf
 from pipelines.commands.flags import EVERY
-from pipelines.errors import UserError
 from pipelines.jobs.config import Input
 from pipelines.runners.execution import Execution
-from pipelines.task.fields import parse_duration
 
 if TYPE_CHECKING:
     from pipelines.task.spec import Task
@@ -21,7 +19,7 @@ C = TypeVar("C")
 Run = Callable[[argparse.Namespace, tuple[str, ...]], int]
 
 EXIT_CODES = """exit codes: 0 done; 1 the program or the machine failed; 2 a wrong flag, task file or input;
-3 too many bad rows, no score published; 4 the ledger does not add up, no score published;
+3 too many bad rows or drift, no score published; 4 the ledger does not add up, no score published;
 5 the model does not fit the task; 6 the doctor found errors; 130 interrupted (SIGINT), 143 (SIGTERM)"""
 TO_BEAM = "other options go to Beam, such as --runner=FlinkRunner"
 
@@ -100,11 +98,3 @@ def execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
 def files(args: argparse.Namespace, paths: Sequence[str]) -> Input:
     """Events to be read. Paths are those of this machine, for processes in any folder."""
     return Input.located(paths, args.format)
-
-
-def duration(flag: str, text: str) -> int:
-    """us. Raises UserError."""
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise UserError(f"{flag} {text}: {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines.commands import (
     doctor,
     examples,
+    gate,
     models,
     query,
     rehearse,
@@ -19,6 +20,7 @@ from pipelines.commands import (
 
 COMMANDS = (
     score.COMMAND,
+    gate.COMMAND,
     stream.COMMAND,
     doctor.COMMAND,
     rehearse.COMMAND,

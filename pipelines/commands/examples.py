@@ -7,7 +7,8 @@ import argparse
 from pipelines.commands.command import TO_BEAM, Command, execution, files, filled, load
 from pipelines.commands.flag import flag
 from pipelines.commands.flags import AS_OF, FORMAT, INPUT, PIPELINE
-from pipelines.jobs.config import ExamplesConfig, parse_as_ofs
+from pipelines.jobs.config import ExamplesConfig
+from pipelines.task.as_ofs import parse_as_ofs
 
 FLAGS = (
     INPUT,

@@ -8,8 +8,8 @@ from pipelines.commands import option_files
 from pipelines.commands.flag import Form, flag, positive, share
 from pipelines.events.formats.registry import FORMATS
 from pipelines.google.tables import NAME as TABLE
-from pipelines.jobs.config import LATEST
 from pipelines.runners.execution import ACCELERATOR
+from pipelines.task.as_ofs import LATEST
 
 # What Dataflow's form takes. Where something lies: in a bucket, or in the image; what a launcher's folder holds is of
 # no use to workers.

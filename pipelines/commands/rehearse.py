@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.commands.command import Command, duration, files, filled, load
+from pipelines.commands.command import Command, files, filled, load
 from pipelines.commands.flag import flag
 from pipelines.commands.flags import AS_OF, FORMAT, INPUT, MODEL, OUTPUT, TASK
 from pipelines.errors import UserError
-from pipelines.jobs.config import parse_as_ofs
+from pipelines.task.as_ofs import duration_of, parse_as_ofs
 
 FLAGS = (
     TASK,
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
             input=events,
             start=as_ofs[0],
             end=as_ofs[-1],
-            speed=duration("--speed", args.speed),
+            speed=duration_of("--speed", args.speed),
             stream_args=rest,
         )
     )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from pipelines.commands.command import TO_BEAM, Command, execution, files, filled, load
 from pipelines.commands.flag import Form, flag
 from pipelines.commands.flags import AS_OF, FORMAT, INPUT, METHOD, PIPELINE, SCORING
-from pipelines.jobs.config import ScoreConfig, ScoreFlags, parse_as_ofs
+from pipelines.jobs.config import ScoreConfig, ScoreFlags
 from pipelines.runners.execution import RAM, Execution
+from pipelines.task.as_ofs import parse_as_ofs
 
 if TYPE_CHECKING:
     from pipelines.task.spec import Task

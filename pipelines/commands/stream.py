@@ -7,15 +7,16 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from pipelines.commands.command import TO_BEAM, Command, duration, execution, files, filled, load
+from pipelines.commands.command import TO_BEAM, Command, execution, files, filled, load
 from pipelines.commands.flag import Form, flag, positive
 from pipelines.commands.flags import FORMAT, METHOD, OUTPUT, PIPELINE, PLACE, SCORING, SOURCES, TIME, folder
 from pipelines.errors import UserError
 from pipelines.events.formats.registry import PAYLOADS, payload_format
 from pipelines.google.subscription import NAME
-from pipelines.jobs.config import StreamConfig, StreamFlags, first_as_of
+from pipelines.jobs.config import StreamConfig, StreamFlags
 from pipelines.jobs.outputs.kinds import located
 from pipelines.runners.execution import Execution
+from pipelines.task.as_ofs import duration_of, first_as_of
 
 if TYPE_CHECKING:
     from pipelines.task.spec import Task
@@ -145,7 +146,7 @@ def whole(args: argparse.Namespace, flags: StreamFlags, task: Task) -> StreamCon
     if args.avro_schema is not None and not payload_format(args.payload).takes_schema:
         raise UserError("--avro-schema goes with --payload avro")
     first = first_as_of(task, time.time_ns() // 1000, flags.bootstrap is not None, args.first)
-    return filled(StreamConfig, flags, task=task, first=first, early=duration("--early", args.early))
+    return filled(StreamConfig, flags, task=task, first=first, early=duration_of("--early", args.early))
 
 
 def run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:

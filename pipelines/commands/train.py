@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from pipelines.commands.command import TO_BEAM, Command, duration, execution, files, filled, load
+from pipelines.commands.command import TO_BEAM, Command, execution, files, filled, load
 from pipelines.commands.flag import flag, positive, seed
 from pipelines.commands.flags import FORMAT, INPUT, MODELS, PIPELINE
-from pipelines.errors import UserError
-from pipelines.jobs.config import TrainConfig, parse_as_ofs
-from pipelines.task.fields import format_duration
+from pipelines.jobs.config import TrainConfig
+from pipelines.task.as_ofs import parse_as_ofs, steps_of
 
 if TYPE_CHECKING:
-    from pipelines.task.spec import Task
+    pass
 
 LEARNING = (  # also of `foretide tune`
     INPUT,
@@ -49,14 +48,14 @@ def training(args: argparse.Namespace, rest: tuple[str, ...]) -> TrainConfig:
     task = load(args)
     changed = {k: v for k in ("epochs", "batch_size", "seed") if (v := getattr(args, k)) is not None}
     task = task.with_model(task.model.with_values(changed))
-    test = parse_as_ofs(task, args.test_as_of, "--test-as-of", _steps(task, "--test-every", args.test_every))
+    test = parse_as_ofs(task, args.test_as_of, "--test-as-of", steps_of(task, "--test-every", args.test_every))
     return filled(
         TrainConfig,
         args,
         task=task,
         input=files(args, args.input),
         test=test,
-        train_every=_steps(task, "--train-every", args.train_every) or max(task.score.every, task.horizon),
+        train_every=steps_of(task, "--train-every", args.train_every) or max(task.score.every, task.horizon),
         execution=execution(args, rest),
     )
 
@@ -66,16 +65,6 @@ def run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
     from pipelines.jobs.train import plan, train
 
     return plan(config) if args.dry_run else train(config)
-
-
-def _steps(task: Task, name: str, text: str | None) -> int | None:
-    """A duration of whole steps, us."""
-    if text is None:
-        return None
-    found, step = duration(name, text), task.sequence.step
-    if not found or found % step:
-        raise UserError(f"{name} {text}: must be a multiple of sequence.step ({format_duration(step)})")
-    return found
 
 
 COMMAND = Command("train", "train a model on earlier as-ofs, judge it on later ones, export it", run, FLAGS, TO_BEAM)

@@ -39,19 +39,7 @@ def score(config: ScoreConfig) -> int:
     manifest, source, need = facts.manifest, facts.source, facts.need
     print("\n".join([need.line(), *warnings]), flush=True)
     device = infer.device_in_use() if config.runner.local else "the workers' device"
-    horizon, active_within = config.task.label.terms
-    run = Run(
-        run_id=config.run_id(manifest.version),
-        attempt=uuid.uuid4().hex[:8],
-        task=config.task.task,
-        outputs=config.task.outputs,
-        inputs=config.input.patterns,
-        started_at=now(),
-        model_version=manifest.version,
-        max_bad_share=config.max_bad_share,
-        horizon=horizon,
-        active_within=active_within,
-    )
+    run = run_of(config, manifest.version)
     started, template = time.monotonic(), config.runner.template
     with config.place.batch(run, config.as_ofs, later=template) as batch:
         with watch(batch.progress, {"reading": source.size, "scoring": source.shards}), source.unchanged():
@@ -64,6 +52,23 @@ def score(config: ScoreConfig) -> int:
         result = batch.result()
         print(score_report(config, manifest, source, result, device, time.monotonic() - started))
     return EXITS[result.status]
+
+
+def run_of(config: ScoreConfig, version: str) -> Run:
+    """What the rows say of a run by this version of the model that begins now."""
+    horizon, active_within = config.task.label.terms
+    return Run(
+        run_id=config.run_id(version),
+        attempt=uuid.uuid4().hex[:8],
+        task=config.task.task,
+        outputs=config.task.outputs,
+        inputs=config.input.patterns,
+        started_at=now(),
+        model_version=version,
+        max_bad_share=config.max_bad_share,
+        horizon=horizon,
+        active_within=active_within,
+    )
 
 
 def build(

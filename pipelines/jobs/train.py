@@ -41,7 +41,13 @@ PACKAGES = ("lightgbm", "plotly", "tensorboard", "tensorflow_transform")
 
 
 def train(config: TrainConfig) -> int:
-    """Trains, prints how good the model is beside the baselines, and returns the exit code.
+    """`trained`, for a command: returns the exit code."""
+    trained(config)
+    return Exit.OK
+
+
+def trained(config: TrainConfig) -> Manifest:
+    """Trains, prints how good the model is beside the baselines, and returns what is known of the new version.
 
     Raises:
       UserError: what `make_examples` raises, or there is nothing to learn from.
@@ -64,7 +70,7 @@ def train(config: TrainConfig) -> int:
     print("\n".join(["", *(f"{'test' if i == 0 else '':<12}{line}" for i, line in enumerate(lines))]))
     print(f"written     {folder}\nreport      {folder / 'report.html'}")
     _serve(config, manifest.version)
-    return Exit.OK
+    return manifest
 
 
 def prepare(config: TrainConfig, *as_ofs: int) -> tuple[Examples, Stored]:

@@ -1,20 +1,21 @@
 """Airflow 3: each as-of is scored, checked, and published or held back. A workflow for each entry of the variable
-`foretide`, see docs/airflow.md. Copy it into the folder of DAGs with `foretide_gate.py`.
+`foretide`, see docs/airflow.md. Copy it into the folder of DAGs with `foretide_settings.py`.
 """
 
 from __future__ import annotations
 
 import glob
 import json
+import subprocess
 import urllib.request
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import foretide_gate as gate
 from airflow.exceptions import AirflowFailException
 from airflow.sdk import DAG, BaseOperator, Param, Variable, chain, task
 from airflow.timetables.trigger import CronTriggerTimetable
-from foretide_gate import Dataflow, Settings
+from foretide_settings import Dataflow, Settings
 
 DAY = timedelta(days=1)
 PARAMS = {
@@ -43,41 +44,24 @@ def workflow(name: str, settings: Settings) -> DAG:
             day = (datetime.fromisoformat(when) - timedelta(microseconds=1)).date().isoformat()
             return all(_ready(settings, pattern.format(day=day, as_of=when), day) for pattern in settings.ready)
 
-        def places(context: Any) -> tuple[gate.Place, gate.Place]:
-            return gate.places(settings, _as_of(context), _started(context), _client(settings))
-
         @task
-        def check_ledger(**context: Any) -> dict[str, Any]:
-            when = _as_of(context)
-            candidates, _ = places(context)
-            return gate.check_ledger(candidates, settings, when, _started(context))
-
-        @task
-        def check_drift(**context: Any) -> list[str]:
-            if context["ti"].xcom_pull(task_ids="check_ledger")["reasons"]:
-                return []  # there may be no scores
-            when = _as_of(context)
-            return gate.check_drift(*places(context), settings, when)
+        def check(**context: Any) -> dict[str, Any]:
+            return json.loads(_gate(settings, context, "--dry-run", "--json"))  # type: ignore[no-any-return]
 
         @task.branch
         def decide(**context: Any) -> str:
-            return "hold_and_alert" if _reasons(context) else "publish"
+            return "hold_and_alert" if _held(context) else "publish"
 
         @task
         def publish(**context: Any) -> str:
-            when = _as_of(context)
-            run = context["ti"].xcom_pull(task_ids="check_ledger")
-            try:
-                return gate.publish(*places(context), settings, when, run)
-            except gate.Refused as error:
-                raise AirflowFailException(str(error)) from None
+            return _gate(settings, context)
 
         @task
         def hold_and_alert(**context: Any) -> None:
             when = _as_of(context)
             place = settings.output(when, _started(context))
             text = (
-                f"{dag.dag_id}: scores as of {when} are held back: {'; '.join(_reasons(context))}. "
+                f"{dag.dag_id}: scores as of {when} are held back: {'; '.join(_held(context))}. "
                 f"They are in {place}; {settings.published} is as it was"
             )
             if settings.alert_url:
@@ -87,8 +71,7 @@ def workflow(name: str, settings: Settings) -> DAG:
         chain(
             wait_for_data(),
             *_job(settings),
-            check_ledger(),
-            check_drift(),
+            check(),
             decide(),
             [publish(), hold_and_alert()],
         )
@@ -145,8 +128,11 @@ def _ready(settings: Settings, place: str, day: str) -> bool:
         bucket, _, name = place.removeprefix("gs://").partition("/")
         return bool(storage.Client(credentials=_credentials(settings)).bucket(bucket).blob(name).exists())
     if place.startswith("bq://"):
+        from google.cloud import bigquery
+
         name = place.removeprefix("bq://")
-        return day.replace("-", "") in _client(settings)(name.split(".")[0]).list_partitions(name)
+        client = bigquery.Client(name.split(".")[0], credentials=_credentials(settings))
+        return day.replace("-", "") in client.list_partitions(name)
     return bool(glob.glob(place))
 
 
@@ -160,28 +146,33 @@ def _started(context: Any) -> str:
     return str(job["createTime"] if isinstance(job, dict) else job)
 
 
-def _reasons(context: Any) -> list[str]:
-    """To hold back what was scored."""
-    ledger, drift = (context["ti"].xcom_pull(task_ids=name) for name in ("check_ledger", "check_drift"))
-    return gate.held_for(ledger["reasons"], drift, context["params"]["accept_drift"])
+def _held(context: Any) -> list[str]:
+    """The reasons to hold back what was scored."""
+    held: list[str] = context["ti"].xcom_pull(task_ids="check")["held"]
+    return held
 
 
-def _client(settings: Settings) -> Any:
-    """Makes the client of a project of BigQuery."""
-
-    def client(project: str) -> Any:
-        from google.cloud import bigquery
-
-        return bigquery.Client(project, credentials=_credentials(settings))
-
-    return client
+def _gate(settings: Settings, context: Any, *more: str) -> str:
+    """What `foretide gate` prints. It ends with 3 when it holds scores back, and with 2 for what no retry mends."""
+    accept = ["--accept-drift"] if context["params"]["accept_drift"] else []
+    words = settings.gate(_as_of(context), _started(context), *accept, *more)
+    with _hook(settings).provide_gcp_credential_file_as_context() if settings.in_tables else nullcontext():
+        done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode == 0 or (done.returncode == 3 and "--dry-run" in more):
+        return done.stdout.strip()
+    failure = AirflowFailException if done.returncode in (2, 3) else RuntimeError
+    raise failure(done.stderr.strip())
 
 
 def _credentials(settings: Settings) -> Any:
+    return _hook(settings).get_credentials()
+
+
+def _hook(settings: Settings) -> Any:
     from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
 
     connection = settings.dataflow.connection if settings.dataflow else Dataflow.connection
-    return GoogleBaseHook(gcp_conn_id=connection).get_credentials()
+    return GoogleBaseHook(gcp_conn_id=connection)
 
 
 def _post(url: str, text: str) -> None:

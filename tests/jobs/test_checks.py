@@ -26,10 +26,11 @@ from pipelines.jobs.checks.before import Check, passed
 from pipelines.jobs.checks.data import better_unit
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.checks.sample import FILES
-from pipelines.jobs.config import ExamplesConfig, Input, ScoreConfig, StreamConfig, parse_as_ofs
+from pipelines.jobs.config import ExamplesConfig, Input, ScoreConfig, StreamConfig
 from pipelines.jobs.launch import Launch
 from pipelines.runners.execution import Execution
 from pipelines.system.machine import Room
+from pipelines.task.as_ofs import parse_as_ofs
 from pipelines.task.file import load_task
 from pipelines.task.spec import TimeField
 from tests.support.checked import checked

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from pipelines.errors import UserError
-from pipelines.jobs.config import Input, ScoreConfig, TrainConfig, parse_as_ofs
+from pipelines.jobs.config import Input, ScoreConfig, TrainConfig
 from pipelines.runners.execution import Execution
+from pipelines.task.as_ofs import parse_as_ofs
 from pipelines.task.fields import UNITS, format_time, parse_time
 from pipelines.task.spec import Task
 from tests.support.small_shop import TASK

@@ -8,8 +8,6 @@ import random
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -34,6 +32,7 @@ from pipelines.models.registry import (
     serving,
     stamp,
 )
+from tests.support.forking_process import ForkingProcess
 from tests.support.weightless_models import DAY, TASK, VERSIONS, A, B, C, put
 
 
@@ -298,29 +297,14 @@ def test_no_promotion_is_lost(tmp_path: Path) -> None:
     assert sorted((pointer.version, *pointer.previous)) == sorted(versions)
 
 
-class Promoter:
-    """The forking process of `tests.support.weightless_models`."""
-
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "tests.support.weightless_models", str(folder)]
-        root = Path(__file__).parents[2]
-        self.process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, line: str) -> int:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(line, file=self.process.stdin, flush=True)
-        return int(self.process.stdout.readline())
-
-
 @pytest.fixture
-def promoter(folder: Path) -> Iterator[Promoter]:
-    promoter = Promoter(folder)
-    yield promoter
-    promoter.process.communicate()
+def promoter(folder: Path) -> Iterator[ForkingProcess]:
+    process = ForkingProcess("tests.support.weightless_models", folder)
+    yield process
+    process.close()
 
 
-def test_a_kill_before_any_file_operation(folder: Path, promoter: Promoter) -> None:
+def test_a_kill_before_any_file_operation(folder: Path, promoter: ForkingProcess) -> None:
     """The pointer is the old one until it is the new one, and the next promotion leaves nothing of the killed."""
     promote(folder, A)
     seen = []
@@ -338,7 +322,7 @@ def test_a_kill_before_any_file_operation(folder: Path, promoter: Promoter) -> N
     assert sorted(os.listdir(folder)) == sorted([*VERSIONS, ".serving.lock", POINTER])
 
 
-def test_random_kills_under_a_reader(folder: Path, promoter: Promoter) -> None:
+def test_random_kills_under_a_reader(folder: Path, promoter: ForkingProcess) -> None:
     """Two processes promote and roll back without end and are killed; each read finds a whole pointer."""
     chance, stop = random.Random(5), threading.Event()
     promote(folder, A)
@@ -358,8 +342,7 @@ def test_random_kills_under_a_reader(folder: Path, promoter: Promoter) -> None:
                 pids = [promoter.ask("loop") for _ in range(2)]
                 for pid in pids:
                     time.sleep(chance.uniform(0, 0.1))
-                    os.kill(pid, signal.SIGKILL)
-                    assert promoter.ask(f"wait {pid}") == -signal.SIGKILL
+                    promoter.kill(pid)
                 assert promote(folder, A).version == A
         finally:
             stop.set()

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from pipelines.events.decode import Span
 from pipelines.events.sequences import SequenceBatch
 from pipelines.events.times import micros
-from pipelines.jobs.config import parse_as_ofs
 from pipelines.system.progress import Progress
+from pipelines.task.as_ofs import parse_as_ofs
 from pipelines.task.file import load_task
 from pipelines.task.spec import Task, TimeField
 from pipelines.transforms.build_sequences import Sequences

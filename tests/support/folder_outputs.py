@@ -14,6 +14,7 @@ from pipelines.storage.folder.runs import LEDGER, begin, publish
 from pipelines.storage.rows import Run, ledger_table, live_ledger_table, live_schema, score_schema
 from tests.support.publishing_process import PARTS, SCORES, write_values
 
+NOTHING = Ledger()
 Row = tuple[str, int, int, str, int, Sequence[float | None]]  # entity, as-of, revision, model, last event, scores
 
 
@@ -54,11 +55,11 @@ def score_table(run: Run, rows: Sequence[Row], scored_at: int) -> pa.Table:
     return pa.Table.from_pylist(made, schema=live_schema(score_schema(run.outputs)))
 
 
-def publish_rows(out: Path, run: Run, rows: pa.Table, finished_at: int) -> None:
+def publish_rows(out: Path, run: Run, rows: pa.Table, finished_at: int, ledger: Ledger = NOTHING) -> None:
     """As a run over files."""
     with begin(out, run.run_id, run.attempt) as attempt:
         pq.write_table(rows.drop_columns(["scored_at"]), attempt.data / SCORES)
-        pq.write_table(ledger_table(run, Ledger(), "published", finished_at), attempt.data / LEDGER)
+        pq.write_table(ledger_table(run, ledger, "published", finished_at), attempt.data / LEDGER)
         publish(attempt, "published", [SCORES])
 
 

@@ -1,17 +1,11 @@
-"""A process for tests of the output folder: forks children that publish, and that die at a chosen step or are killed.
-
-Reads lines: `once N` publishes in a child that kills itself before its Nth file operation (0: never) and prints how the
-child ended; `loop` starts a child that publishes without end and prints its process id; `wait PID` waits for its end.
-"""
+"""Generations of a run for tests of the output folder; and, as a forking process, children that publish them."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 import time
-from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +14,7 @@ import pyarrow.parquet as pq
 from pipelines.ledger.counts import Ledger, Status
 from pipelines.storage.folder.runs import LEDGER, begin, publish
 from pipelines.storage.rows import DEAD_LETTERS, Run, ledger_table, score_schema
+from tests.support.forking_process import serve
 
 RUN = "churn-1"
 SCORES, LETTERS = "scores/part-00000.parquet", "dead_letters/part-00000.parquet"
@@ -51,39 +46,15 @@ def publish_copy(out: Path, template: Path) -> None:
         publish(run, "published", PARTS)
 
 
-def die_before(step: int, where: str = "") -> None:
-    """Kills this process when the interpreter announces its `step`th file operation, of those that name `where`."""
-    steps = count(1)
-
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
-        counts = event.startswith(("os.", "open", "shutil.", "fcntl.")) and any(where in str(a) for a in arguments)
-        if counts and next(steps) == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-
-
-def fork(out: Path, templates: Path, step: int | None) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    for i in count(time.time_ns()):
-        if step:
-            die_before(step)
-        publish_copy(out, templates / str(i % VALUES))
-        if step is not None:
-            os._exit(0)
-        time.sleep(0.03)
-    raise AssertionError("unreachable")
-
-
 def main(out: Path, templates: Path) -> None:
-    for words in map(str.split, sys.stdin):
-        if words[0] == "loop":
-            print(fork(out, templates, None), flush=True)
-        else:
-            pid = int(words[1]) if words[0] == "wait" else fork(out, templates, int(words[1]))
-            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    def once() -> None:
+        publish_copy(out, templates / str(time.time_ns() % VALUES))
+
+    def loop() -> None:
+        once()
+        time.sleep(0.03)
+
+    serve(once, loop)
 
 
 if __name__ == "__main__":

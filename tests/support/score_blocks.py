@@ -1,13 +1,15 @@
-"""Scores and dead letters for tests of the sinks."""
+"""Scores and dead letters for tests of the sinks, and pipelines that write them."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 
+import apache_beam as beam
 import numpy as np
+from apache_beam.runners.runner import PipelineResult
 
-from pipelines.ledger.counts import DeadLetter
+from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.write_folder import part_of
 
@@ -40,3 +42,17 @@ def blocks(seed: int, size: int) -> list[ScoreBlock]:
 
 def letter(position: str, source: str = "f", raw: str = "") -> DeadLetter:
     return DeadLetter("read", source, position, "bad", 1, raw)
+
+
+def written(write: beam.PTransform, *inputs: Sequence[ScoreBlock | DeadLetter | Ledger]) -> dict[str, int]:
+    """Counters of a pipeline that writes scores, dead letters and ledgers, and is over at once."""
+    p = beam.Pipeline("FnApiRunner")
+    given = zip(("Scores", "Dead", "Ledgers"), inputs, strict=True)
+    tuple(p | name >> beam.Create(rows, reshuffle=False) for name, rows in given) | "Append" >> write
+    result = p.run()
+    result.wait_until_finish()
+    return counters(result)
+
+
+def counters(result: PipelineResult) -> dict[str, int]:
+    return {c.key.metric.name: c.committed for c in result.metrics().query()["counters"]}

@@ -1,13 +1,7 @@
-"""Models in a registry that hold no weights, for tests of what is said of them; and a process that promotes them.
-
-The process forks children that die at a chosen step or are killed. It reads lines: `once N VERSION` promotes in a child
-that kills itself before its Nth file operation (0: never) and prints how the child ended; `loop` starts a child that
-promotes and rolls back without end and prints its process id; `wait PID` waits for its end and prints how it ended.
-"""
+"""Models in a registry that hold no weights, for tests; and, as a forking process, children that promote them."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from itertools import count
@@ -16,7 +10,7 @@ from pathlib import Path
 from pipelines.models.registry import promote, rollback
 from pipelines.models.saved.manifest import Manifest
 from pipelines.task.spec import ModelSpec
-from tests.support.publishing_process import die_before
+from tests.support.forking_process import serve
 
 DAY = 86_400_000_000
 A, B, C = VERSIONS = ("19700121-aaaaaaaa", "19700221-bbbbbbbb", "19700321-cccccccc")
@@ -58,28 +52,16 @@ def put(root: Path, version: str = A, created: int = 50 * DAY, **changed: object
     return folder
 
 
-def fork(folder: Path, step: int | None, version: str) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    if step is not None:
-        die_before(step)
-        promote(folder, version)
-        os._exit(0)
-    for i in count():
-        promote(folder, VERSIONS[i % len(VERSIONS)])
-        if i % 4 == 3:
-            rollback(folder)
-    raise AssertionError("unreachable")
-
-
 def main(folder: Path) -> None:
-    for words in map(str.split, sys.stdin):
-        if words[0] == "loop":
-            print(fork(folder, None, ""), flush=True)
-        else:
-            pid = int(words[1]) if words[0] == "wait" else fork(folder, int(words[1]), words[2])
-            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    turns = count()
+
+    def loop() -> None:
+        turn = next(turns)
+        promote(folder, VERSIONS[turn % len(VERSIONS)])
+        if turn % 4 == 3:
+            rollback(folder)
+
+    serve(lambda version: promote(folder, version), loop)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.coders import BytesCoder
-from apache_beam.runners.runner import PipelineResult
 from apache_beam.testing import test_stream
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
 
@@ -29,7 +28,7 @@ from pipelines.transforms import append_table as livetable
 from pipelines.transforms.append_table import AppendTable
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import Inputs, block_table, score_rows
-from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
+from tests.support.score_blocks import DAY, ROWS, block, blocks, counters, letter, written
 from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
 from tests.transforms.test_running_ledger import on_prism
 
@@ -62,21 +61,8 @@ def stream(
 ) -> dict[str, int]:
     """A live job that is over at once; gives its counters, and in ELSEWHERE all dead letters."""
     ELSEWHERE.clear()
-    p = beam.Pipeline("FnApiRunner")
-    inputs = (
-        p | "Scores" >> beam.Create(scores, reshuffle=False),
-        p | "Dead" >> beam.Create(dead, reshuffle=False),
-        p | "Ledgers" >> beam.Create(ledgers, reshuffle=False),
-    )
-    out = inputs | "Append" >> AppendTable(replace(RUN, attempt=attempt), table, letters, partial(int, at))
-    out | beam.Map(keep)
-    result = p.run()
-    result.wait_until_finish()
-    return counters(result)
-
-
-def counters(result: PipelineResult) -> dict[str, int]:
-    return {c.key.metric.name: c.committed for c in result.metrics().query()["counters"]}
+    append = AppendTable(replace(RUN, attempt=attempt), table, letters, partial(int, at))
+    return written(append | beam.Map(keep), scores, dead, ledgers)
 
 
 def keep(each: DeadLetter) -> None:

@@ -24,7 +24,7 @@ from pipelines.transforms import write_folder as sink
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, score_rows
 from pipelines.transforms.write_folder import AppendRun, WriteRun, _pack, _unpack, part_of, split
-from tests.support.score_blocks import ROWS, block, blocks, letter
+from tests.support.score_blocks import ROWS, block, blocks, letter, written
 
 RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1", 0.05)
 LIVE = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
@@ -131,16 +131,8 @@ def stream(
 ) -> dict[str, int]:
     """A live job that is over at once; gives its counters."""
     prepare(out, "churn-live")
-    p = beam.Pipeline("FnApiRunner")
-    inputs = (
-        p | "Scores" >> beam.Create(scores, reshuffle=False),
-        p | "Dead" >> beam.Create(dead, reshuffle=False),
-        p | "Ledgers" >> beam.Create(ledgers, reshuffle=False),
-    )
-    inputs | "Append" >> AppendRun(replace(LIVE, attempt=attempt), out, letters, clock=partial(int, at))
-    result = p.run()
-    result.wait_until_finish()
-    return {c.key.metric.name: c.committed for c in result.metrics().query()["counters"]}
+    append = AppendRun(replace(LIVE, attempt=attempt), out, letters, clock=partial(int, at))
+    return written(append, scores, dead, ledgers)
 
 
 def files(out: Path) -> dict[str, int]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from pipelines.errors import UserError
 from pipelines.google.permissions import Grants
@@ -22,6 +22,7 @@ from pipelines.task.spec import Task
 
 if TYPE_CHECKING:
     import apache_beam as beam
+    import pyarrow as pa
 
     from pipelines.runners.base import Runner
     from pipelines.storage.folder.query import Format
@@ -131,6 +132,29 @@ class Output(ABC):
     @abstractmethod
     def letters(self) -> Iterator[Letter]:
         """All dead letters."""
+
+    @abstractmethod
+    def view(self, name: str) -> str:
+        """What SQL calls a view (`current`, ...), `dead_letters` or `ledger`."""
+
+    @abstractmethod
+    def arrow(self, sql: str) -> pa.Table:
+        """What a statement over the views gives, whole. Raises UserError where statements go elsewhere."""
+
+    @abstractmethod
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        """What a statement over the views gives; nothing where no rows were ever written."""
+
+    @abstractmethod
+    def adopt(self, other: Self, where: str, run_id: str, attempt: str) -> bool:
+        """Takes the scores of a run from another place of the kind, all at once; whether they were not there yet.
+
+        Args:
+          where: the condition on them.
+
+        Raises:
+          FileExistsError: there are others, which stay.
+        """
 
     @abstractmethod
     def ask(self, view: str, rest: str) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.errors import UserError
-from pipelines.google.bigquery import answers, execute, explained
+from pipelines.google.bigquery import answers, client, execute, explained
 from pipelines.google.permissions import Grants, output_grants
 from pipelines.google.tables import Table, WriteMethod, parse_table
 from pipelines.jobs.outputs.base import Letter, Options, Output, Result
@@ -88,12 +88,45 @@ class TableOutput(Output):
             rows = execute(self.table.project, f"SELECT {', '.join(Letter._fields)} FROM `{name}`").result()
         return (Letter(*row) for row in rows)
 
-    def ask(self, view: str, rest: str) -> str:
-        return f"bq query --nouse_legacy_sql 'SELECT * FROM `{self.table.view(view)}` {rest}'"
+    def view(self, name: str) -> str:
+        return f"`{self.table.view(name)}`"
 
-    def query(self, sql: str, format: Format, limit: int) -> None:
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        with explained(str(self)):
+            return [dict(row) for row in execute(self.table.project, sql).result()]
+
+    def adopt(self, other: TableOutput, where: str, run_id: str, attempt: str) -> bool:
+        scores = other.view("current")
+        added = self._insert(self.table.scores, f"FROM {scores} WHERE {where}", where)
+        columns = ", ".join(c for c in self._columns(self.table.scores) if c not in ("`run_id`", "`scored_at`"))
+        ours, theirs = (f"SELECT {columns} FROM {name} WHERE {where}" for name in (scores, self.view("current")))
+        if self.rows(f"({ours} EXCEPT DISTINCT {theirs}) UNION ALL ({theirs} EXCEPT DISTINCT {ours}) LIMIT 1"):
+            raise FileExistsError
+        this = f"run_id = '{run_id}'"
+        self._insert(self.table.ledger, f"FROM `{other.table.ledger}` WHERE {this} AND attempt = '{attempt}'", this)
+        return added > 0
+
+    def _insert(self, name: str, source: str, there: str) -> int:
+        """Adds rows in one step if there are none yet of those that the condition names. Returns how many."""
+        columns = ", ".join(self._columns(name))
+        absent = f"NOT EXISTS (SELECT 1 FROM `{name}` WHERE {there})"
+        sql = f"INSERT INTO `{name}` ({columns}) SELECT {columns} {source} AND {absent}"
+        with explained(name):
+            return int(execute(self.table.project, sql).num_dml_affected_rows or 0)
+
+    def _columns(self, name: str) -> list[str]:
+        with explained(name):
+            return [f"`{field.name}`" for field in client(self.table.project).get_table(name).schema]
+
+    def ask(self, view: str, rest: str) -> str:
+        return f"bq query --nouse_legacy_sql 'SELECT * FROM {self.view(view)} {rest}'"
+
+    def arrow(self, sql: str) -> NoReturn:
         how = f"ask BigQuery itself: {self.ask('current', 'LIMIT 10')}"
         raise UserError(f"{self}: `foretide query` reads folders of this machine; {how}")
+
+    def query(self, sql: str, format: Format, limit: int) -> None:
+        self.arrow(sql)
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError
 from pipelines.jobs.outputs.base import Letter, Options, Output, Result
 from pipelines.ledger.counts import Ledger
 from pipelines.storage.folder import live as livestore
-from pipelines.storage.folder.runs import LEDGER, begin, read_outcome
+from pipelines.storage.folder.runs import LEDGER, adopt, begin, current, read_outcome
 from pipelines.storage.rows import Run, read_ledger
 from pipelines.system.files import writable
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipelines.storage.folder.query import Format
     from pipelines.transforms.write_folder import AppendRun, WriteRun
 
@@ -65,9 +67,30 @@ class FolderOutput(Output):
         rows = select(self.place, f"SELECT {', '.join(Letter._fields)} FROM dead_letters").rows
         return (Letter(*row) for row in rows)  # type: ignore[arg-type]
 
+    def view(self, name: str) -> str:
+        return name if name in ("dead_letters", "ledger") else "scores" if name == "current" else f"scores_{name}"
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        from pipelines.storage.folder.query import select
+
+        if not Path(self.place, "current").is_dir():
+            return []
+        result = select(self.place, sql)
+        return [dict(zip(result.names, row, strict=True)) for row in result.rows]
+
+    def adopt(self, other: FolderOutput, where: str, run_id: str, attempt: str) -> bool:
+        there = [row["run_id"] for row in self.rows(f"SELECT DISTINCT run_id FROM scores WHERE {where}")]
+        if there not in ([], [run_id]):
+            raise FileExistsError
+        return adopt(self.place, current(Path(other.place).resolve())[run_id])
+
     def ask(self, view: str, rest: str) -> str:
-        name = view if view == "dead_letters" else "scores" if view == "current" else f"scores_{view}"
-        return f'foretide query --output {shlex.quote(self.place)} "SELECT * FROM {name} {rest}"'
+        return f'foretide query --output {shlex.quote(self.place)} "SELECT * FROM {self.view(view)} {rest}"'
+
+    def arrow(self, sql: str) -> pa.Table:
+        from pipelines.storage.folder.query import table
+
+        return table(self.place, sql)
 
     def query(self, sql: str, format: Format, limit: int) -> None:
         from pipelines.storage.folder.query import query

@@ -21,6 +21,7 @@ from typing import Literal, TextIO, TypeVar
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from pipelines.errors import UserError
 from pipelines.storage.folder.views import TRIES, VIEWS, connected, snapshot
@@ -78,10 +79,19 @@ def connect(out: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
 
 def select(out: str | os.PathLike[str], sql: str) -> Result:
     """The result of a statement over the views. Raises UserError, with the views and columns, if it fails."""
+    return _answer(out, sql, _execute)
+
+
+def table(out: str | os.PathLike[str], sql: str) -> pa.Table:
+    """The same, whole and as Arrow has it."""
+    return _answer(out, sql, _whole)
+
+
+def _answer(out: str | os.PathLike[str], sql: str, fetch: Callable[[duckdb.DuckDBPyConnection, str], T]) -> T:
     if any("\ud800" <= c <= "\udfff" for c in sql):
         raise UserError("the statement is not text in UTF-8")
     try:
-        return _on_current(out, lambda con: _execute(con, sql))
+        return _on_current(out, lambda con: fetch(con, sql))
     except (duckdb.Error, OverflowError, ValueError) as e:
         raise UserError(_explain(e, connect(out))) from e
 
@@ -147,6 +157,13 @@ def _execute(con: duckdb.DuckDBPyConnection, sql: str) -> Result:
     first = done.fetchmany(FETCH)  # so that files that are gone show here
     rest = chain.from_iterable(iter(lambda: done.fetchmany(FETCH), []))
     return Result(names, types, chain(first, rest))
+
+
+def _whole(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
+    done = con.sql(sql)
+    if done is None:
+        raise duckdb.InvalidInputException("there is no statement that gives rows")
+    return done.to_arrow_table()
 
 
 def _explain(error: Exception, con: duckdb.DuckDBPyConnection) -> str:

@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -143,6 +144,26 @@ def publish(run: Attempt, status: Status, parts: Collection[str]) -> Outcome:
         return outcome
 
 
+def adopt(out: str | os.PathLike[str], generation: Path) -> bool:
+    """Publishes a copy of another folder's generation here, in one step; whether its run was not here yet.
+
+    Raises:
+      FileExistsError: the run is here with other scores, which stay.
+    """
+    with begin(out, *generation.name.split(".")) as run:
+        old = current(run.out).get(run.run_id)
+        if old is not None:
+            if not _equal_files(old / "scores", generation / "scores"):
+                raise FileExistsError(old)
+            return False
+        files = [str(f.relative_to(generation)) for f in sorted(generation.rglob("*.parquet"))]
+        for name in files:
+            with open(generation / name, "rb") as source:
+                write_file(run.data / name, partial(shutil.copyfileobj, source))
+        publish(run, "published", files)
+    return True
+
+
 def read_outcome(run: Attempt) -> Outcome | None:
     """What `publish` did, inside the `begin` block; None if it has not been called."""
     try:
@@ -225,13 +246,12 @@ def _same(old: Path, new: Path) -> bool:
     """Whether two generations hold the same bytes, and ledgers that differ in nothing but times."""
     if not (old / LEDGER).is_file() or not _ledgers_equal(old / LEDGER, new / LEDGER):
         return False
-    for kind in KINDS:
-        names = sorted(os.listdir(old / kind))
-        if names != sorted(os.listdir(new / kind)):
-            return False
-        if not all(filecmp.cmp(old / kind / n, new / kind / n, shallow=False) for n in names):
-            return False
-    return True
+    return all(_equal_files(old / kind, new / kind) for kind in KINDS)
+
+
+def _equal_files(old: Path, new: Path) -> bool:
+    names = sorted(os.listdir(old))
+    return names == sorted(os.listdir(new)) and not any(filecmp.cmpfiles(old, new, names, shallow=False)[1:])
 
 
 def _ledgers_equal(a: Path, b: Path) -> bool:

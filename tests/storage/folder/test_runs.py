@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from pipelines.storage.folder.runs import (
     publish,
     read_outcome,
 )
+from tests.support.forking_process import ForkingProcess
 from tests.support.publishing_process import LETTERS, PARTS, RUN, SCORES, VALUES, publish_copy, write_values
 
 
@@ -148,38 +147,16 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         pass
 
 
-class Publisher:
-    """The forking process of `tests.support.publishing_process`."""
-
-    def __init__(self, out: Path, templates: Path) -> None:
-        for value in range(VALUES):
-            write_values(templates / str(value), value)
-        command = [sys.executable, "-m", "tests.support.publishing_process", str(out), str(templates)]
-        root = Path(__file__).parents[3]
-        self.process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(self, line: str) -> int:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(line, file=self.process.stdin, flush=True)
-        return int(self.process.stdout.readline())
-
-    def kill(self, pid: int) -> None:
-        os.kill(pid, signal.SIGKILL)
-        assert self.ask(f"wait {pid}") == -signal.SIGKILL
-
-    def close(self) -> None:
-        self.process.communicate()
-
-
 @pytest.fixture
 def templates(tmp_path: Path) -> Path:
     return tmp_path / "templates"
 
 
 @pytest.fixture
-def publisher(tmp_path: Path, templates: Path) -> Iterator[Publisher]:
-    process = Publisher(tmp_path / "out", templates)
+def publisher(tmp_path: Path, templates: Path) -> Iterator[ForkingProcess]:
+    for value in range(VALUES):
+        write_values(templates / str(value), value)
+    process = ForkingProcess("tests.support.publishing_process", tmp_path / "out", templates)
     yield process
     process.close()
 
@@ -202,7 +179,7 @@ def assert_tidy_after_the_next(out: Path, templates: Path) -> None:
     assert current(out)[RUN].name in generations(out)
 
 
-def test_a_kill_before_any_file_operation(tmp_path: Path, publisher: Publisher, templates: Path) -> None:
+def test_a_kill_before_any_file_operation(tmp_path: Path, publisher: ForkingProcess, templates: Path) -> None:
     out = tmp_path / "out"
     publish_copy(out, templates / "0")
     for step in range(1, 1000):
@@ -215,7 +192,7 @@ def test_a_kill_before_any_file_operation(tmp_path: Path, publisher: Publisher, 
     assert_tidy_after_the_next(out, templates)
 
 
-def test_random_kills_under_a_reader(tmp_path: Path, publisher: Publisher, templates: Path) -> None:
+def test_random_kills_under_a_reader(tmp_path: Path, publisher: ForkingProcess, templates: Path) -> None:
     """Two processes publish the same run over and over and are killed; each query sees one generation, whole."""
     out, chance, stop = tmp_path / "out", random.Random(3), threading.Event()
     publish_copy(out, templates / "0")
