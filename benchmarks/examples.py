@@ -16,11 +16,12 @@ import pyarrow as pa
 from benchmarks import workload as w
 from benchmarks.measure import Tensor
 from pipelines.events.sequences import SequenceBatch
-from pipelines.jobs.config import Execution, Input, TrainConfig
+from pipelines.jobs.config import Input, TrainConfig
 from pipelines.jobs.examples import record_batch
 from pipelines.ledger.counts import Ledger
 from pipelines.models.example_files import Examples, load_examples
 from pipelines.models.example_store import PREFIX, Layer, Stored, feature_id, read_layer, uses, write_layer
+from pipelines.runners.execution import Execution
 from pipelines.system.files import replacing
 from pipelines.task.file import load_task
 from pipelines.task.spec import Task
@@ -40,8 +41,8 @@ def training(models: Path, **model: object) -> TrainConfig:
     task = task.model_copy(update={"model": task.model.with_values(model)})
     local = Execution(workers=1, shards=None, beam_args=(), debug=True)
     return TrainConfig(
-        task,
-        Input((), None, 0.0),
+        task=task,
+        input=Input((), None),
         test=(w.END,),
         train_as_ofs=6,
         train_every=7 * w.DAY,
@@ -51,6 +52,7 @@ def training(models: Path, **model: object) -> TrainConfig:
         resume=False,
         promote=False,
         execution=local,
+        max_bad_share=0.0,
     )
 
 

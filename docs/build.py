@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli import _parser as parser
+from pipelines.cli import parser
 from pipelines.task.file import schema
 
 DOCS = Path(__file__).parent

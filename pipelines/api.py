@@ -18,13 +18,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.cli import _steps
+from pipelines.commands.train import steps
 from pipelines.errors import Exit, UserError
-from pipelines.jobs.config import Execution, Input, ScoreConfig, TrainConfig, parse_as_ofs
+from pipelines.jobs.config import Input, ScoreConfig, TrainConfig, parse_as_ofs
 from pipelines.jobs.outputs.kinds import output as output_of
 from pipelines.models import registry
 from pipelines.models.engines.base import DeviceName, EngineName
 from pipelines.models.saved.manifest import load_manifest
+from pipelines.runners.execution import Execution
 from pipelines.storage.rows import score_schema
 from pipelines.task.spec import Task
 
@@ -65,16 +66,17 @@ def train(
     """
     config = TrainConfig(
         task=task,
-        input=_input(inputs, format, max_bad_share),
-        test=parse_as_ofs(task, str(test_as_of), "test_as_of", _steps(task, "test_every", test_every)),
+        input=_input(inputs, format),
+        test=parse_as_ofs(task, str(test_as_of), "test_as_of", steps(task, "test_every", test_every)),
         train_as_ofs=train_as_ofs,
-        train_every=_steps(task, "train_every", train_every) or max(task.score.every, task.horizon),
+        train_every=steps(task, "train_every", train_every) or max(task.score.every, task.horizon),
         validation_as_ofs=validation_as_ofs,
         models=os.fspath(models),
         examples=os.fspath(examples),
         resume=False,
         promote=promote,
         execution=_execution(workers),
+        max_bad_share=max_bad_share,
     )
     with _told(show):
         from pipelines.jobs.train import trained
@@ -149,7 +151,7 @@ def scoring(
     """What `foretide score` would be asked."""
     return ScoreConfig(
         task=task,
-        input=_input(inputs, format, max_bad_share),
+        input=_input(inputs, format),
         as_ofs=parse_as_ofs(task, str(as_of), "as_of"),
         model=os.fspath(model),
         engine=engine,
@@ -157,14 +159,15 @@ def scoring(
         batch_size=batch_size,
         output=os.fspath(output),
         execution=_execution(workers),
+        max_bad_share=max_bad_share,
     )
 
 
-def _input(inputs: Inputs, format: str | None, max_bad_share: float) -> Input:
+def _input(inputs: Inputs, format: str | None) -> Input:
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     if not paths or not all(map(os.fspath, paths)):
         raise UserError("inputs: name files, folders or tables")
-    return Input.located([os.fspath(path) for path in paths], format, max_bad_share)
+    return Input.located([os.fspath(path) for path in paths], format)
 
 
 def _execution(workers: int) -> Execution:

@@ -69,7 +69,7 @@ def pubsub(pytestconfig: pytest.Config) -> Iterator[Emulator]:
 @pytest.fixture(scope="session")
 def prism(pytestconfig: pytest.Config) -> Iterator[str]:
     """The job endpoint of a Prism that many tests share."""
-    from pipelines.runners.execution import connections_end
+    from pipelines.runners.endings import connections_end
     from tests.support import services
 
     place = shared(pytestconfig, "prism")

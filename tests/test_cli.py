@@ -14,7 +14,8 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.errors import Exit, UserError
-from pipelines.jobs.config import ExamplesConfig, Execution, Input, ScoreConfig, TrainConfig
+from pipelines.jobs.config import ExamplesConfig, Input, ScoreConfig, TrainConfig
+from pipelines.runners.execution import Execution
 from pipelines.task.fields import UNITS, parse_time
 from pipelines.task.file import load_task
 from tests.support.small_shop import TASK
@@ -59,9 +60,20 @@ def test_score_without_options(monkeypatch: pytest.MonkeyPatch, task: Path) -> N
     configs = caught(monkeypatch, "pipelines.jobs.score.score", ScoreConfig)
     assert main(arguments("score", task)) == 0
     as_ofs = (parse_time("2024-03-01"),)
-    files, here = Input(("/data/a",), None, 0.05), Execution(1, None, (), False)
+    files, here = Input(("/data/a",), None), Execution(1, None, (), False)
     assert configs == [
-        ScoreConfig(load_task(str(task)), files, as_ofs, "m", "tensorflow", "auto", 256, "out", here),
+        ScoreConfig(
+            task=load_task(str(task)),
+            input=files,
+            as_ofs=as_ofs,
+            model="m",
+            engine="tensorflow",
+            device="auto",
+            batch_size=256,
+            output="out",
+            execution=here,
+            max_bad_share=0.05,
+        ),
     ]
 
 
@@ -73,7 +85,8 @@ def test_every_flag_of_score_reaches_its_field(monkeypatch: pytest.MonkeyPatch, 
     command += ["--max-bad-share", "0.5", "--format", "csv", "--runner=DirectRunner", "--job_name", "x", "--debug"]
     assert main(command) == 0
     [config] = configs
-    assert config.input == Input((str(task.parent / "a"), "gs://bucket/b*"), "csv", 0.5)
+    assert config.input == Input((str(task.parent / "a"), "gs://bucket/b*"), "csv")
+    assert config.max_bad_share == 0.5
     assert config.as_ofs == (parse_time("2024-03-01"), parse_time("2024-03-08"))
     assert (config.engine, config.device, config.batch_size) == ("openvino", "cpu", 32)
     assert config.execution == Execution(2, 5, ("--runner=DirectRunner", "--job_name", "x"), True)
@@ -82,8 +95,13 @@ def test_every_flag_of_score_reaches_its_field(monkeypatch: pytest.MonkeyPatch, 
 def test_examples(monkeypatch: pytest.MonkeyPatch, task: Path) -> None:
     configs = caught(monkeypatch, "pipelines.jobs.examples.write_examples", ExamplesConfig)
     assert main(arguments("examples", task, workers="3", max_bad_share="0")) == 0
-    files, where = Input(("/data/a",), None, 0.0), Execution(3, None, (), False)
-    assert configs == [ExamplesConfig(load_task(str(task)), files, (parse_time("2024-03-01"),), "out", where)]
+    files, where = Input(("/data/a",), None), Execution(3, None, (), False)
+    as_ofs = (parse_time("2024-03-01"),)
+    assert configs == [
+        ExamplesConfig(
+            task=load_task(str(task)), input=files, as_ofs=as_ofs, output="out", execution=where, max_bad_share=0.0
+        )
+    ]
 
 
 @pytest.mark.parametrize(("asked", "every"), [(None, 14 * DAY), ("7d", 7 * DAY), ("1w", 7 * DAY), ("30d", 30 * DAY)])
@@ -308,7 +326,8 @@ def test_a_reader_who_leaves_ends_a_query_well_and_a_training_badly(command: str
     """In a process of its own: the handler closes standard output."""
     script = (
         "import pipelines.cli as c, sys\n"
-        f"c._{command} = lambda args, rest: [print('x' * 70) for _ in range(5)] and 0\n"
+        "def printing(args, rest): return [print('x' * 70) for _ in range(5)] and 0\n"
+        "for command in c.COMMANDS: vars(command).update(run=printing)\n"
         f"sys.exit(c.main({[command, '--output=o', *(['S'] if command == 'query' else ['--task=t', '--input=i'])]}"
         f" + {[] if command == 'query' else ['--test-as-of=2024-01-01']}))"
     )

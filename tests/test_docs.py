@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from docs.build import DOCS, LINK, ROOT, build, pages
-from pipelines.cli import _parser as parser
-from pipelines.runners.execution import check_beam_args
+from pipelines.cli import parser
+from pipelines.runners.options import check_beam_args
 from pipelines.task.file import load_task
 
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]

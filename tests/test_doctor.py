@@ -937,7 +937,8 @@ def test_a_broken_task_does_not_hide_what_needs_no_task(kit: Kit) -> None:
 
 def test_permissions_on_services_that_are_not_emulated_are_asked(kit: Kit) -> None:
     """Of Pub/Sub and BigQuery themselves, which no emulator stands for."""
-    from pipelines.cli import _launch, _parser
+    from pipelines.cli import parser
+    from pipelines.commands.doctor import launch as read
     from pipelines.doctor.google import Google as Services
     from pipelines.doctor.google import permissions
 
@@ -948,8 +949,8 @@ def test_permissions_on_services_that_are_not_emulated_are_asked(kit: Kit) -> No
     flags = {"task": kit.world.task, "model": kit.world.model, "output": "bq://shop-data.scores.churn"}
     flags |= {"subscription": "projects/shop-data/subscriptions/orders"}
     flags |= {"dead_letters": "projects/shop-data/topics/letters"}
-    args, rest = _parser().parse_known_args(["doctor", "stream", *_flags(flags)])
-    launch = _launch(args, tuple(rest))
+    args, rest = parser().parse_known_args(["doctor", "stream", *_flags(flags)])
+    launch = read(args, tuple(rest))
     assert isinstance(launch, Launch)
     facts = Facts(launch, dry_run=True, launching=False)
     found = {f.subject: f for f in permissions(Services(), facts)}

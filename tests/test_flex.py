@@ -13,11 +13,12 @@ from google.cloud.dataflow_v1beta3.types import ParameterType, TemplateMetadata
 
 from pipelines import cli
 from pipelines.errors import Exit
-from pipelines.flex import COMMANDS, FIELDS, OMITTED, Template, actions, main, metadata, metadata_text
-from pipelines.jobs.config import Execution, Input, ScoreConfig, StreamConfig
+from pipelines.flex import COMMANDS, Template, flags, forms, main, metadata, metadata_text
+from pipelines.jobs.config import Input, ScoreConfig, StreamConfig
 from pipelines.jobs.score import score
 from pipelines.jobs.stream import stream
 from pipelines.models import registry
+from pipelines.runners.execution import Execution
 from pipelines.task.fields import parse_time
 from pipelines.task.file import load_task
 from tests.support import docker_images, small_shop
@@ -102,23 +103,22 @@ def test_dataflow_knows_every_key(template: Template) -> None:
 
 
 def test_every_option_is_a_parameter_or_left_out_for_a_reason() -> None:
-    options = {name for template in TEMPLATES for name in actions(template)}
-    assert options == {*FIELDS, *OMITTED}
-    assert not {*FIELDS} & {*OMITTED}
     for template in TEMPLATES:
+        assert all(flag.form for flag in flags(template).values())
         shown = [p["name"] for p in metadata(template)["parameters"]]
-        assert sorted(shown) == sorted(actions(template).keys() - OMITTED.keys())
+        assert sorted(shown) == sorted(forms(template))
+        assert "archive" not in shown
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_what_the_form_shows(template: Template) -> None:
     shown = {p["name"]: p for p in metadata(template)["parameters"]}
     for name, entry in shown.items():
-        action = actions(template)[name]
-        assert entry["isOptional"] == (not action.required)
+        flag = flags(template)[name]
+        assert entry["isOptional"] == (not flag.required)
         assert entry["label"]
         assert entry["groupName"]
-        assert entry["helpText"].startswith(f"{action.option_strings[-1]}: ")
+        assert entry["helpText"].startswith(f"{flag.name}: ")
         assert "None" not in entry["helpText"]
         if "parentName" in entry:
             values = [o["value"] for o in shown[entry["parentName"]]["enumOptions"]]
@@ -182,8 +182,8 @@ def test_pattern_and_program_take_and_refuse_the_same(
         name = entry["name"]
         right, wrong = METHODS[template] if name == "bigquery_method" else VALUES[name]
         with_it = {"payload": "avro"} if name == "avro_schema" else {}
-        if FIELDS[name].example:
-            assert matches(entry, FIELDS[name].example)
+        if forms(template)[name].example:
+            assert matches(entry, forms(template)[name].example)
         for value in right:
             assert matches(entry, value), (name, value)
             assert run(parameters(template, task, **with_it, **{name: value})) == Exit.OK, (name, value)
@@ -267,7 +267,7 @@ def test_every_parameter_is_its_option(configs: Configs, task: Path, template: T
     assert launched.keys() == {p["name"] for p in metadata(template)["parameters"]}
     assert run(launched) == Exit.OK
     same = ["--task", str(task), "--model", "gs://my-bucket/models/m", "--output", "bq://p.d.scores"]
-    assert cli.main([COMMANDS[template], *same, *options, *DATAFLOW]) == Exit.OK
+    assert cli.main([COMMANDS[template].name, *same, *options, *DATAFLOW]) == Exit.OK
     assert configs[0] == configs[1]
 
 
@@ -297,7 +297,7 @@ def test_types_of_a_backfill(configs: Configs, task: Path) -> None:
     assert isinstance(config, ScoreConfig)
     assert config == ScoreConfig(
         task=load_task(task),
-        input=Input(("gs://my-bucket/events/*",), None, 0.5),
+        input=Input(("gs://my-bucket/events/*",), None),
         as_ofs=(parse_time("2024-03-01"),),
         model="gs://my-bucket/models/m",
         engine="tensorflow",
@@ -305,6 +305,7 @@ def test_types_of_a_backfill(configs: Configs, task: Path) -> None:
         batch_size=32,
         output="bq://p.d.scores",
         execution=Execution(1, 5, DATAFLOW, False),
+        max_bad_share=0.5,
     )
 
 

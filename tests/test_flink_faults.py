@@ -28,7 +28,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from pipelines.errors import Exit
-from pipelines.runners import flink
+from pipelines.runners import flink_job
 from pipelines.sandbox.flink_cluster import FlinkCluster
 from pipelines.storage.folder.live import live_runs, read_live_ledger, stop_file
 from pipelines.storage.folder.query import select
@@ -262,7 +262,7 @@ class Rehearsal:
         return float(done["trigger_timestamp"]) / 1000 if done else 0.0
 
     def _ask(self, what: str) -> dict[str, Any]:
-        return flink.ask(f"http://{self.cluster.master}{what}")
+        return flink_job.ask(f"http://{self.cluster.master}{what}")
 
     def _wait_for_a_write(self) -> None:
         end = time.monotonic() + 4 * EVERY

@@ -22,10 +22,10 @@ from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
 from pipelines import cli
 from pipelines.commands.option_files import expanded
-from pipelines.google.subscription import check_runner
-from pipelines.runners import flink
-from pipelines.runners.execution import check_beam_args
+from pipelines.runners import flink, flink_job
+from pipelines.runners.options import check_beam_args
 from pipelines.sandbox.flink_cluster import FlinkCluster, Ports, java
+from tests.support.asked_runners import asked
 from tests.support.command_line import foretide
 from tests.support.live_world import AS_OFS, World
 from tests.support.services import Emulator
@@ -169,11 +169,11 @@ def test_the_command_and_beam_take_the_options(profile: str, monkeypatch: pytest
     launch = deployment(profile)[1]["spec"]["template"]["spec"]["containers"][0]["args"]
     assert launch[:2] == ["foretide", COMMANDS[profile]]
     monkeypatch.chdir(ROOT)
-    args, rest = cli._parser().parse_known_args(expanded(launch[1:]))
+    args, rest = cli.parser().parse_known_args(expanded(launch[1:]))
     assert set(options(profile)) - {"--shards=64"} <= set(rest)
     check_beam_args(rest)
     if profile == "stream":
-        check_runner("FlinkRunner", rest)
+        asked(*rest, live=True).check_live()
     assert args.output == "bq://my-project.churn.scores"
 
 
@@ -323,11 +323,11 @@ def test_a_cluster_of_the_profile_runs_its_options(
     work = ["--task", str(world.task), "--input", str(world.events), "--as-of", AS_OFS, "--model", str(world.model)]
     profile = ["--options=templates/flink/batch/options", "--parallelism=2"]
     assert "386 of 386 sequences" in foretide("score", *profile, *where, *work, "--output", str(tmp_path / "out"))
-    (manager,) = flink.ask(f"http://{cluster.master}/taskmanagers")["taskmanagers"]
+    (manager,) = flink_job.ask(f"http://{cluster.master}/taskmanagers")["taskmanagers"]
     managed = int(worked_out("batch", "TM")["taskmanager.memory.managed.size"][:-1])
     assert manager["totalResource"]["managedMemory"] == managed >> 20
-    (job,) = flink.ask(f"http://{cluster.master}/jobs")["jobs"]
-    facts = flink.ask(f"http://{cluster.master}/jobs/{job['id']}/config")["execution-config"]
+    (job,) = flink_job.ask(f"http://{cluster.master}/jobs")["jobs"]
+    facts = flink_job.ask(f"http://{cluster.master}/jobs/{job['id']}/config")["execution-config"]
     assert facts["job-parallelism"] == 2
     assert facts["restart-strategy"] == "Cluster level default restart strategy"
 

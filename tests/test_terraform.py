@@ -238,7 +238,7 @@ def test_alerts_watch_metrics_that_there_are() -> None:
 
 def test_alerts_say_what_to_do_in_words_that_mean_something() -> None:
     alerts = main()["local"]["alerts"]
-    commands = set(re.findall(r"^ {4}(\w+)\b", cli._parser().format_help(), re.MULTILINE))
+    commands = set(re.findall(r"^ {4}(\w+)\b", cli.parser().format_help(), re.MULTILINE))
     assert "replay" in commands
     for alert in alerts.values():
         assert alert["severity"] in ("CRITICAL", "ERROR", "WARNING")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from pipelines.doctor import events, google, model, runner, subscription, versions
+from pipelines.doctor import events, google, model, subscription, versions
 from pipelines.doctor.findings import CODES, as_json, healthy, text
 from pipelines.errors import Exit, Finding, UserError
 from pipelines.jobs.checks import before
@@ -30,15 +30,14 @@ def checks(services: google.Google) -> tuple[Check, ...]:
         *before.CHECKS,
         Check("input-rows", events.rows, data),
         *(Check(code, partial(events.of_input, judge), data) for code, judge in events.JUDGES),
-        Check("model-loads", model.engine, ("model",)),
-        Check("messages", partial(subscription.messages, events.of_messages), ("live",)),
-        Check("runner-reachable", runner.here),
+        Check("model-loads", model.engine, ("scoring",)),
+        Check("messages", partial(subscription.messages, events.of_messages), ("stream",)),
         Check("worker-image", partial(versions.image, services)),
         Check("versions", versions.here),
         Check("credentials", partial(google.credentials, services)),
         Check("permissions", partial(google.permissions, services)),
-        Check("runner-reachable", partial(google.dataflow, services), ("on_dataflow",)),
-        Check("accelerators", partial(google.accelerators, services), ("on_dataflow",)),
+        Check("runner-reachable", partial(google.dataflow, services)),
+        Check("accelerators", partial(google.accelerators, services)),
     )
 
 
@@ -58,7 +57,7 @@ def _all(check: Check, facts: Facts) -> Iterator[Finding]:
     except UserError as error:
         yield from error.findings
     except Exception as problem:
-        if facts.launch.execution.debug:
+        if facts.launch.config.execution.debug:
             raise
         said = f"it could not be looked at: {type(problem).__name__}: {problem}"
         yield Finding(check.code, "error", check.code, said, "Report it, with the trace that --debug shows")

@@ -77,7 +77,7 @@ def of_messages(facts: Facts, messages: Messages) -> Iterator[Finding]:
         yield skipped(source, f"{source}: the {len(messages)} messages hold no event")
         return
     yield ok(source, f"{source}: {len(messages)} messages can be read")
-    events, sparse = sample.task.events, payload_format(launch.payload).is_sparse
+    events, sparse = sample.task.events, payload_format(facts.stream.payload).is_sparse
     needed = (events.entity, events.time.field) if sparse else tuple(sample.task.columns)
     columns = list(data.fields(source, found, sample.task, needed))
     yield from (replace(f, code="data-columns") for f in columns)
@@ -87,7 +87,7 @@ def of_messages(facts: Facts, messages: Messages) -> Iterator[Finding]:
     if sample.rows:
         share = sample.refused / sample.rows
         yield from (replace(f, code="time-unit") for f in data.unit([sample], source))
-        yield replace(data.verdict(sample, share, launch.max_bad_share), code="rows-refused")
+        yield replace(data.verdict(sample, share, launch.config.max_bad_share), code="rows-refused")
         yield from (replace(f, code=code) for code, judge in JUDGES for f in judge(launch, sample))
 
 
@@ -210,7 +210,7 @@ def covered(launch: Launch, sample: Sample) -> Iterator[Finding]:
         yield skipped(source, f"{source}: the unit of its times is wrong, or it has no event")
         return
     reach = f"{source} goes from {_shown(int(times.min()))} to {_shown(int(times.max()))}"
-    if isinstance(span, Since) and source == launch.subscription:
+    if isinstance(span, Since) and launch.stream is not None and source == launch.stream.subscription:
         if _usable(span, sample).any():
             yield ok(source, reach)
         else:

@@ -153,7 +153,7 @@ class Google:
 
 def credentials(google: Google, facts: Facts) -> Iterator[Finding]:
     """Whether there are any, where any of Google's services is to be used."""
-    if _grants(facts.launch) or facts.launch.on_dataflow:
+    if _grants(facts.launch) or facts.launch.runner.on_google:
         yield ok("credentials", f"of {google.account}")
 
 
@@ -198,20 +198,18 @@ def _judged(grants: Grants, answer: Answer, google: Google) -> Finding:
 def _grants(launch: Launch) -> list[Grants]:
     """All that is needed of services that are not emulated."""
     out = []
-    if launch.real_pubsub and launch.subscription is not None and launch.subscription.count("/") == 3:
-        name = launch.subscription
-        out.append(_pubsub(name, "subscriptions", "pubsub.subscriptions.consume", "pubsub.subscriptions.get"))
-        if launch.dead_letters and launch.dead_letters.count("/") == 3:
-            out.append(_pubsub(launch.dead_letters, "topics", "pubsub.topics.publish", "pubsub.topics.get"))
-    out += merged(
-        [
-            *(grants for table in launch.tables for grants in input_grants(table)),
-            *(() if isinstance(launch.place, UserError) else launch.place.grants()),
-        ]
-    )
+    job = launch.stream if launch.real_pubsub else None
+    if job is not None and job.subscription.count("/") == 3:
+        out.append(
+            _pubsub(job.subscription, "subscriptions", "pubsub.subscriptions.consume", "pubsub.subscriptions.get")
+        )
+        if job.dead_letters and job.dead_letters.count("/") == 3:
+            out.append(_pubsub(job.dead_letters, "topics", "pubsub.topics.publish", "pubsub.topics.get"))
+    tables = (grants for table in launch.tables for grants in input_grants(table))
+    out += merged([*tables, *(launch.place.grants() if launch.place else ())])
     out += [_bucket(b, p) for b, p in _buckets(launch).items()]
     cloud = launch.options.view_as(GoogleCloudOptions)
-    if launch.on_dataflow and cloud.project:
+    if launch.runner.on_google and cloud.project:
         out.append(on_project(cloud.project, "dataflow.jobs.create", "dataflow.jobs.get"))
         email = cloud.service_account_email
         if email:
@@ -236,10 +234,10 @@ def _buckets(launch: Launch) -> dict[str, tuple[str, ...]]:
     """Buckets, and what must be allowed in them."""
     read, write = ("storage.objects.get", "storage.objects.list"), ("storage.objects.create",)
     cloud = launch.options.view_as(GoogleCloudOptions)
-    temporary = [p for p in (cloud.temp_location, cloud.staging_location) if p] if launch.on_dataflow else []
+    temporary = [p for p in (cloud.temp_location, cloud.staging_location) if p] if launch.runner.on_google else []
     out: dict[str, tuple[str, ...]] = {}
     for place, wanted in [
-        *((p, read) for p in (*launch.files, launch.model or "")),
+        *((p, read) for p in (*launch.files, launch.job.model)),
         *((p, (*read, *write)) for p in temporary),
     ]:
         if place.startswith("gs://") and urlsplit(place).netloc:
@@ -255,6 +253,8 @@ def _bucket(bucket: str, wanted: Sequence[str]) -> Grants:
 
 def dataflow(google: Google, facts: Facts) -> Iterator[Finding]:
     """Whether Dataflow answers for the project and region of the launch."""
+    if not facts.launch.runner.on_google:
+        return
     cloud = facts.launch.options.view_as(GoogleCloudOptions)
     if not cloud.project or not cloud.region:
         yield skipped("Dataflow", "Dataflow is not asked: the launch names no project or region")
@@ -291,7 +291,7 @@ def accelerators(google: Google, facts: Facts) -> Iterator[Finding]:
     """Whether the region has the GPUs that workers are to have."""
     launch = facts.launch
     cloud = launch.options.view_as(GoogleCloudOptions)
-    wanted = _wanted(launch)
+    wanted = _wanted(launch) if launch.runner.on_google else None
     if wanted is None:
         return
     kind, each = wanted
@@ -336,11 +336,7 @@ def metric_of(kind: str) -> str:
 
 def _wanted(launch: Launch) -> tuple[str, int] | None:
     """(type, how many for a worker) of the GPUs that Dataflow is asked for."""
-    cloud = launch.options.view_as(GoogleCloudOptions)
-    options = [launch.execution.accelerator] if launch.execution.accelerator else []
-    options += [
-        o.partition("=")[2] for o in cloud.dataflow_service_options or () if o.startswith("worker_accelerator=")
-    ]
+    options = launch.runner.accelerators
     hints = launch.options.get_all_options().get("resource_hints") or ()
     options += [h.partition("=")[2] for h in hints if h.startswith("accelerator=")]
     for option in options:

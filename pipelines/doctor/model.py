@@ -21,17 +21,17 @@ def engine(facts: Facts) -> Iterator[Finding]:
     """Whether the engine is there, and can call the model."""
     if not facts.model_here:
         return
-    launch, folder = facts.launch, facts.model
-    library = LIBRARIES[launch.engine]
+    asked, folder = facts.scoring, facts.model
+    library = LIBRARIES[asked.engine]
     try:
         with silent_stderr():
             importlib.import_module(library)
     except ImportError:
         extra = "foretide" if library == "tensorflow" else f"foretide[{library}]"
         remedy = f"Run pip install '{extra}', or choose another --engine"
-        yield error("--engine", f"--engine {launch.engine} is not installed", remedy, code="engine")
+        yield error("--engine", f"--engine {asked.engine} is not installed", remedy, code="engine")
         return
-    loaded = load_engine(folder, launch.engine, launch.device if launch.here else "cpu")  # workers may have others
+    loaded = load_engine(folder, asked.engine, asked.device if asked.runner.local else "cpu")  # workers may have others
     try:
         wrong = _wrong(loaded, facts.manifest)
     except Exception as raised:  # a model may raise anything

@@ -23,7 +23,7 @@ def messages(judge: Callable[[Facts, Messages], Iterator[Finding]], facts: Facts
 
     A look counts as a delivery: of a subscription with a dead letter policy, as one of its attempts.
     """
-    name, attribute = facts.subscription.name, facts.launch.arrival_attribute
+    name, attribute = facts.subscription.name, facts.stream.arrival_attribute
     try:
         batch = _pull(client(), name, attribute)
     except Refused as problem:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import re
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import Exit, Finding, UserError
-from pipelines.google.leases import LONGEST, Refused
+from pipelines.google.leases import Refused
 from pipelines.system.processes import listens
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ TIMEOUT = 10.0  # s, of a request
 NAME = re.compile(r"projects/[a-z0-9][a-z0-9.:-]*/subscriptions/[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 LONG_DEADLINE = 60  # s
 RETENTION = 86_400  # s of messages that an operator needs to mend what is broken, at least
-SLOW_CHECKPOINT = LONGEST / 4  # s; an acknowledgement waits for up to three checkpoints
 FINAL = ("NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 METHODS = ("Pull", "Acknowledge", "ModifyAckDeadline")
 
@@ -237,51 +235,3 @@ def explained(name: str, error: Exception) -> UserError:
         remedy = "Run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
         return UserError(f"{name}: no valid credentials ({kind})", remedy=remedy, code="credentials")
     return UserError(f"{name} cannot be looked at: {kind}: {error}", Exit.FAILED, code="pubsub")
-
-
-LOSING = {
-    "FnApiRunner": "it ends at once without an element of an unbounded source",
-    "BundleBasedDirectRunner": "it acknowledges messages before they are processed",
-    "SwitchingDirectRunner": "it falls back to one that acknowledges messages before they are processed",
-    "DirectRunner": "it falls back to one that acknowledges messages before they are processed",
-}
-CHECKPOINTED = ("FlinkRunner", "PortableRunner")
-GOOD = ("PrismRunner", "DataflowRunner", *CHECKPOINTED)
-
-
-def check_runner(runner: str, beam_args: Sequence[str], arrival_attribute: str | None = None) -> None:
-    """Raises UserError for a runner, or options of it, with which a live job would lose messages, or never
-    acknowledge them, or judge them by the wrong clock."""
-    runner = runner.rsplit(".", 1)[-1]
-    if runner not in GOOD:
-        reason = LOSING.get(runner, "it is not known to acknowledge messages only after they are kept")
-        raise UserError(f"--runner={runner} cannot run a live job: {reason}", remedy=f"Use one of {', '.join(GOOD)}")
-    if runner == "DataflowRunner" and arrival_attribute is not None:
-        raise UserError(
-            "--arrival-attribute does not work on Dataflow: its own read, which is used there, takes whole numbers for "
-            "ms and does not tell how far a replay has come",
-            remedy="Replay with another runner",
-        )
-    if runner in CHECKPOINTED:
-        _check_checkpoints(runner, beam_args)
-
-
-def _check_checkpoints(runner: str, beam_args: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--checkpointing_interval", "--checkpointingInterval", type=int, default=-1)
-    try:
-        interval = parser.parse_known_args(list(beam_args))[0].checkpointing_interval
-    except (argparse.ArgumentError, SystemExit):
-        raise UserError("--checkpointing_interval takes a whole number of milliseconds") from None
-    if interval <= 0:
-        hint = "" if runner == "FlinkRunner" else ", which may be what is behind the job endpoint"
-        raise UserError(
-            f"--runner={runner} needs --checkpointing_interval=3000 (ms): without checkpoints Flink{hint} never says "
-            "that messages are kept, and none would be acknowledged"
-        )
-    if interval > SLOW_CHECKPOINT * 1_000:
-        raise UserError(
-            f"--checkpointing_interval={interval}: messages are kept leased for {LONGEST / 60:.0f} minutes, until a "
-            "checkpoint",
-            remedy=f"Take at most {SLOW_CHECKPOINT * 1_000:.0f}",
-        )

@@ -8,20 +8,26 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from pipelines.errors import UserError
 from pipelines.google.tables import WriteMethod, is_bigquery
-from pipelines.models.engines.base import DeviceName, EngineName
+from pipelines.jobs.outputs.kinds import output
+from pipelines.runners.execution import Execution, at_most
 from pipelines.task.fields import format_duration, format_time, parse_time
-from pipelines.task.spec import Task
+
+if TYPE_CHECKING:
+    from pipelines.jobs.outputs.base import Output
+    from pipelines.models.engines.base import DeviceName, EngineName
+    from pipelines.runners.base import Runner
+    from pipelines.task.spec import Task
 
 FIRST = parse_time("0001-01-02")
 LIVE_SHARDS = 16
 LATEST = "latest"
 AS_OFS = 1_000_000  # of a run, at most: all processes hold the list, and each is a pass over the events of every shard
-WORKERS = 1_024  # processes of this machine, at most: each has the engine and the model in memory
-SHARDS = 65_536  # at most: each block of events is divided into as many, and each is a key of the shuffle or the state
 PULLERS = 256  # at most: each is a thread with a connection of its own
 BATCH = 1 << 20  # rows of a call of the model, at most: it runs no faster long before
 WHY_AS_OFS = "each is a pass over all entities, and every process holds the list"
@@ -33,13 +39,12 @@ class Input:
 
     patterns: tuple[str, ...]
     format: str | None  # by the name of the file where None
-    max_bad_share: float
 
     @classmethod
-    def located(cls, paths: Sequence[str], format: str | None, max_bad_share: float) -> Input:
-        """The same with paths that mean the same in any folder."""
+    def located(cls, paths: Sequence[str], format: str | None) -> Input:
+        """With paths for processes in any folder."""
         patterns = tuple(os.path.abspath(path) if _is_local(path) else path for path in paths)
-        return cls(patterns, format, max_bad_share)
+        return cls(patterns, format)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -60,43 +65,63 @@ def _is_local(path: str) -> bool:
     return "://" not in path and not is_bigquery(path)
 
 
-@dataclass(frozen=True)
-class Execution:
-    """Where the pipeline runs."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What every job over events is asked."""
 
-    workers: int  # processes on this machine
-    shards: int | None  # by the size of the input where None
-    beam_args: tuple[str, ...]  # for Beam as they are, such as --runner=FlinkRunner
-    debug: bool
-    accelerator: str | None = None  # of workers on Dataflow, as it names them
-    inference_ram: str | None = None  # of its workers for inference, such as 16GB
+    execution: Execution
+    max_bad_share: float  # of the rows read: with more bad ones a run publishes nothing, a live job pulls no more
 
-    def check(self) -> None:
-        """Checks the numbers of workers and shards.
+    live: ClassVar[bool] = False
 
-        Raises:
-          UserError: more workers or shards than anybody means.
-        """
-        at_most("--workers", self.workers, WORKERS, "each is a process with the engine and the model in memory")
-        at_most("--shards", self.shards or 1, SHARDS, "every block of events is divided into as many")
+    @cached_property
+    def runner(self) -> Runner:
+        """Loads Beam, which takes seconds: after what may be wrong in the arguments."""
+        from pipelines.runners.kinds import resolve
+
+        return resolve(self.execution, self.live)
 
 
-@dataclass(frozen=True)
-class ScoreConfig:
-    task: Task
-    input: Input
-    as_ofs: tuple[int, ...]  # us, ascending
+@dataclass(frozen=True, kw_only=True)
+class ScoringFlags(Asked):
+    """What the flags of `foretide score` and `foretide stream` say by themselves, whatever the task."""
+
     model: str
     engine: EngineName
     device: DeviceName
     batch_size: int
     output: str
-    execution: Execution
     method: WriteMethod = "storage"
+
+    @property
+    def place(self) -> Output:
+        """Where scores go. Raises UserError for a name that is none."""
+        return output(self.output, self.method)
+
+    def check(self) -> None:
+        """Raises UserError for numbers that nobody means."""
+        at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreFlags(ScoringFlags):
+    input: Input
     replace_model: bool = False  # scores of another model of the same revision, in BigQuery
 
+    @property
+    def place(self) -> Output:
+        return output(self.output, self.method, self.replace_model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(ScoreFlags):
+    """A run over files."""
+
+    task: Task
+    as_ofs: tuple[int, ...]  # us, ascending
+
     def __post_init__(self) -> None:
-        at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
+        self.check()
 
     def run_id(self, model_version: str) -> str:
         """The name of the run, the same for the same question: a rerun replaces its own scores, whatever the machine or
@@ -106,38 +131,39 @@ class ScoreConfig:
         return f"{self.task.task}-{format_time(self.as_ofs[-1])[:10]}-{digest}"
 
 
-@dataclass(frozen=True)
-class StreamConfig:
-    """What `foretide stream` was asked to do."""
-
-    task: Task
+@dataclass(frozen=True, kw_only=True)
+class StreamFlags(ScoringFlags):
     subscription: str
     arrival_attribute: str | None  # of a message, when a replay says when it arrived; else the publish time is it
     payload: str  # one of `registry.PAYLOADS`
     avro_schema: str | None  # file
     bootstrap: Input | None  # history, read before the first score
-    first: int  # us, the first as-of that the job is responsible for
-    early: int  # us between two early scores; 0 for none
-    model: str
-    engine: EngineName
-    device: DeviceName
-    batch_size: int
-    output: str
     archive: str | None  # folder
     dead_letters: str | None  # topic; else they go to the output folder
-    max_bad_share: float
     pullers: int
-    execution: Execution
-    method: WriteMethod = "storage"
 
-    def __post_init__(self) -> None:
-        at_most("--batch-size", self.batch_size, BATCH, "a model runs no faster long before")
-        at_most("--pullers", self.pullers, PULLERS, "each is a thread with a connection of its own")
+    live: ClassVar[bool] = True
 
     @property
     def shards(self) -> int:
         """How many shards there are; they are frozen with the state."""
         return self.execution.shards or LIVE_SHARDS
+
+    def check(self) -> None:
+        super().check()
+        at_most("--pullers", self.pullers, PULLERS, "each is a thread with a connection of its own")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig(StreamFlags):
+    """A live job."""
+
+    task: Task
+    first: int  # us, the first as-of that the job is responsible for
+    early: int  # us between two early scores; 0 for none
+
+    def __post_init__(self) -> None:
+        self.check()
 
     @property
     def run_id(self) -> str:
@@ -152,17 +178,18 @@ class StreamConfig:
         return self.run_id.lower().replace("_", "-")
 
 
-@dataclass(frozen=True)
-class ExamplesConfig:
+@dataclass(frozen=True, kw_only=True)
+class ExamplesConfig(Asked):
+    """Labelled sequences to be made."""
+
     task: Task
     input: Input
-    as_ofs: tuple[int, ...]
-    output: str
-    execution: Execution
+    as_ofs: tuple[int, ...]  # us, ascending
+    output: str  # the store
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Asked):
     """Training on rolling as-ofs: the label's horizon lies between training, validation and test."""
 
     task: Task
@@ -173,9 +200,8 @@ class TrainConfig:
     validation_as_ofs: int
     models: str  # the registry
     examples: str  # the store of examples
-    resume: bool
-    promote: bool
-    execution: Execution
+    resume: bool = False
+    promote: bool = False
 
     def __post_init__(self) -> None:
         for flag, n in (("--train-as-ofs", self.train_as_ofs), ("--validation-as-ofs", self.validation_as_ofs)):
@@ -201,21 +227,18 @@ class TrainConfig:
 
     def example_config(self, *as_ofs: int) -> ExamplesConfig:
         """The examples of some as-ofs."""
-        return ExamplesConfig(self.task, self.input, tuple(sorted(set(as_ofs))), self.examples, self.execution)
+        return ExamplesConfig(
+            task=self.task,
+            input=self.input,
+            as_ofs=tuple(sorted(set(as_ofs))),
+            output=self.examples,
+            execution=self.execution,
+            max_bad_share=self.max_bad_share,
+        )
 
     def _before(self, time: int, n: int) -> tuple[int, ...]:
         last = floor(self.task, time - self.task.horizon)
         return tuple(sorted({floor(self.task, last - i * self.train_every) for i in range(n)}))
-
-
-def at_most(flag: str, value: int, most: int, why: str) -> None:
-    """Refuses a number that is too large.
-
-    Raises:
-      UserError: a number that nobody means, and that would take all memory before it failed.
-    """
-    if value > most:
-        raise UserError(f"{flag} {value}: at most {most:,}, for {why}")
 
 
 def floor(task: Task, time: int) -> int:

@@ -49,7 +49,7 @@ from pipelines.models.example_store import (
     uses,
     write_layer,
 )
-from pipelines.runners import dataflow, execution
+from pipelines.runners import bounded
 from pipelines.system.files import create_private, make_private, replacing
 from pipelines.system.progress import Progress, watch
 from pipelines.task.file import describe
@@ -149,7 +149,7 @@ def build(p: beam.Pipeline, config: ExamplesConfig, task: Task, gap: Rectangle, 
     span, progress = Span(gap.as_ofs, task.horizon), Progress(str(folder / "progress"))
     events = p | "Read" >> ReadEvents(task, span, source.pieces, source.shards, progress)
     read = events.blocks, events.ledger
-    built = read | "Sequences" >> Sequences(task, span, config.input.max_bad_share, progress)
+    built = read | "Sequences" >> Sequences(task, span, config.max_bad_share, progress)
     ledger = (
         (events.ledger, built.ledger)
         | "Ledgers" >> beam.Flatten()
@@ -169,7 +169,7 @@ def _add(config: ExamplesConfig, source: Source, folder: Path, gap: Rectangle) -
         progress = partial / "progress"
         make_private(progress)
         with watch(progress, {"reading": source.size, "scoring": source.shards}), source.unchanged():
-            execution.run(config.execution, lambda p: build(p, config, task, gap, source, partial))
+            bounded.run(config.execution, lambda p: build(p, config, task, gap, source, partial))
         shutil.rmtree(progress)
         _check(config, read_layer(partial).ledger)
         if _folder(config, source) != folder:
@@ -196,7 +196,7 @@ def _stored(
 
 def _find(config: ExamplesConfig, dry_run: bool = False) -> tuple[Source, list[str]]:
     """What is read, and warnings. Raises UserError where a check does not pass."""
-    if dataflow.is_dataflow(config.execution.beam_args):
+    if not config.runner.shares_folders:
         raise UserError(
             "examples are kept in a folder, which workers of Dataflow cannot write", remedy="Leave out --runner"
         )
@@ -206,7 +206,7 @@ def _find(config: ExamplesConfig, dry_run: bool = False) -> tuple[Source, list[s
 
 def _need(config: ExamplesConfig, source: Source) -> memory.Need:
     where = config.execution
-    here, events = execution.is_local(where), rows(source.pieces)
+    here, events = config.runner.local, rows(source.pieces)
     return memory.making(config.task, config.as_ofs, events, source.shards, where.workers, here)
 
 
@@ -228,10 +228,10 @@ def _file(path: str) -> InputFile:
 
 
 def _check(config: ExamplesConfig, ledger: Ledger) -> None:
-    if ledger.bad_share > config.input.max_bad_share:
+    if ledger.bad_share > config.max_bad_share:
         raise UserError(
             f"{100 * ledger.bad_share:.1f} % of the rows or files are bad, --max-bad-share is "
-            f"{100 * config.input.max_bad_share:.1f} %:\n" + "\n".join(ledger_lines(ledger)),
+            f"{100 * config.max_bad_share:.1f} %:\n" + "\n".join(ledger_lines(ledger)),
             Exit.REFUSED,
         )
     events = [d for d in ledger.differences if "events" in d]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -12,84 +11,98 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.errors import Finding, UserError
 from pipelines.events.decode import Since, Span
 from pipelines.google import subscription as pubsub
-from pipelines.google.tables import WriteMethod
-from pipelines.jobs.config import ExamplesConfig, Execution, Input, ScoreConfig, StreamConfig
+from pipelines.jobs.config import (
+    ExamplesConfig,
+    Input,
+    ScoreConfig,
+    ScoreFlags,
+    ScoringFlags,
+    StreamConfig,
+    StreamFlags,
+)
 from pipelines.jobs.outputs.base import Output
-from pipelines.jobs.outputs.kinds import output
-from pipelines.models.engines.base import ALIGNMENT, DeviceName, EngineName
-from pipelines.runners import execution, portable
-from pipelines.runners.dataflow import is_dataflow
+from pipelines.runners.base import Runner
+from pipelines.runners.execution import Job
 from pipelines.task.spec import Task
 
 
 @dataclass(frozen=True)
 class Launch:
-    """The arguments of a command; what is None could not be read, or was not given."""
+    """A config, or as much of it as can be read."""
 
-    command: Literal["score", "stream", "examples"]
-    execution: Execution
-    task: Task | None
-    span: Span | Since | None
-    input: Input | None  # of a live job: its history
-    max_bad_share: float
+    config: ScoreFlags | StreamFlags | ExamplesConfig  # without what needs a task where that cannot be read
+    task: Task | None  # None: its file cannot be read
     problems: tuple[Finding, ...] = ()  # of the arguments themselves
-    model: str | None = None
-    engine: EngineName = "tensorflow"
-    device: DeviceName = "auto"
-    batch_size: int = ALIGNMENT
-    output: str | None = None
-    method: WriteMethod = "storage"
-    replace_model: bool = False
-    archive: str | None = None
-    subscription: str | None = None
-    arrival_attribute: str | None = None
-    payload: str = "json"
-    avro_schema: str | None = None  # file
-    dead_letters: str | None = None  # topic
-    job_name: str | None = None  # of a live job
 
     @classmethod
     def of(cls, config: ScoreConfig | StreamConfig | ExamplesConfig) -> Launch:
         """What a config says."""
-        same = {name: getattr(config, name) for name in cls.__dataclass_fields__ if hasattr(config, name)}
-        if isinstance(config, StreamConfig):
-            return cls(**{**same, "command": "stream", "span": Since(config.first), "input": config.bootstrap})
-        share = {"max_bad_share": config.input.max_bad_share}
-        if isinstance(config, ScoreConfig):
-            return cls(**{**same, **share, "command": "score", "span": Span(config.as_ofs)})
-        span = Span(config.as_ofs, config.task.horizon)
-        return cls(**{**same, **share, "command": "examples", "span": span, "output": None})
+        return cls(config, config.task)
 
-    @cached_property
-    def runner(self) -> str:
-        """The name of the runner, without its module."""
-        name = portable.runner_name(self.execution) if self.live else execution.runner(self.execution)
-        return name.rsplit(".", 1)[-1]
+    @property
+    def command(self) -> Literal["score", "stream", "examples"]:
+        if self.stream is not None:
+            return "stream"
+        return "score" if self.scoring is not None else "examples"
 
-    @cached_property
+    @property
+    def scoring(self) -> ScoringFlags | None:
+        """None where nothing is scored."""
+        return self.config if isinstance(self.config, ScoringFlags) else None
+
+    @property
+    def stream(self) -> StreamFlags | None:
+        """None where the job is no live one."""
+        return self.config if isinstance(self.config, StreamFlags) else None
+
+    @property
+    def input(self) -> Input | None:
+        """Of a live job: its history."""
+        return self.config.bootstrap if isinstance(self.config, StreamFlags) else self.config.input
+
+    @property
+    def span(self) -> Span | Since | None:
+        """None where the arguments cannot be read."""
+        match self.config:
+            case StreamConfig():
+                return Since(self.config.first)
+            case ScoreConfig():
+                return Span(self.config.as_ofs)
+            case ExamplesConfig():
+                return Span(self.config.as_ofs, self.config.task.horizon)
+        return None
+
+    @property
+    def job_name(self) -> str | None:
+        """Of a live job."""
+        return self.config.job_name if isinstance(self.config, StreamConfig) else None
+
+    @property
+    def runner(self) -> Runner:
+        return self.config.runner
+
+    @property
     def options(self) -> PipelineOptions:
-        return PipelineOptions(list(self.execution.beam_args))
+        """Of Beam, as they were given."""
+        return self.runner.given
 
     @property
-    def live(self) -> bool:
-        return self.command == "stream"
-
-    @property
-    def on_dataflow(self) -> bool:
-        return is_dataflow(self.execution.beam_args)
-
-    @property
-    def here(self) -> bool:
-        """Whether the workers are processes of this machine that the launch starts."""
-        return self.runner in ("PrismRunner", "FnApiRunner")
-
-    @cached_property
-    def place(self) -> Output | UserError:
-        """Where rows go, or why that cannot be told."""
+    def place(self) -> Output | None:
+        """Where scores go; None where there are none, or where that cannot be told."""
         try:
-            return output(self.output or "", self.method, self.replace_model)
-        except UserError as problem:
-            return problem
+            return self.scoring.place if self.scoring else None
+        except UserError:  # a check tells it
+            return None
+
+    @property
+    def job(self) -> Job:
+        """What the runner has to be able to do."""
+        inputs = self.input.local if self.input else ()
+        if self.scoring is None:
+            return Job(inputs=inputs)
+        folder = self.scoring.output if self.place and self.place.here else None
+        archive = self.stream.archive if self.stream else None
+        return Job(self.scoring.model, folder, inputs, archive, self.scoring.device)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -104,4 +117,4 @@ class Launch:
     @property
     def real_pubsub(self) -> bool:
         """Whether it reads Pub/Sub, and not an emulator of it."""
-        return self.subscription is not None and pubsub.EMULATOR not in os.environ
+        return self.stream is not None and pubsub.EMULATOR not in os.environ

@@ -59,7 +59,7 @@ class RehearseConfig:
     input: Input
     start: int  # us, the first as-of
     end: int  # us, the last one
-    speed: float  # seconds of event time in a second
+    speed: int  # us of event time in a second
     mess: bool
     model: str
     output: str
@@ -259,7 +259,7 @@ def _publish(
     """All messages in the order of arrival, as fast as the speed says."""
     began, sent = time.monotonic(), 0
     while sent < len(live) and job.poll() is None:
-        now = config.start + (time.monotonic() - began) * config.speed * 1e6
+        now = config.start + (time.monotonic() - began) * config.speed
         due = int(np.searchsorted(live.arrival, now))
         if due > sent:
             stamps = [{ATTRIBUTE: str(t)} for t in live.arrival[sent:due].tolist()]

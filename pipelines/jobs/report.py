@@ -96,7 +96,7 @@ def _ending(config: ScoreConfig, result: Result, run_id: str) -> list[str]:
     ledger = result.ledger
     dead = f"next        {output(config.output).ask('dead_letters', 'LIMIT 20')}"
     if result.status == "refused":
-        bad, limit = 100 * ledger.bad_share, 100 * config.input.max_bad_share
+        bad, limit = 100 * ledger.bad_share, 100 * config.max_bad_share
         share = f"{bad:.1f} % of the rows or files are bad, --max-bad-share is {limit:.1f} %"
         return [
             f"REFUSED     {share}: no score was published",

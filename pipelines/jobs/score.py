@@ -14,12 +14,10 @@ from pipelines.jobs.checks.before import checked
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.config import ScoreConfig
 from pipelines.jobs.launch import Launch
-from pipelines.jobs.outputs.base import Output
-from pipelines.jobs.outputs.kinds import output
 from pipelines.jobs.report import describe_as_ofs, describe_input, score_report
 from pipelines.jobs.source import Source
 from pipelines.models import remote
-from pipelines.runners import dataflow, execution
+from pipelines.runners import bounded
 from pipelines.storage.rows import Run
 from pipelines.system.progress import Progress, watch
 from pipelines.task.file import describe
@@ -40,14 +38,14 @@ def score(config: ScoreConfig) -> int:
     facts, infer, warnings = _prepare(config)
     manifest, source, need = facts.manifest, facts.source, facts.need
     print("\n".join([need.line(), *warnings]), flush=True)
-    device = infer.device_in_use() if execution.is_local(config.execution) else "the workers' device"
+    device = infer.device_in_use() if config.runner.local else "the workers' device"
     run = run_of(config, manifest.version)
-    started, template = time.monotonic(), dataflow.is_template(config.execution.beam_args)
-    with _output(config).batch(run, config.as_ofs, later=template) as batch:
+    started, template = time.monotonic(), config.runner.template
+    with config.place.batch(run, config.as_ofs, later=template) as batch:
         with watch(batch.progress, {"reading": source.size, "scoring": source.shards}), source.unchanged():
             progress = Progress(str(batch.progress))
             with memory.explained(need):
-                execution.run(config.execution, lambda p: build(p, config, source, infer, batch.write, progress))
+                bounded.run(config.execution, lambda p: build(p, config, source, infer, batch.write, progress))
         if template:
             print(f"described   run {run.run_id}, attempt {run.attempt}: its row of the ledger tells how it ended")
             return Exit.OK
@@ -67,7 +65,7 @@ def run_of(config: ScoreConfig, version: str) -> Run:
         inputs=config.input.patterns,
         started_at=now(),
         model_version=version,
-        max_bad_share=config.input.max_bad_share,
+        max_bad_share=config.max_bad_share,
         horizon=horizon,
         active_within=active_within,
     )
@@ -84,7 +82,7 @@ def build(
     """Builds the graph of a run over files."""
     task, span = config.task, Span(config.as_ofs)
     read = ReadEvents(task, span, source.pieces, source.shards, progress)
-    sequences = Sequences(task, span, config.input.max_bad_share, progress)
+    sequences = Sequences(task, span, config.max_bad_share, progress)
     graph.build(p, read, sequences, infer, write)
 
 
@@ -97,10 +95,10 @@ def plan(config: ScoreConfig) -> int:
     print(f"as of       {describe_as_ofs(config.as_ofs)}")
     print(describe_input(source, config.input))
     print(f"model       {manifest.version} in {config.model}, {on}")
-    print(f"runner      {execution.runner(where)}, {where.workers} worker(s), {source.shards} shards")
+    print(f"runner      {config.runner.name}, {where.workers} worker(s), {source.shards} shards")
     print("\n".join([facts.need.line(), *warnings]))
     print(f"output      {config.output}, run {config.run_id(manifest.version)}")
-    for line in _output(config).plan(config.as_ofs):
+    for line in config.place.plan(config.as_ofs):
         print(line)
     print("dry run: nothing was scored or written")
     return Exit.OK
@@ -109,11 +107,7 @@ def plan(config: ScoreConfig) -> int:
 def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Facts, Infer, list[str]]:
     """What is known of the run, the model in it, and warnings. Raises UserError where a check does not pass."""
     facts, warnings = checked(Launch.of(config), dry_run)
-    where, model = config.execution, remote.origin(facts.model)
+    model = remote.origin(facts.model)
     infer = Infer(model, config.task, config.engine, config.device, config.batch_size)
-    infer.with_resource_hints(**dataflow.hints(where.accelerator, where.inference_ram))
+    infer.with_resource_hints(**config.runner.hints)
     return facts, infer, warnings
-
-
-def _output(config: ScoreConfig) -> Output:
-    return output(config.output, config.method, config.replace_model)

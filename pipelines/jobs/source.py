@@ -11,8 +11,8 @@ from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span
 from pipelines.events.formats import bigquery
 from pipelines.events.formats.base import Piece
-from pipelines.jobs.config import Execution
 from pipelines.models.example_store import InputFile
+from pipelines.runners.execution import Execution
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import File, check_unchanged, fitting, plan
 

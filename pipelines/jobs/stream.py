@@ -22,7 +22,6 @@ from pipelines.jobs.checks.before import checked
 from pipelines.jobs.config import StreamConfig
 from pipelines.jobs.launch import Launch
 from pipelines.jobs.outputs.base import Live
-from pipelines.jobs.outputs.kinds import output
 from pipelines.jobs.report import describe_input, live_report
 from pipelines.jobs.source import Source
 from pipelines.ledger.counts import DeadLetter
@@ -70,13 +69,13 @@ def stream(config: StreamConfig) -> int:
     for line in warnings:
         print(line)
     print(_beginning(config, ready, need), flush=True)
-    if portable.is_local(config.execution):
+    if config.runner.local:
         import_framework(config.engine)  # here, and not in a thread of the job
     archive = compacting_archive(config.archive) if config.archive else nullcontext()
     letters = config.dead_letters is None  # otherwise they go to their topic
     explained = memory.explained(need)
     unchanged = ready.history.unchanged() if ready.history else nullcontext()
-    with output(config.output, config.method).live(_run(config), letters) as live, archive, explained, unchanged:
+    with config.place.live(_run(config), letters) as live, archive, explained, unchanged:
         result = portable.run_stream(
             config.execution, lambda p: build(p, config, ready, live), live.stop, config.job_name
         )
@@ -99,12 +98,11 @@ def plan(config: StreamConfig) -> int:
 def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -> None:
     """Builds the graph of a live job."""
     task, since = config.task, Since(config.first)
-    ticks = not portable.runner_name(config.execution).endswith("DataflowRunner")  # whose own read gives none
-    clock = onward if portable.is_local(config.execution) else time.time  # as emulators/prism has it
-    judge = LiveSettings(config.subscription, config.early / 1e6, ticks, clock, config.shards)
+    clock = onward if config.runner.local else time.time  # as emulators/prism has it
+    judge = LiveSettings(config.subscription, config.early, not config.runner.reads_pubsub, clock, config.shards)
     read, write = ReadLive(config, ready, live.stop, live.journal), WriteLive(config, live.write)
     # Dataflow asks for the names of a job's steps before it lets another one take its place, Flink does not tell why.
-    kept = "" if ticks else Terms.of(task, since, config.shards).digest.hex()
+    kept = "" if not config.runner.replaces_jobs else Terms.of(task, since, config.shards).digest.hex()
     graph.build(p, read, Sequences(task, since, live=judge), ready.infer, write, kept)
 
 
@@ -127,11 +125,10 @@ class ReadLive(beam.PTransform):
 
     def expand(self, p: beam.pvalue.PBegin) -> Events:
         config, task, since = self.config, self.config.task, Since(self.config.first)
-        runner = portable.runner_name(config.execution)
-        pulled = p | "Pull" >> pubsub.ReadMessages(self._source(), runner, config.pullers)
+        pulled = p | "Pull" >> pubsub.ReadMessages(self._source(), config.runner, config.pullers)
         if config.archive is not None:
             pulled.messages | "Archive" >> Archive(config.archive, self.ready.payload)
-        how = config.subscription, self.ready.payload, config.max_bad_share, self.journal
+        how = config.subscription, config.max_bad_share, self.ready.payload, self.journal
         decoded = pulled.messages | DecodeMessages(task, since, config.shards, *how)
         parts = [Events(decoded.blocks, decoded.dead, decoded.ledger)]
         history = self.ready.history
@@ -150,8 +147,8 @@ class ReadLive(beam.PTransform):
             subscription=self.config.subscription,
             first=self.config.first,
             every=task.score.every,
-            deadline=facts.deadline,
-            backoff=facts.backoff,
+            deadline_s=facts.deadline,
+            backoff_s=facts.backoff,
             arrival_attribute=self.config.arrival_attribute,
             stop=str(self.stop),
         )
@@ -192,13 +189,13 @@ def _beginning(config: StreamConfig, ready: Prepared, need: memory.Need) -> str:
         f"messages    {config.subscription} by {clock}, {config.payload}",
         *([describe_input(ready.history, config.bootstrap)] if ready.history and config.bootstrap else []),
         f"model       {ready.manifest.version} in {config.model}{watched}",
-        f"runner      {portable.runner_name(config.execution)}, {config.shards} shards, {config.pullers} puller(s)",
+        f"runner      {config.runner.name}, {config.shards} shards, {config.pullers} puller(s)",
         need.line(),
         f"output      {config.output}, run {config.run_id}",
     ]
     if config.archive is not None:
         lines.append(f"archive     {config.archive}: start again with --bootstrap {shlex.quote(config.archive)}")
-    elif portable.is_local(config.execution):
+    elif config.runner.local:
         lines.append("archive     none: what this process knows is gone when it ends (--archive FOLDER keeps it)")
     return "\n".join(lines)
 

@@ -22,12 +22,12 @@ import pyarrow as pa
 import tensorflow as tf
 
 from pipelines.errors import UserError
-from pipelines.jobs.config import Execution
 from pipelines.models.engines.base import Floats
 from pipelines.models.engines.loading import silent_stderr
 from pipelines.models.example_files import Ints
 from pipelines.models.summary import LARGEST, signed_log, summary
-from pipelines.runners.execution import run
+from pipelines.runners.bounded import run
+from pipelines.runners.execution import Execution
 from pipelines.task.spec import Task
 
 try:
@@ -167,7 +167,7 @@ def number(codes: tf.Tensor, known: Ints) -> tf.Tensor:
     return tf.where(tf.gather(edges, at) == codes, tf.gather(numbers, at), tf.ones_like(codes))
 
 
-# What the pipeline of `analyze` reads, by a key that it can carry. It runs in this process, see `execution.run`.
+# What the pipeline of `analyze` reads, by a key that it can carry. It runs in this process, see `bounded.run`.
 _sources: dict[str, Callable[[int], Floats]] = {}
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from apache_beam.options.pipeline_options import (
     DebugOptions,
@@ -22,94 +22,107 @@ from apache_beam.options.pipeline_options import (
 )
 
 from pipelines.errors import UserError
+from pipelines.runners.base import Runner
+from pipelines.runners.execution import ACCELERATOR, RAM, Job
 
 RUNNER = "--runner=DataflowRunner"
 PROJECT = re.compile(r"(?=.*[a-z])[a-z][-a-z0-9:.]+[a-z0-9]")
 JOB_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 BUCKET = re.compile(r"gs://[a-z0-9][-_a-z0-9.]+[a-z0-9]/.*")
-OPTION = r"(;[A-Za-z0-9_-]+(:[A-Za-z0-9._-]+)?)*"
-ACCELERATOR = re.compile(rf"type:[a-z0-9-]+;count:[1-9][0-9]*{OPTION};install-nvidia-driver(:[a-z0-9]+)?{OPTION}")
-RAM = re.compile(r"[0-9]+(\.[0-9]+)?([KMGT]i?)?B")
 SHARED = "use_nvidia_mps"  # of an accelerator: processes share it
 POOL = "worker_accelerator"
 ONE_PROCESS = "no_use_multiple_sdk_containers"  # in a worker: TensorFlow takes all the memory of a GPU for itself
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a command asks for that Dataflow may not be able to do, by the flags that say it."""
+class OnDataflow(Runner):
+    """Dataflow, in a project of Google Cloud."""
 
-    model: str
-    output: str | None  # where it is a folder of this machine
-    inputs: Sequence[str] = ()  # of this machine
-    archive: str | None = None
-    streaming: bool = False
-    device: str = "auto"
-    accelerator: str | None = None
-    ram: str | None = None
+    shares_folders: ClassVar[bool] = False
+    on_google: ClassVar[bool] = True
+    reads_pubsub: ClassVar[bool] = True
+    replaces_jobs: ClassVar[bool] = True
+    has_beam_sink: ClassVar[bool] = True
 
+    @property
+    def template(self) -> bool:
+        """As the launcher of a Flex template has it."""
+        return self.given.view_as(GoogleCloudOptions).template_location is not None
 
-def is_dataflow(args: Sequence[str]) -> bool:
-    """Whether options of Beam name this runner, in any way in which Beam takes its name."""
-    runner = PipelineOptions(list(args)).view_as(StandardOptions).runner or ""
-    return str(runner).rpartition(".")[2].lower() in ("dataflowrunner", "dataflow")
+    @property
+    def hints(self) -> Mapping[str, str]:
+        """Of a backfill; the workers of a live job are all alike."""
+        wanted = {"accelerator": self.execution.accelerator, "min_ram": self.execution.inference_ram}
+        return {} if self.live else {name: value for name, value in wanted.items() if value}
 
+    @property
+    def accelerators(self) -> list[str]:
+        """Those that workers are to have, by our flag or by Dataflow's own option."""
+        own = self.execution.accelerator
+        return [*([own] if own else []), *_pool(self.given)]
 
-def is_template(args: Sequence[str]) -> bool:
-    """Whether the job is only described here, and launched by somebody else, as the launcher of a Flex template does:
-    then it is not waited for."""
-    return is_dataflow(args) and PipelineOptions(list(args)).view_as(GoogleCloudOptions).template_location is not None
+    def added(self) -> list[str]:
+        """Beam itself asks for Runner v2, and for Streaming Engine where the job is a live one."""
+        options, accelerator = self.given, self.execution.accelerator
+        chosen = options.view_as(SetupOptions).save_main_session is not None
+        more = [] if chosen else ["--no_save_main_session"]  # workers import this package, and need nothing else
+        if accelerator and self.live:
+            more.append(f"--dataflow_service_options={POOL}={accelerator}")
+        processes = {ONE_PROCESS, ONE_PROCESS.removeprefix("no_")} & set(
+            options.view_as(DebugOptions).experiments or []
+        )
+        accelerators = self.accelerators[:1] if accelerator else self.accelerators
+        if accelerators and not processes and not any(SHARED in each for each in accelerators):
+            more.append(f"--experiments={ONE_PROCESS}")
+        return more
 
+    def problems(self, job: Job) -> Iterator[UserError]:
+        yield from _of_library()
+        yield from _of_cloud(self.given.view_as(GoogleCloudOptions), self.live)
+        yield from _of_package(self.given)
+        if not self.template:  # of Flex: its launcher runs in the image of the workers, which may hold anything
+            yield from _of_inputs(job)
+        yield from _of_outputs(job)
+        yield from self._of_resources(job.device)
 
-def hints(accelerator: str | None, ram: str | None) -> dict[str, str]:
-    """Resource hints for the step of inference of a backfill."""
-    return {name: value for name, value in (("accelerator", accelerator), ("min_ram", ram)) if value}
+    def check_live(self, arrival_attribute: str | None = None) -> None:
+        if arrival_attribute is not None:
+            raise UserError(
+                "--arrival-attribute does not work on Dataflow: its own read, which is used there, takes whole numbers "
+                "for ms and does not tell how far a replay has come",
+                remedy="Replay with another runner",
+            )
 
-
-def added(args: Sequence[str], accelerator: str | None = None, streaming: bool = False) -> list[str]:
-    """The options that a job needs beside those given: none unless it is for Dataflow. Beam itself asks for Runner v2,
-    and for Streaming Engine where the job is a live one."""
-    if not is_dataflow(args):
-        return []
-    options = PipelineOptions(list(args))
-    chosen = options.view_as(SetupOptions).save_main_session is not None
-    more = [] if chosen else ["--no_save_main_session"]  # workers import this package, and need nothing else
-    accelerators = [accelerator] if accelerator else list(_pool(options))
-    if accelerator and streaming:
-        more.append(f"--dataflow_service_options={POOL}={accelerator}")
-    experiments = {ONE_PROCESS, ONE_PROCESS.removeprefix("no_")} & set(options.view_as(DebugOptions).experiments or [])
-    if accelerators and not experiments and not any(SHARED in each for each in accelerators):
-        more.append(f"--experiments={ONE_PROCESS}")
-    return more
-
-
-def check(args: Sequence[str], job: Job) -> None:
-    """Looks whether a job for Dataflow has what Dataflow takes. Others pass, if they ask for nothing that only Dataflow
-    has.
-
-    Raises:
-      UserError: something is missing, or cannot be had there.
-    """
-    problem = next(problems(args, job), None)
-    if problem is not None:
-        raise problem
-
-
-def problems(args: Sequence[str], job: Job) -> Iterator[UserError]:
-    """All that `check` would raise, were it not for what comes before."""
-    if not is_dataflow(args):
-        flag = next((flag for flag, value in _asked(job) if value), None)
-        if flag:
-            yield UserError(f"{flag} is for {RUNNER}: elsewhere a worker has what its machine has", code="accelerators")
-        return
-    yield from _of_library()
-    options = PipelineOptions(list(args))
-    yield from _of_cloud(options.view_as(GoogleCloudOptions), job.streaming)
-    yield from _of_package(options)
-    if not is_template(args):  # of Flex: its launcher runs in the image of the workers, which may hold anything
-        yield from _of_inputs(job)
-    yield from _of_outputs(job)
-    yield from _of_resources(options, job)
+    def _of_resources(self, device: str) -> Iterator[UserError]:
+        options, accelerator, ram = self.given, self.execution.accelerator, self.execution.inference_ram
+        cloud, worker, pool = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions), list(_pool(options))
+        if accelerator and not ACCELERATOR.fullmatch(accelerator):
+            example = "'type:nvidia-tesla-t4;count:1;install-nvidia-driver'"
+            yield UserError(
+                f"--accelerator {accelerator}: must be such as {example}, in quotes for the shell", code="accelerators"
+            )
+        if accelerator and device == "cpu":
+            yield UserError(
+                "--accelerator does not go with --device cpu, which would leave it idle", code="accelerators"
+            )
+        if device == "gpu" and not (accelerator or pool or options.view_as(StandardOptions).resource_hints):
+            yield UserError("--device gpu needs --accelerator: no worker of the job has one", code="accelerators")
+        if (accelerator or pool) and not worker.sdk_container_image:
+            yield UserError(
+                "--accelerator needs --sdk_container_image=IMAGE with the libraries of GPUs, built from "
+                "templates/Dockerfile.gpu",
+                code="accelerators",
+            )
+        flag = next(self._asked(), None)
+        if flag and pool:
+            yield UserError(
+                f"{flag} does not go with --dataflow_service_options={POOL}",
+                remedy="Give one of the two",
+                code="accelerators",
+            )
+        if flag and cloud.flexrs_goal and not self.live:
+            yield UserError(f"{flag} does not go with --flexrs_goal, whose workers are all alike", code="accelerators")
+        if ram:
+            yield from _of_ram(ram, self.live)
 
 
 def _of_library() -> Iterator[UserError]:
@@ -175,37 +188,6 @@ def _of_outputs(job: Job) -> Iterator[UserError]:
         )
 
 
-def _of_resources(options: PipelineOptions, job: Job) -> Iterator[UserError]:
-    cloud, worker = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions)
-    pool, accelerator = list(_pool(options)), job.accelerator
-    if accelerator and not ACCELERATOR.fullmatch(accelerator):
-        example = "'type:nvidia-tesla-t4;count:1;install-nvidia-driver'"
-        yield UserError(
-            f"--accelerator {accelerator}: must be such as {example}, in quotes for the shell", code="accelerators"
-        )
-    if accelerator and job.device == "cpu":
-        yield UserError("--accelerator does not go with --device cpu, which would leave it idle", code="accelerators")
-    if job.device == "gpu" and not (accelerator or pool or options.view_as(StandardOptions).resource_hints):
-        yield UserError("--device gpu needs --accelerator: no worker of the job has one", code="accelerators")
-    if (accelerator or pool) and not worker.sdk_container_image:
-        yield UserError(
-            "--accelerator needs --sdk_container_image=IMAGE with the libraries of GPUs, built from "
-            "templates/Dockerfile.gpu",
-            code="accelerators",
-        )
-    flag = next((flag for flag, value in _asked(job) if value), None)
-    if flag and pool:
-        yield UserError(
-            f"{flag} does not go with --dataflow_service_options={POOL}",
-            remedy="Give one of the two",
-            code="accelerators",
-        )
-    if flag and cloud.flexrs_goal and not job.streaming:
-        yield UserError(f"{flag} does not go with --flexrs_goal, whose workers are all alike", code="accelerators")
-    if job.ram:
-        yield from _of_ram(job.ram, job.streaming)
-
-
 def _of_ram(ram: str, streaming: bool) -> Iterator[UserError]:
     if streaming:
         yield UserError(
@@ -214,11 +196,6 @@ def _of_ram(ram: str, streaming: bool) -> Iterator[UserError]:
         )
     if not RAM.fullmatch(ram):
         yield UserError(f"--inference-ram {ram}: must be such as 16GB", code="accelerators")
-
-
-def _asked(job: Job) -> Iterator[tuple[str, str | None]]:
-    yield "--accelerator", job.accelerator
-    yield "--inference-ram", job.ram
 
 
 def _pool(options: PipelineOptions) -> Iterator[str]:

@@ -7,46 +7,80 @@ each TaskManager (`pipelines.runners.worker_pool`), in whose environment this pa
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, ClassVar, TextIO
 from urllib.parse import urlsplit
 
 from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
+    GoogleCloudOptions,
     JobServerOptions,
     PipelineOptions,
     PortableOptions,
-    StandardOptions,
 )
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES, FlinkJarJobServer, FlinkRunner
 
 from pipelines.errors import Exit, UserError
+from pipelines.google.leases import LONGEST
+from pipelines.runners.base import Runner, Started
+from pipelines.runners.flink_job import FlinkJob, ask, running
 from pipelines.system.processes import bound, end, listens, reason
 
-RUNNERS = ("FlinkRunner", "PortableRunner")
 KEPT = "--environment_cache_millis=20000"  # workers outlive a stage by this; the next one would start and load anew
 QUIET = ("--experiments=disable_logging_submission_environment",)  # Beam would run pip for a list that nobody reads
 POOL = "localhost:50000"  # where the pool of a TaskManager listens
 PLACE = re.compile(r"(\[[\da-fA-F:.]+\]|[\w.-]+):\d+")  # HOST:PORT, as the name of an image could be only by its tag
 VERSION = "1.19"  # of Flink, that the job server of `make flink` is for
-ANSWER = 5.0  # s that a service has to answer
 READY = 120.0  # s for a job server to come up
 ENDING = 5.0  # s that it has to end by itself
 STARTS = "Start one on this machine with `make flink`, or correct the address"
 # Flink's settings of where it listens.
 BINDINGS = ("jobmanager.bind-host", "taskmanager.bind-host", "rest.bind-address")
-ENDED = ("FINISHED", "CANCELED", "FAILED")  # states of a job
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+SLOW_CHECKPOINT = LONGEST / 4  # s; an acknowledgement waits for up to three checkpoints
+STREAM = (
+    "--finish_bundle_before_checkpointing",  # else what a bundle gives as a checkpoint begins waits for the next bundle
+    "--max_bundle_time_mills=200",  # bundles of a source end at this time only
+    "--checkpoint_timeout_millis=3600000",  # a longer one restarts the job, and the first waits for the history
+)
+# Options that Flink's job server knows and Beam's Python does not. Some take no value.
+FLAGS = (
+    "allow_non_restored_state",
+    "auto_watermark_interval",
+    "checkpoint_timeout_millis",
+    "checkpointing_interval",
+    "checkpointing_mode",
+    "disable_metrics",
+    "enable_stable_input_drain",
+    "execution_retry_delay",
+    "externalized_checkpoints_enabled",
+    "faster_copy",
+    "finish_bundle_before_checkpointing",
+    "flink_conf_dir",
+    "force_unaligned_checkpoint_enabled",
+    "latency_tracking_interval",
+    "max_bundle_size",
+    "max_bundle_time_mills",
+    "min_pause_between_checkpoints",
+    "num_concurrent_checkpoints",
+    "number_of_execution_retries",
+    "object_reuse",
+    "retain_externalized_checkpoints_on_cancellation",
+    "savepoint_path",
+    "shutdown_sources_after_idle_ms",
+    "state_backend",
+    "state_backend_storage_path",
+    "unaligned_checkpoint_enabled",
+)
 
 
 def folder() -> Path:
@@ -54,75 +88,119 @@ def folder() -> Path:
     return Path(sys.executable).parent.parent / "flink"
 
 
-def added(args: Sequence[str], streaming: bool = False) -> list[str]:
-    """The options that a job needs beside those given, and that it was not given: none unless it is for Flink.
+class OnPortable(Runner):
+    """A job server that runs already, of Flink unless its options say otherwise."""
 
-    Workers are those of a pool, where --environment_config=HOST:PORT says or beside each TaskManager; the job server is
-    the one of `make flink` where there is one, else Beam fetches it.
-    """
-    options = PipelineOptions(list(args))
-    runner, flink = options.view_as(StandardOptions).runner, options.view_as(FlinkRunnerOptions)
-    portable, more = options.view_as(PortableOptions), list(QUIET)
-    if runner not in RUNNERS:
-        return []
-    place = portable.environment_config
-    if not portable.environment_type and not portable.environment_options:
-        if place and PLACE.fullmatch(place):
-            more.append("--environment_type=EXTERNAL")
-        elif not place and (portable.job_endpoint or cluster(options)):
-            more += ["--environment_type=EXTERNAL", f"--environment_config={POOL}"]
-    jar = folder() / "job-server" / "job-server.jar"
-    if not streaming and KEPT.partition("=")[0] not in {arg.partition("=")[0] for arg in args}:
-        more.append(KEPT)
-    chosen = flink.flink_job_server_jar or flink.flink_submit_uber_jar or portable.job_endpoint
-    if runner == "FlinkRunner" and not chosen and _version(args) in (None, VERSION) and jar.is_file():
-        more.append(f"--flink_job_server_jar={jar}")
-    return more
+    place: ClassVar[str] = "Flink"
+    flags: ClassVar[tuple[str, ...]] = FLAGS
+
+    @property
+    def ready(self) -> str:
+        return "Flink answers, and what the job takes of it is there"
+
+    def added(self) -> list[str]:
+        """Workers are those of a pool, where --environment_config=HOST:PORT says or beside each TaskManager."""
+        named = {arg.partition("=")[0] for arg in self.execution.beam_args}
+        more = [arg for arg in (STREAM if self.live else ()) if arg.partition("=")[0] not in named] + list(QUIET)
+        portable = self.given.view_as(PortableOptions)
+        place = portable.environment_config
+        if not portable.environment_type and not portable.environment_options:
+            if place and PLACE.fullmatch(place):
+                more.append("--environment_type=EXTERNAL")
+            elif not place and (portable.job_endpoint or cluster(self.given)):
+                more += ["--environment_type=EXTERNAL", f"--environment_config={POOL}"]
+        if not self.live and KEPT.partition("=")[0] not in named:
+            more.append(KEPT)
+        return more
+
+    def unreachable(self, name: str | None = None) -> Iterator[UserError]:
+        options = PipelineOptions([*self.execution.beam_args, *self.added()])
+        portable, url = options.view_as(PortableOptions), cluster(options)
+        if portable.job_endpoint == "embed":
+            return
+        near = urlsplit(url or f"//{portable.job_endpoint}").hostname
+        if portable.job_endpoint:
+            yield from _of_service(portable.job_endpoint, "job server", "--job_endpoint")
+        else:
+            yield from self._unnamed()
+        if url:
+            yield from _of_cluster(url, options, _version(self.execution.beam_args), name)
+        if portable.environment_type == "EXTERNAL" and near in LOOPBACK and portable.environment_config:
+            yield from _of_service(portable.environment_config, "worker pool", "--environment_config")
+
+    def check_live(self, arrival_attribute: str | None = None) -> None:
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--checkpointing_interval", "--checkpointingInterval", type=int, default=-1)
+        try:
+            interval = parser.parse_known_args(list(self.execution.beam_args))[0].checkpointing_interval
+        except (argparse.ArgumentError, SystemExit):
+            raise UserError("--checkpointing_interval takes a whole number of milliseconds") from None
+        if interval <= 0:
+            raise UserError(
+                f"--runner={self.name} needs --checkpointing_interval=3000 (ms): without checkpoints {self._behind} "
+                "never says that messages are kept, and none would be acknowledged"
+            )
+        if interval > SLOW_CHECKPOINT * 1_000:
+            raise UserError(
+                f"--checkpointing_interval={interval}: messages are kept leased for {LONGEST / 60:.0f} minutes, until "
+                "a checkpoint",
+                remedy=f"Take at most {SLOW_CHECKPOINT * 1_000:.0f}",
+            )
+
+    def _unnamed(self) -> Iterator[UserError]:
+        """Where no job server is named."""
+        yield UserError(f"--runner={self.name} needs --job_endpoint=HOST:PORT, where a job server listens")
+
+    @property
+    def _behind(self) -> str:
+        return "Flink, which may be what is behind the job endpoint"
 
 
-def check(args: Sequence[str], name: str | None = None) -> None:
-    """Looks whether a job for Flink would find what it asks for. Other jobs pass.
+class OnFlink(OnPortable):
+    """A cluster of Flink, through a job server of this machine, which is that of `make flink` where there is one; else
+    Beam fetches it."""
 
-    Args:
-      name: of a job that must not run twice.
+    def added(self) -> list[str]:
+        flink, portable = self.given.view_as(FlinkRunnerOptions), self.given.view_as(PortableOptions)
+        jar = folder() / "job-server" / "job-server.jar"
+        chosen = flink.flink_job_server_jar or flink.flink_submit_uber_jar or portable.job_endpoint
+        ours = not chosen and _version(self.execution.beam_args) in (None, VERSION) and jar.is_file()
+        return [*super().added(), *([f"--flink_job_server_jar={jar}"] if ours else [])]
 
-    Raises:
-      UserError: nobody answers, the cluster has too few slots or another version, or the job runs already.
-    """
-    problem = next(problems(args, name), None)
-    if problem is not None:
-        raise problem
+    @contextmanager
+    def started(self, options: PipelineOptions, to: TextIO) -> Iterator[Started]:
+        with super().started(options, to) as started, job_server(options):
+            yield started
 
+    def works_here(self, options: PipelineOptions) -> bool:
+        kind = options.view_as(PortableOptions).environment_type
+        within = options.view_as(FlinkRunnerOptions).flink_master.strip("[]") in ("auto", "local")
+        return super().works_here(options) or (kind is None and within)
 
-def problems(args: Sequence[str], name: str | None = None) -> Iterator[UserError]:
-    """All that `check` would raise, were it not for what comes before."""
-    options = PipelineOptions([*args, *added(args)])
-    runner, portable = options.view_as(StandardOptions).runner, options.view_as(PortableOptions)
-    if runner not in RUNNERS or portable.job_endpoint == "embed":
-        return
-    url = cluster(options)
-    near = urlsplit(url or f"//{portable.job_endpoint}").hostname
-    if portable.job_endpoint:
-        yield from _of_service(portable.job_endpoint, "job server", "--job_endpoint")
-    elif runner == "PortableRunner":
-        yield UserError("--runner=PortableRunner needs --job_endpoint=HOST:PORT, where a job server listens")
-    if url:
-        yield from _of_cluster(url, options, _version(args), name)
-    if portable.environment_type == "EXTERNAL" and near in LOOPBACK and portable.environment_config:
-        yield from _of_service(portable.environment_config, "worker pool", "--environment_config")
+    def followed(self, options: PipelineOptions) -> FlinkJob | None:
+        """The cluster tells, where its address is known."""
+        master, name = cluster(options), options.view_as(GoogleCloudOptions).job_name
+        return FlinkJob(master, name) if master and name else None
+
+    def _unnamed(self) -> Iterator[UserError]:
+        return iter(())
+
+    @property
+    def _behind(self) -> str:
+        return "Flink"
 
 
 @contextmanager
 def job_server(options: PipelineOptions) -> Iterator[None]:
-    """Starts a job server for FlinkRunner, which ends with this process, whatever ends that one. The options have its
-    endpoint in the block. Beam's own launcher would leave it behind. Options for another runner stay as they are.
+    """A job server that ends with this process, whatever ends that one, and whose endpoint the options have in the
+    block; none where they name one. Beam's own launcher would leave it behind.
 
     Raises:
       UserError: there is none, or it does not come up.
     """
     portable = options.view_as(PortableOptions)
     uber = options.view_as(FlinkRunnerOptions).flink_submit_uber_jar and cluster(options)
-    if options.view_as(StandardOptions).runner != "FlinkRunner" or portable.job_endpoint or uber:
+    if portable.job_endpoint or uber:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="job-server-") as artifacts, tempfile.TemporaryFile() as log:
@@ -135,23 +213,6 @@ def job_server(options: PipelineOptions) -> Iterator[None]:
         finally:
             portable.job_endpoint = None
             end(process, ENDING)
-
-
-def ask(url: str, method: str = "GET", body: object = None) -> Any:
-    """Asks the REST interface of a cluster. Raises OSError or ValueError.
-
-    https://nightlies.apache.org/flink/flink-docs-release-1.19/docs/ops/rest_api/
-    """
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=ANSWER) as answer:
-        return json.load(answer)
-
-
-def running(master: str, name: str) -> str | None:
-    """The ID of the job of that name or ID which has not ended. Raises OSError or ValueError."""
-    jobs = [job for job in ask(f"{master}/jobs/overview")["jobs"] if job["state"] not in ENDED]
-    return next((str(job["jid"]) for job in jobs if name in (job["name"], job["jid"])), None)
 
 
 def cluster(options: PipelineOptions) -> str | None:

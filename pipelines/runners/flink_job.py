@@ -5,20 +5,20 @@ https://nightlies.apache.org/flink/flink-docs-release-1.19/docs/ops/rest_api/
 
 from __future__ import annotations
 
-import shlex
+import json
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions
-
 from pipelines.errors import Exit, UserError
-from pipelines.runners.execution import cause, check_beam_args
-from pipelines.runners.flink import ask, cluster, running
+from pipelines.runners.endings import cause
 from pipelines.system.processes import reason
 
 POLL = 0.2  # s
+ANSWER = 5.0  # s that a service has to answer
+ENDED = ("FINISHED", "CANCELED", "FAILED")  # states of a job
 OVER = (1 << 63) - 1  # ms, the watermark behind which nothing comes
 
 
@@ -120,19 +120,18 @@ class FlinkJob:
         return ask(f"{self.master}/jobs/{self.id}{path}")
 
 
-def savepoint(name: str, target: str | None, beam_args: Sequence[str]) -> int:
-    """Stops a job with a savepoint, and says how another one goes on from there.
+def ask(url: str, method: str = "GET", body: object = None) -> Any:
+    """What the REST interface of a cluster answers. Raises OSError or ValueError.
 
-    Raises:
-      UserError: no cluster is named, there is no such job, or it cannot be stopped in this way.
+    https://nightlies.apache.org/flink/flink-docs-release-1.19/docs/ops/rest_api/
     """
-    check_beam_args(beam_args)
-    options = PipelineOptions(list(beam_args))
-    master = cluster(options)
-    if master is None:
-        raise UserError("--flink_master=HOST:PORT is missing: which cluster runs the job?")
-    place = FlinkJob(master, name).stop(target)
-    print(f"stopped     {name}\nsavepoint   {place}")
-    begin = f"--from of its first as-of and --savepoint_path={shlex.quote(place)}"
-    print(f"next        the same `foretide stream` as before, with {begin}")
-    return Exit.OK
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    with urllib.request.urlopen(request, timeout=ANSWER) as answer:
+        return json.load(answer)
+
+
+def running(master: str, name: str) -> str | None:
+    """The ID of the job of that name or ID which has not ended. Raises OSError or ValueError."""
+    jobs = [job for job in ask(f"{master}/jobs/overview")["jobs"] if job["state"] not in ENDED]
+    return next((str(job["jid"]) for job in jobs if name in (job["name"], job["jid"])), None)

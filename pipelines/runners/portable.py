@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,26 +19,16 @@ from typing import Literal, TextIO
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import (
-    FlinkRunnerOptions,
-    GoogleCloudOptions,
-    PipelineOptions,
-    PortableOptions,
-    PrismRunnerOptions,
-    StandardOptions,
-)
 from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipelines.errors import Exit, UserError
-from pipelines.google.subscription import CHECKPOINTED
-from pipelines.jobs.config import Execution
 from pipelines.ledger.figures import Figures, Lines, collect
-from pipelines.runners import dataflow, flink
-from pipelines.runners.execution import LOCAL, cause, connections_end
+from pipelines.runners.endings import cause
+from pipelines.runners.execution import Execution
 from pipelines.runners.flink_job import FlinkJob
+from pipelines.runners.kinds import resolve
 from pipelines.runners.loopback import keep_beam_on_loopback
-from pipelines.runners.prism import Prism, locate
 from pipelines.system import interrupts
 from pipelines.system.versioned import StateError
 
@@ -48,19 +38,6 @@ POLL = 0.1  # s between two looks at whether the job has ended
 LOOK = 1.0  # s between two looks at its metrics
 CANCELLING = 5.0  # s that a cancelled job has to end
 CANCELLED = "JobCancellationException"  # in what Beam says of a job of Flink that somebody cancelled
-FOREVER = 10 * 365 * 86400  # s
-PRISM = (
-    "--runner=PortableRunner",
-    "--environment_type=LOOPBACK",
-    f"--job_server_timeout={FOREVER}",  # this limit of Beam cuts off the stream of the job's states, too
-    "--experiments=prism_disable_sdf_split",  # a split would forget the watermark of the half that waits
-    "--experiments=disable_logging_submission_environment",  # Beam would run pip for a list that nobody reads
-)
-FLINK = (
-    "--finish_bundle_before_checkpointing",  # else what a bundle gives as a checkpoint begins waits for the next bundle
-    "--max_bundle_time_mills=200",  # bundles of a source end at this time only
-    "--checkpoint_timeout_millis=3600000",  # a longer one restarts the job, and the first waits for the history
-)
 
 
 @dataclass(frozen=True)
@@ -99,97 +76,34 @@ def run_stream(
     Raises:
       UserError: there is no Prism, or the job failed.
     """
-    options, status, begun = stream_options(execution, name), to or sys.stderr, time.monotonic()
+    runner, status, begun = resolve(execution, live=True), to or sys.stderr, time.monotonic()
+    options = runner.options(name)
     keep_beam_on_loopback()
     stop.unlink(missing_ok=True)
     with ExitStack() as stack:
         if not execution.debug:  # workers print what they raise, and threads of Beam how their connections end
             stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
-        stack.enter_context(connections_end())
-        here = works_here(options)
+        here = runner.works_here(options)
         stops = stack.enter_context(_stops(stop if here else None))
-        prism = stack.enter_context(_prism(options, status)) if is_local(execution) else None
-        stack.enter_context(flink.job_server(options))
-        if prism:
-            options.view_as(PortableOptions).job_endpoint = prism.endpoint
+        started = stack.enter_context(runner.started(options, status))
         try:
             pipeline = beam.Pipeline(options=options)
             build(pipeline)
             if stops.count and here:
                 return StreamResult("drained", Figures(), time.monotonic() - begun)
-            job = _Job(pipeline.run(), here, stops, drain, status, flink_job(options))
-            leave = not wait or dataflow.is_template(execution.beam_args)
+            job = _Job(pipeline.run(), here, stops, drain, status, runner.followed(options))
+            leave = not wait or runner.template
             state = job.follow() if here or not leave else "detached"
         except UserError:
             raise
         except Exception as error:
             if execution.debug:
                 raise
-            gone = isinstance(error, grpc.RpcError)  # a connection tells it before the process has ended
-            reason = (prism.ended(5.0 if gone else 0.0) if prism else None) or cause(error)
+            reason = started.ended(isinstance(error, grpc.RpcError)) or cause(error)
             raise UserError(
                 f"the stream failed: {reason}. Run again with --debug for the whole trace", Exit.FAILED
             ) from error
     return StreamResult(state, job.figures, time.monotonic() - begun)
-
-
-def runner_name(execution: Execution) -> str:
-    """The runner that a stream gets: PrismRunner on this machine, which is what DirectRunner means, too."""
-    name = _runner(PipelineOptions(list(execution.beam_args)))
-    return "PrismRunner" if name in LOCAL else name
-
-
-def is_local(execution: Execution) -> bool:
-    """Whether the stream runs on a Prism that this process starts."""
-    return runner_name(execution) == "PrismRunner"
-
-
-def stream_options(execution: Execution, name: str | None = None) -> PipelineOptions:
-    """Beam's options for a stream."""
-    args = execution.beam_args
-    more = [*flink.added(args, streaming=True), *dataflow.added(args, execution.accelerator, streaming=True)]
-    options = PipelineOptions([*args, *needed(execution), *more])
-    options.view_as(StandardOptions).streaming = True
-    cloud = options.view_as(GoogleCloudOptions)
-    cloud.job_name = cloud.job_name or name
-    return options
-
-
-def flink_job(options: PipelineOptions) -> FlinkJob | None:
-    """What tells how a job stands that goes to a cluster of Flink whose address is known."""
-    master, name = flink.cluster(options), options.view_as(GoogleCloudOptions).job_name
-    return FlinkJob(master, name) if _runner(options) == "FlinkRunner" and master and name else None
-
-
-def needed(execution: Execution) -> Sequence[str]:
-    """Options that a stream needs on its runner."""
-    if is_local(execution):
-        return PRISM
-    if runner_name(execution) not in CHECKPOINTED:
-        return ()
-    given = {arg.partition("=")[0] for arg in execution.beam_args}
-    return [arg for arg in FLINK if arg.partition("=")[0] not in given]
-
-
-def works_here(options: PipelineOptions) -> bool:
-    """Whether the workers are in this process: the job ends with it."""
-    kind = options.view_as(PortableOptions).environment_type
-    flink = options.view_as(FlinkRunnerOptions).flink_master.strip("[]") in ("auto", "local")
-    return kind == "LOOPBACK" or (kind is None and _runner(options) == "FlinkRunner" and flink)
-
-
-@contextmanager
-def _prism(options: PipelineOptions, status: TextIO) -> Iterator[Prism]:
-    """A Prism of this process. Says where strangers can reach it, which only one named by an option may allow."""
-    named = options.view_as(PrismRunnerOptions).prism_location is not None
-    with Prism(locate(options), exposed=named) as prism:
-        if prism.warning:
-            print(f"warning     {prism.warning}", file=status, flush=True)
-        yield prism
-
-
-def _runner(options: PipelineOptions) -> str:
-    return str(options.view_as(StandardOptions).runner or LOCAL[0])
 
 
 @dataclass

@@ -26,7 +26,7 @@ from types import FrameType, TracebackType
 from typing import Literal
 
 from pipelines.errors import Exit, UserError
-from pipelines.runners import flink
+from pipelines.runners import flink, flink_job
 from pipelines.system.files import write_file
 from pipelines.system.locks import locked
 from pipelines.system.processes import bound, end, free_port, listens
@@ -228,7 +228,7 @@ class FlinkCluster:
                 return kind
         expected = {name for name, _ in self._running.get("taskmanager", [])}
         try:
-            found = flink.ask(f"http://{self.master}/taskmanagers")["taskmanagers"]
+            found = flink_job.ask(f"http://{self.master}/taskmanagers")["taskmanagers"]
             known = {manager["id"] for manager in found if manager["slotsNumber"]}  # they come a moment later
         except (OSError, ValueError, KeyError):
             return "jobmanager" if self._running.get("jobmanager") else None

@@ -76,7 +76,7 @@ class Run:
     inputs: tuple[str, ...]  # file patterns; of a live job the subscription, and the files that it started from
     started_at: int  # us
     model_version: str = ""  # of a live job, each row has its own
-    max_bad_share: float = 0.05
+    max_bad_share: float = 1.0  # of the rows read: with more bad ones a run publishes nothing
     horizon: int | None = None  # us, of a churn label
     active_within: int | None = None  # us
 

@@ -27,6 +27,7 @@ from pipelines.errors import UserError
 from pipelines.google.tables import Table
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.running import Appended
+from pipelines.runners.base import Runner
 from pipelines.storage.bigquery.append import Refused
 from pipelines.storage.bigquery.schema import arrow_schema, fields, stored
 from pipelines.storage.rows import Run
@@ -115,14 +116,14 @@ def row_type(outputs: Sequence[str]) -> RowTypeConstraint:
     return RowTypeConstraint.from_fields(optional)
 
 
-def check(runner: str, beam_args: Sequence[str]) -> None:
+def check(runner: Runner) -> None:
     """Whether a job on a runner can write by this sink. Starts the expansion service.
 
     Raises:
       UserError: no; the message says why, and what to do.
     """
     flag = "--bigquery-method beam"
-    if not runner.endswith("DataflowRunner"):
+    if not runner.has_beam_sink:
         raise UserError(
             f"{flag} is for Dataflow, whose workers run its Java, and where alone it writes each row exactly once",
             remedy="Leave it out, and views make one of rows that are written twice",
@@ -130,7 +131,7 @@ def check(runner: str, beam_args: Sequence[str]) -> None:
         )
     from apache_beam.io.gcp.bigquery import StorageWriteToBigQuery
 
-    service = _service(PipelineOptions(list(beam_args)))
+    service = _service(runner.given)
     try:
         if service.is_existing_service():  # for which Beam would wait for ever
             with grpc.insecure_channel(service.path_to_jar) as channel:

@@ -48,7 +48,7 @@ class AppendTable(beam.PTransform):
 
     Args:
       letters: whether dead letters are appended, too; otherwise something else is to take them.
-      every: seconds from a change of the ledger to a row of it; the end of the input makes one, too.
+      every_s: seconds from a change of the ledger to a row of it; the end of the input makes one, too.
       by: what writes the scores in place of our own sink; it gives `refused` and `counts`, as `WriteByBeam` does.
     """
 
@@ -56,7 +56,7 @@ class AppendTable(beam.PTransform):
     table: Table
     letters: bool = True
     clock: Callable[[], int] = now
-    every: float = 300.0
+    every_s: float = 300.0
     by: beam.PTransform | None = None
 
     def expand(self, inputs: Inputs) -> beam.PCollection[DeadLetter]:
@@ -68,7 +68,7 @@ class AppendTable(beam.PTransform):
         (
             (ledgers, out.counts)
             | "Counts" >> beam.Flatten()
-            | RunningTotal(self.run.attempt, self.every, self.clock, look)
+            | RunningTotal(self.run.attempt, self.every_s, self.clock, look)
             | "AppendLedger" >> beam.ParDo(_AppendLedger(self.run, self.table))
         )
         letters = (dead, out.refused) | "Refused" >> beam.Flatten()

@@ -41,8 +41,8 @@ class DecodeMessages(beam.PTransform):
     span: Since
     shards: int
     subscription: str
+    max_bad_share: float  # see `jobs.config.Asked`
     payload: Payload = field(default_factory=Payload)
-    max_bad_share: float = 0.05
     journal: str | None = None  # a folder, see `journal`; without one, a message that ends the process does so for ever
 
     def expand(self, messages: beam.PCollection[Messages]) -> beam.pvalue.DoOutputsTuple:

@@ -203,7 +203,7 @@ class LiveSettings:
 
     Args:
       source: the subscription, which dead letters of late events name.
-      early: seconds from an event to the early scores of its entity, 0 for none.
+      early: us from an event to the early scores of its entity, 0 for none.
       ticks: the source says how far its clock has come before its watermark passes a boundary, and nothing beyond is
         scored: so a job that is drained leaves out what it has not read of.
       clock: seconds since 1970, as the runner's timers know them.
@@ -211,7 +211,7 @@ class LiveSettings:
     """
 
     source: str
-    early: float = 0
+    early: int = 0
     ticks: bool = False
     clock: Callable[[], float] = time.time
     shards: int = 1
@@ -326,7 +326,7 @@ class _Live(beam.DoFn):
         if after.due is not None and after.armed and (after.due != before.due or not before.armed):
             due_timer.set(Timestamp(micros=-(-after.due // 1000) * 1000))  # runners count in whole ms
         if after.showing != before.showing:
-            show_timer.set(Timestamp.of(self.live.clock() + self.live.early * after.showing))
+            show_timer.set(Timestamp.of(self.live.clock() + self.live.early / 1e6 * after.showing))
         state.write(self.digest + after.pack())
 
     def _outputs(self, passed: Passed) -> Iterator[Output]:

@@ -33,6 +33,7 @@ from pipelines.google.leases import Bundle, Leases, Refused
 from pipelines.google.subscription import client
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.metrics import counter, distribution
+from pipelines.runners.base import Runner
 from pipelines.system.clock import Clock
 from pipelines.transforms.pulled_messages import MOST, Batch, Pulled, micros_of
 from pipelines.transforms.watermark import Together, Watermark
@@ -58,16 +59,16 @@ class Source:
     subscription: str  # projects/P/subscriptions/S
     first: int  # us, the first as-of that the job is responsible for
     every: int  # us to the next one
-    deadline: int  # s of a lease, as the subscription has it
-    backoff: int = 0  # s, at least, until a message that was given back or lost comes again
+    deadline_s: int  # of a lease, as the subscription has it
+    backoff_s: int = 0  # at least, until a message that was given back or lost comes again
     slack: int = 2_000_000  # us, see Watermark
     arrival_attribute: str | None = None  # else the publish time is the arrival
     stop: str | None = None  # a file: when it is there, the source ends
 
     @property
     def hidden(self) -> int:
-        """For how long, us, a message may be leased to nobody."""
-        return (self.deadline + self.backoff) * 1_000_000
+        """us for which a message may be leased to nobody."""
+        return (self.deadline_s + self.backoff_s) * 1_000_000
 
     def due(self, after: int | None, until: int) -> bool:
         """Whether an as-of of the job lies in (after, until], us. None: however early."""
@@ -86,29 +87,28 @@ class ReadMessages(beam.PTransform):
     puller has seen. One that gets no messages would know of no time.
 
     Args:
-      runner: the name of the runner.
+      runner: may have a read of its own.
       pullers: how many pull at the same time. On Dataflow the service decides.
     """
 
     source: Source
-    runner: str
+    runner: Runner
     pullers: int = 1
     job: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
-        pulled = self._native(pbegin) if self.runner.endswith("DataflowRunner") else self._own(pbegin)
+        pulled = self._native(pbegin) if self.runner.reads_pubsub else self._own(pbegin)
         part = beam.ParDo(_Part()).with_output_types(Messages, dead=DeadLetter, ledger=Ledger)
         return pulled | "Part" >> part.with_outputs("dead", "ledger", main="messages")
 
     def _own(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[Pulled]:
         n = 1 if self.source.arrival_attribute else self.pullers
-        early = not self.runner.endswith("PrismRunner")
         return (
             pbegin
             | "Pullers" >> beam.Create(range(n), reshuffle=False)
             | "Spread" >> beam.Reshuffle()
             | "Number" >> beam.Map(int)  # else Prism asks the step before the pulls to finalize, and fails
-            | "Pull" >> beam.ParDo(_Pull(self.source, self.job, early)).with_output_types(Pulled)
+            | "Pull" >> beam.ParDo(_Pull(self.source, self.job, self.runner.settles_early)).with_output_types(Pulled)
         )
 
     def _native(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[Pulled]:
@@ -305,7 +305,7 @@ class _Pull(beam.DoFn):
     ) -> Iterator[TimestampedValue]:
         source, position = self.source, tracker.current_restriction().start
         puller = HERE.begin(source, self.job, n, position)
-        bundle = Bundle(client(), source.subscription, n, position, source.deadline, puller.begun)
+        bundle = Bundle(client(), source.subscription, n, position, source.deadline_s, puller.begun)
         settle = partial(HERE.settle, puller, bundle, self.early)
         finalizer.register(settle)  # also of none: Prism finalizes every bundle
         if not tracker.try_claim(position):

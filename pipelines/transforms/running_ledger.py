@@ -25,17 +25,17 @@ class RunningTotal(beam.PTransform):
 
     Args:
       attempt: of this launch.
-      every: seconds from a change to the total that has it.
+      every_s: seconds from a change to the total that has it.
       look: is asked for the windows that became more since it last told; what it cannot tell it is asked again.
     """
 
     attempt: str
-    every: float
+    every_s: float
     clock: Callable[[], int]
     look: Look = dict
 
     def expand(self, items: beam.PCollection[Ledger | Appended]) -> beam.PCollection[Running]:
-        counting = _Total(self.attempt, self.every, self.clock, self.look)
+        counting = _Total(self.attempt, self.every_s, self.clock, self.look)
         return (
             items
             | "KeyLedger" >> beam.Map(_keyed).with_output_types(tuple[str, Ledger | Appended])
@@ -52,8 +52,8 @@ SOON, END = beam.DoFn.TimerParam(SOON_TIMER), beam.DoFn.TimerParam(END_TIMER)
 class _Total(beam.DoFn):
     """Adds up ledgers and rows, and tells the total a while after it has changed, and at the end of the input."""
 
-    def __init__(self, attempt: str, every: float, clock: Callable[[], int], look: Look = dict) -> None:
-        self.attempt, self.every, self.clock, self.look = attempt, every, clock, look
+    def __init__(self, attempt: str, every_s: float, clock: Callable[[], int], look: Look = dict) -> None:
+        self.attempt, self.every_s, self.clock, self.look = attempt, every_s, clock, look
 
     def process(
         self, element: tuple[str, Ledger | Appended], state: Any = RUNNING, soon: Any = SOON, end: Any = END
@@ -83,7 +83,7 @@ class _Total(beam.DoFn):
         yield from self._tell(state)
 
     def _wait(self, soon: Any) -> None:
-        soon.set(Timestamp.of(self.clock() / 1e6 + self.every))
+        soon.set(Timestamp.of(self.clock() / 1e6 + self.every_s))
 
     def _tell(self, state: Any) -> Iterator[Running]:
         running = state.read()

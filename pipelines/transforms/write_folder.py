@@ -94,21 +94,21 @@ class AppendRun(beam.PTransform):
     each of its rows replaces those before. To be run after `folder.live.prepare`. Gives all dead letters.
 
     Args:
-      every: seconds from a change of the ledger to a row of it; the end of the input makes one, too.
+      every_s: seconds from a change of the ledger to a row of it; the end of the input makes one, too.
     """
 
     run: Run
     out: Path
     letters: bool = True  # otherwise something else takes the dead letters
     clock: Callable[[], int] = now
-    every: float = 5.0
+    every_s: float = 5.0
 
     def expand(self, inputs: Inputs) -> beam.PCollection[DeadLetter]:
         scores, dead, ledgers = inputs
         scores | "AppendScores" >> beam.ParDo(_AppendScores(self.run, self.out, self.clock))
         (
             ledgers
-            | RunningTotal(self.run.attempt, self.every, self.clock)
+            | RunningTotal(self.run.attempt, self.every_s, self.clock)
             | "AppendLedger" >> beam.ParDo(_AppendLedger(self.run, self.out))
         )
         if self.letters:

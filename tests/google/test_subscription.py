@@ -17,7 +17,6 @@ from pipelines.google.subscription import (
     Client,
     check_name,
     check_pullable,
-    check_runner,
     client,
     explained,
     facts,
@@ -180,42 +179,3 @@ def test_messages_that_are_given_back_come_again_at_once(pubsub: Emulator, monke
     assert {m.message.data for m in again} == {b"a", b"b"}
     c.acknowledge(name, [m.ack_id for m in again])
     assert pubsub.counts(topic).outstanding == 0
-
-
-@pytest.mark.parametrize("runner", ["PrismRunner", "DataflowRunner", "apache_beam.runners.PrismRunner"])
-def test_good_runners_pass(runner: str) -> None:
-    check_runner(runner, [])
-
-
-@pytest.mark.parametrize(
-    ("runner", "reason"),
-    [
-        ("FnApiRunner", "without an element"),
-        ("DirectRunner", "before they are processed"),
-        ("BundleBasedDirectRunner", "before they are processed"),
-        ("SwitchingDirectRunner", "before they are processed"),
-        ("SparkRunner", "not known to acknowledge messages only after they are kept"),
-    ],
-)
-def test_runners_that_lose_messages_are_refused_with_the_reason(runner: str, reason: str) -> None:
-    with pytest.raises(UserError, match=reason):
-        check_runner(runner, [])
-
-
-@pytest.mark.parametrize("runner", ["FlinkRunner", "PortableRunner"])
-def test_flink_needs_checkpoints_often_enough(runner: str) -> None:
-    check_runner(runner, ["--checkpointing_interval=3000"])
-    check_runner(runner, ["--flink_master=x", "--checkpointing_interval", "3000"])
-    for args in ([], ["--checkpointing_interval=-1"]):
-        with pytest.raises(UserError, match="needs --checkpointing_interval"):
-            check_runner(runner, args)
-    with pytest.raises(UserError, match="at most 150000"):
-        check_runner(runner, ["--checkpointing_interval=600000"])
-    with pytest.raises(UserError, match="whole number"):
-        check_runner(runner, ["--checkpointing_interval=soon"])
-
-
-def test_an_attribute_is_no_clock_on_dataflow() -> None:
-    with pytest.raises(UserError, match="does not tell how far a replay has come"):
-        check_runner("DataflowRunner", [], "arrived")
-    check_runner("PrismRunner", [], "arrived")

@@ -26,8 +26,9 @@ from pipelines.jobs.checks.before import Check, passed
 from pipelines.jobs.checks.data import better_unit
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.checks.sample import FILES
-from pipelines.jobs.config import ExamplesConfig, Execution, Input, ScoreConfig, StreamConfig, parse_as_ofs
+from pipelines.jobs.config import ExamplesConfig, Input, ScoreConfig, StreamConfig, parse_as_ofs
 from pipelines.jobs.launch import Launch
+from pipelines.runners.execution import Execution
 from pipelines.system.machine import Room
 from pipelines.task.file import load_task
 from pipelines.task.spec import TimeField
@@ -51,7 +52,8 @@ class Kit:
         task = load_task(self.world.task)
         return ScoreConfig(
             task=task,
-            input=Input((str(self.world.events),), None, 0.05),
+            input=Input((str(self.world.events),), None),
+            max_bad_share=0.05,
             as_ofs=parse_as_ofs(task, AS_OFS),
             model=str(self.world.model),
             engine="tensorflow",
@@ -86,7 +88,7 @@ class Kit:
         return replace(config, **changes)
 
     def reading(self, *paths: object) -> ScoreConfig:
-        return replace(self.score, input=Input(tuple(map(str, paths)), None, 0.05))
+        return replace(self.score, input=Input(tuple(map(str, paths)), None))
 
     def on(self, *args: str) -> ScoreConfig:
         return replace(self.score, execution=Execution(1, None, args, False))
@@ -341,18 +343,19 @@ def test_rows_that_a_run_would_refuse_end_a_dry_run_and_are_told_when_a_run_begi
     said = capsys.readouterr().out
     assert f"warning     {error.value}" in said
     assert said.index("warning ") < said.index("REFUSED     25.0 % of the rows or files are bad")
-    allowed = replace(config, input=replace(config.input, max_bad_share=0.3))
+    allowed = replace(config, max_bad_share=0.3)
     assert score.plan(allowed) == Exit.OK
     assert "warning     " in capsys.readouterr().out
 
 
 def test_examples_are_checked_alike(kit: Kit) -> None:
     config = ExamplesConfig(
-        kit.score.task,
-        Input((str(kit.events(user=[None if i % 2 else u for i, u in enumerate(kit.column("user"))])),), None, 0.05),
-        kit.score.as_ofs[:1],
-        str(kit.folder / "examples"),
-        kit.score.execution,
+        task=kit.score.task,
+        input=Input((str(kit.events(user=[None if i % 2 else u for i, u in enumerate(kit.column("user"))])),), None),
+        as_ofs=kit.score.as_ofs[:1],
+        output=str(kit.folder / "examples"),
+        execution=kit.score.execution,
+        max_bad_share=0.05,
     )
     with pytest.raises(UserError, match="1,050 of 2,100 rows") as error:
         examples.plan(config)
@@ -397,12 +400,12 @@ def test_every_check_is_registered_once_and_has_a_code_that_is_explained() -> No
     assert {check.code for check in every} <= set(CODES)
 
 
-def test_a_finding_without_a_code_has_that_of_its_check() -> None:
+def test_a_finding_without_a_code_has_that_of_its_check(kit: Kit) -> None:
     def look(facts: Facts) -> Any:
         yield Finding("", "ok", "x", "y")
         raise UserError("z")
 
-    facts = Facts(Launch("examples", Execution(1, None, (), False), None, None, None, 0.05), True)
+    facts = Facts(Launch.of(kit.score), True)
     found = Check("versions", look).findings(facts)
     assert next(found).code == "versions"
     with pytest.raises(UserError) as error:

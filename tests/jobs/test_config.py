@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from pipelines.errors import UserError
-from pipelines.jobs.config import Execution, Input, ScoreConfig, TrainConfig, parse_as_ofs
+from pipelines.jobs.config import Input, ScoreConfig, TrainConfig, parse_as_ofs
+from pipelines.runners.execution import Execution
 from pipelines.task.fields import UNITS, format_time, parse_time
 from pipelines.task.spec import Task
 from tests.support.small_shop import TASK
@@ -29,7 +30,7 @@ def task() -> Task:
 def config(task: Task, patterns: tuple[str, ...] = ("a", "b"), workers: int = 1, **changes: object) -> ScoreConfig:
     values = {
         "task": task,
-        "input": Input(patterns, None, 0.05),
+        "input": Input(patterns, None),
         "as_ofs": parse_as_ofs(task, "2024-03-01"),
         "model": "m",
         "engine": "tensorflow",
@@ -37,8 +38,26 @@ def config(task: Task, patterns: tuple[str, ...] = ("a", "b"), workers: int = 1,
         "batch_size": 256,
         "output": "out",
         "execution": Execution(workers, None, (), False),
+        "max_bad_share": 0.05,
     }
     return ScoreConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def training(
+    task: Task, test: tuple[int, ...], here: Execution, train_as_ofs: int, every: int, validation: int
+) -> TrainConfig:
+    return TrainConfig(
+        task=task,
+        input=Input(("a",), None),
+        test=test,
+        train_as_ofs=train_as_ofs,
+        train_every=every,
+        validation_as_ofs=validation,
+        models="m",
+        examples="e",
+        execution=here,
+        max_bad_share=0.05,
+    )
 
 
 def test_one_as_of_and_a_range(task: Task) -> None:
@@ -83,18 +102,14 @@ def test_a_range_of_too_many_as_ofs_is_counted_and_not_made(task: Task) -> None:
 
 
 def test_numbers_that_nobody_means_are_refused_with_the_most_there_may_be(task: Task) -> None:
-    here, source = Execution(1, None, (), False), Input(("a",), None, 0.05)
+    here = Execution(1, None, (), False)
     second, test = every_second(task), (parse_time("2024-05-01"),)
     tries: dict[str, Callable[[], object]] = {
         "--workers 5000: at most 1,024, for each is a process": lambda: Execution(5000, None, (), False).check(),
         "--shards 1000000: at most 65,536": lambda: Execution(1, 1_000_000, (), False).check(),
         "--batch-size 16000000: at most 1,048,576": lambda: config(task, batch_size=16_000_000),
-        "--train-as-ofs 1000000000: at most 1,000,000": lambda: TrainConfig(
-            second, source, test, 10**9, UNITS["s"], 1, "m", "e", False, False, here
-        ),
-        "--validation-as-ofs 1000000000: at most": lambda: TrainConfig(
-            second, source, test, 2, UNITS["s"], 10**9, "m", "e", False, False, here
-        ),
+        "--train-as-ofs 1000000000: at most 1,000,000": lambda: training(second, test, here, 10**9, UNITS["s"], 1),
+        "--validation-as-ofs 1000000000: at most": lambda: training(second, test, here, 2, UNITS["s"], 10**9),
     }
     for message, attempt in tries.items():
         with pytest.raises(UserError, match=message):
@@ -104,7 +119,7 @@ def test_numbers_that_nobody_means_are_refused_with_the_most_there_may_be(task: 
 def test_labels_of_training_are_known_before_validation_and_those_before_test(task: Task) -> None:
     test = parse_time("2024-05-01")
     here = Execution(1, None, (), False)
-    train = TrainConfig(task, Input(("a",), None, 0.05), (test,), 3, 7 * DAY, 2, "m", "e", False, False, here)
+    train = training(task, (test,), here, 3, 7 * DAY, 2)
     assert max(train.validation) + task.horizon <= test
     assert max(train.train) + task.horizon <= min(train.validation)
     assert [b - a for a, b in pairwise(train.train)] == [7 * DAY, 7 * DAY]

@@ -20,11 +20,12 @@ import pytest
 from pipelines.cli import main
 from pipelines.errors import Exit
 from pipelines.jobs import examples as module
-from pipelines.jobs.config import ExamplesConfig, Execution, Input
+from pipelines.jobs.config import ExamplesConfig, Input
 from pipelines.jobs.examples import make_examples
 from pipelines.models.example_files import Examples, load_examples
 from pipelines.models.example_store import FILE, PREFIX, Stored, adding
-from pipelines.runners import execution
+from pipelines.runners import bounded
+from pipelines.runners.execution import Execution
 from pipelines.task.fields import parse_time
 from pipelines.task.file import load_task
 from pipelines.task.spec import Task
@@ -48,8 +49,15 @@ class Case:
     events: list[dict[str, Any]]  # with times in us
 
     def config(self, out: str, as_ofs: tuple[int, ...] = AS_OFS, task: Task | None = None) -> ExamplesConfig:
-        inputs = Input((str(self.folder / "events.parquet"),), None, 0.05)
-        return ExamplesConfig(task or self.task, inputs, as_ofs, str(self.folder / out), Execution(1, None, (), False))
+        inputs = Input((str(self.folder / "events.parquet"),), None)
+        return ExamplesConfig(
+            task=task or self.task,
+            input=inputs,
+            as_ofs=as_ofs,
+            output=str(self.folder / out),
+            execution=Execution(1, None, (), False),
+            max_bad_share=0.05,
+        )
 
     def write(self, out: str, *more: str, events: Path | None = None, expect: int = Exit.OK) -> str:
         told = io.StringIO()
@@ -136,7 +144,7 @@ def test_what_arrives_after_the_as_of_changes_no_feature(case: Case) -> None:
     table = pq.read_table(case.folder / "events.parquet")
     known = table.filter((table[column].to_numpy() * SECOND) < AS_OFS[0])
     pq.write_table(known, case.folder / "known.parquet")
-    inputs = Input((str(case.folder / "known.parquet"),), None, 0.05)
+    inputs = Input((str(case.folder / "known.parquet"),), None)
     whole, cut = case.load(case.config("out")), case.load(replace(case.config("known"), input=inputs))
     rows, kept = whole.at(AS_OFS[0]), cut.at(AS_OFS[0])
     assert len(known) < len(table)
@@ -151,7 +159,7 @@ def test_shards_make_no_difference(case: Case) -> None:
 
 
 def test_a_second_time_nothing_is_computed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.runners.execution.run", lambda *_: pytest.fail("the pipeline ran"))
+    monkeypatch.setattr("pipelines.runners.bounded.run", lambda *_: pytest.fail("the pipeline ran"))
     before = layers(case.folder / "out")
     text = case.write("out")
     assert "reused      5 features as of 2024-04-01 to 2024-04-08 (2 as-ofs)\nexamples    " in text
@@ -183,7 +191,7 @@ def test_another_input_shares_nothing(case: Case) -> None:
     table = pq.read_table(case.folder / "events.parquet")
     file = case.folder / "again" / "events.parquet"
     file.parent.mkdir()
-    config = replace(case.config("versions"), input=Input((str(file),), None, 0.05))
+    config = replace(case.config("versions"), input=Input((str(file),), None))
     stored: list[Stored] = []
     for rows in (len(table), len(table), len(table) - 1):
         pq.write_table(table.slice(0, rows), file, row_group_size=300)
@@ -196,13 +204,13 @@ def test_another_input_shares_nothing(case: Case) -> None:
 def test_an_input_that_changes_while_it_is_read_leaves_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     file = case.folder / "moving.parquet"
     file.write_bytes((case.folder / "events.parquet").read_bytes())
-    run = execution.run
+    run = bounded.run
 
     def touched(*arguments: Any) -> None:
         run(*arguments)
         os.utime(file, ns=(0, 10**9))
 
-    monkeypatch.setattr("pipelines.runners.execution.run", touched)
+    monkeypatch.setattr("pipelines.runners.bounded.run", touched)
     text = case.write("moving", events=file, expect=Exit.USAGE)
     assert "the input changed while it was read: run the command again" in text
     assert not layers(case.folder / "moving")
@@ -235,7 +243,7 @@ def test_a_path_keeps_its_labels_in_every_layer(tmp_path: Path) -> None:
     (tmp_path / "prices.yaml").write_text(PRICES)
     case = Case(tmp_path, load_task(tmp_path / "prices.yaml"), [])
     as_ofs = tuple((small_shop.START + d * small_shop.DAY) * SECOND for d in (10, 20))
-    prices = Input((str(tmp_path / "prices.parquet"),), None, 0.05)
+    prices = Input((str(tmp_path / "prices.parquet"),), None)
     config = replace(case.config("out", as_ofs), input=prices)
     make_examples(replace(config, task=only(case.task, 0)))
     steps, fresh = make_examples(config), make_examples(replace(config, output=str(tmp_path / "fresh")))
@@ -253,7 +261,7 @@ def bad_prices(case: Case) -> ExamplesConfig:
     prices = [str(p) if i % 40 else "gratis" for i, p in enumerate(table["price"].to_pylist())]
     file = case.folder / "bad.parquet"
     pq.write_table(table.set_column(table.column_names.index("price"), "price", pa.array(prices)), file)
-    return replace(case.config("bad"), input=Input((str(file),), None, 0.05))
+    return replace(case.config("bad"), input=Input((str(file),), None))
 
 
 def test_a_feature_whose_field_spoils_rows_makes_all_anew(case: Case) -> None:

@@ -10,12 +10,13 @@ import pytest
 import yaml
 
 from pipelines.events.formats.base import Piece
-from pipelines.jobs.config import Execution, Input, ScoreConfig, StreamConfig
+from pipelines.jobs.config import Input, ScoreConfig, StreamConfig
 from pipelines.jobs.outputs.base import Result
 from pipelines.jobs.report import describe_as_ofs, ledger_lines, live_report, score_report
 from pipelines.jobs.source import Source
 from pipelines.ledger.counts import Ledger, Status
 from pipelines.models.saved.manifest import Manifest, signature
+from pipelines.runners.execution import Execution
 from pipelines.task.fields import parse_time
 from pipelines.task.spec import Task
 from tests.support.small_shop import TASK
@@ -38,7 +39,7 @@ GOOD = Ledger(
 )
 CONFIG = ScoreConfig(
     task=CHURN,
-    input=Input(("/data/events",), None, 0.05),
+    input=Input(("/data/events",), None),
     as_ofs=(parse_time("2024-05-06"),),
     model="m",
     engine="tensorflow",
@@ -46,6 +47,7 @@ CONFIG = ScoreConfig(
     batch_size=256,
     output="out",
     execution=Execution(1, None, (), False),
+    max_bad_share=0.05,
 )
 SOURCE = Source((Piece("a.parquet", "parquet", 0, 1, 1_500, True), Piece("a.parquet", "parquet", 1, 2, 500, False)), 8)
 
@@ -167,7 +169,7 @@ LIVE = StreamConfig(
     arrival_attribute=None,
     payload="json",
     avro_schema=None,
-    bootstrap=Input(("/data/events",), None, 0.05),
+    bootstrap=Input(("/data/events",), None),
     first=parse_time("2024-05-06"),
     early=0,
     model="m",

@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.errors import Exit
-from pipelines.runners import execution
+from pipelines.runners import bounded
 from pipelines.task.fields import format_time, parse_time
 from pipelines.task.file import load_task
 from tests.support import hostile_models, small_shop
@@ -115,13 +115,13 @@ def test_a_file_that_changes_after_the_plan(
     lines = [json.dumps(row) + "\n" for row in table.to_pylist()]
     events = tmp_path / "events.jsonl"
     events.write_text("".join(lines))
-    run = execution.run
+    run = bounded.run
 
     def changed(*arguments: Any) -> None:
         events.write_text("".join([*lines, *lines][: int(share * len(lines))]))
         run(*arguments)
 
-    monkeypatch.setattr(execution, "run", changed)
+    monkeypatch.setattr(bounded, "run", changed)
     told = io.StringIO()
     flags = ["--task", str(late / "task.yaml"), "--input", str(events), "--as-of", "2024-04-01"]
     flags += ["--workers", str(workers), "--output", str(tmp_path / "out")]

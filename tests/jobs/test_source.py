@@ -20,8 +20,9 @@ from pipelines.errors import UserError
 from pipelines.events.decode import Span
 from pipelines.google.bigquery import client
 from pipelines.jobs import source
-from pipelines.jobs.config import Execution, ScoreConfig
+from pipelines.jobs.config import ScoreConfig
 from pipelines.ledger.counts import Ledger, total
+from pipelines.runners.execution import Execution
 from pipelines.system.progress import Progress
 from pipelines.task.fields import parse_time
 from pipelines.task.file import load_task

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cli import _parser, _training, main
+from pipelines.cli import main, parser
+from pipelines.commands.train import training
 from pipelines.errors import Exit
 from pipelines.jobs.config import TrainConfig
 from pipelines.models import registry
@@ -136,8 +137,8 @@ def test_labels_end_before_the_next_judge_begins(shop: Path) -> None:
 
 def config(shop: Path, every: str, validation: int = 3) -> TrainConfig:
     flags = ("--train-every", every, "--validation-as-ofs", str(validation))
-    args, rest = _parser().parse_known_args(command(shop, "models", *flags))
-    return _training(args, tuple(rest))
+    args, rest = parser().parse_known_args(command(shop, "models", *flags))
+    return training(args, tuple(rest))
 
 
 def test_a_version_holds_all_that_tells_of_it(shop: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -14,10 +14,10 @@ from apache_beam.coders import BytesCoder, StrUtf8Coder, VarIntCoder
 from apache_beam.portability.api import beam_runner_api_pb2
 
 from pipelines.errors import UserError
-from pipelines.jobs.config import Execution
-from pipelines.runners.dataflow import Job, added, check, hints, is_dataflow, is_template, problems
+from pipelines.runners.execution import Execution, Job
 from tests.support import golden_jobs as jobs
 from tests.support import small_shop
+from tests.support.asked_runners import asked
 from tests.support.fake_dataflow import BUCKET, PROJECT, Cloud, cloud
 from tests.support.golden_jobs import FLAGS, IMAGE, Proto, backfill, live
 
@@ -151,7 +151,7 @@ def test_a_job_that_would_misread_the_state_has_another_name_for_what_keeps_it(
 
 def test_a_backfill_asks_for_workers_with_an_accelerator_for_inference_alone(services: Cloud) -> None:
     flags = [*FLAGS, "--num_workers=2", "--max_num_workers=20", "--machine_type=n1-standard-8", "--job_name=backfill"]
-    wanted = hints(GPU, "16GB")
+    wanted = asked(*FLAGS, accelerator=GPU, ram="16GB").hints
     jobs.pipeline(backfill(flags, wanted), *flags, accelerator=GPU).run()
     (job,) = services.jobs
     environment, (pool,) = job["environment"], job["environment"]["workerPools"]
@@ -183,7 +183,11 @@ def test_a_backfill_asks_for_workers_with_an_accelerator_for_inference_alone(ser
 
 def test_hints_do_not_change_steps_or_coders(batch: Proto) -> None:
     flags = [*FLAGS, "--dry_run=yes"]
-    graph = jobs.pipeline(backfill(flags, hints(GPU, "16GB")), *flags).run().job.proto_pipeline
+    graph = (
+        jobs.pipeline(backfill(flags, asked(*FLAGS, accelerator=GPU, ram="16GB").hints), *flags)
+        .run()
+        .job.proto_pipeline
+    )
     assert jobs.described(graph) == jobs.described(batch)
 
 
@@ -219,7 +223,7 @@ def test_an_update_names_the_job_that_it_replaces_and_the_steps_that_have_other_
 
 def test_a_template_is_written_and_nothing_is_launched(services: Cloud) -> None:
     flags = [*FLAGS, f"--template_location=gs://{BUCKET}/templates/backfill"]
-    assert is_template(flags)
+    assert asked(*flags).template
     jobs.pipeline(backfill(flags), *flags).run().wait_until_finish()
     assert not services.jobs
     described = json.loads(services.staged("backfill"))
@@ -228,24 +232,30 @@ def test_a_template_is_written_and_nothing_is_launched(services: Cloud) -> None:
 
 
 def test_options_are_added_that_are_missing_and_no_others() -> None:
-    assert added(["--runner=FlinkRunner"], GPU) == []
-    assert added(FLAGS) == ["--no_save_main_session"]
-    assert added([*FLAGS, "--save_main_session"]) == []
+    assert "--experiments=no_use_multiple_sdk_containers" not in asked("--runner=FlinkRunner", accelerator=GPU).added()
+    assert asked(*FLAGS).added() == ["--no_save_main_session"]
+    assert asked(*FLAGS, "--save_main_session").added() == []
     pool = f"--dataflow_service_options=worker_accelerator={GPU}"
     one = "--experiments=no_use_multiple_sdk_containers"
-    assert added([*FLAGS, "--no_save_main_session"], GPU) == [one]
-    assert added([*FLAGS, "--no_save_main_session"], GPU, streaming=True) == [pool, one]
-    assert added([*FLAGS, "--no_save_main_session", pool], streaming=True) == [one]
-    assert added([*FLAGS, "--no_save_main_session", "--experiments=use_multiple_sdk_containers"], GPU) == []
-    assert added([*FLAGS, "--no_save_main_session"], f"{GPU};use_nvidia_mps") == []
+    assert asked(*FLAGS, "--no_save_main_session", accelerator=GPU).added() == [one]
+    assert asked(*FLAGS, "--no_save_main_session", accelerator=GPU, live=True).added() == [pool, one]
+    assert asked(*FLAGS, "--no_save_main_session", pool, live=True).added() == [one]
+    assert (
+        asked(*FLAGS, "--no_save_main_session", "--experiments=use_multiple_sdk_containers", accelerator=GPU).added()
+        == []
+    )
+    assert asked(*FLAGS, "--no_save_main_session", accelerator=f"{GPU};use_nvidia_mps").added() == []
 
 
-@pytest.mark.parametrize("name", ["DataflowRunner", "dataflow", "apache_beam.runners.DataflowRunner"])
-def test_the_runner_is_known_by_each_name_that_beam_takes(name: str) -> None:
-    assert is_dataflow([f"--runner={name}"])
-    assert not is_template([f"--runner={name}"])
-    assert not is_dataflow(["--runner=FlinkRunner"])
-    assert not is_template(["--runner=FlinkRunner", "--template_location=gs://my-bucket/t"])
+def test_a_template_is_of_dataflow_alone() -> None:
+    assert not asked(*FLAGS).template
+    assert not asked("--runner=FlinkRunner", "--template_location=gs://my-bucket/t").template
+
+
+def check(
+    flags: Sequence[str], job: Job, live: bool = False, accelerator: str | None = None, ram: str | None = None
+) -> None:
+    asked(*flags, live=live, accelerator=accelerator, ram=ram).check(job)
 
 
 GOOD = Job(jobs.MODEL, None)
@@ -253,9 +263,9 @@ GOOD = Job(jobs.MODEL, None)
 
 def test_good_jobs_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     check(FLAGS, GOOD)
-    check(FLAGS, replace(GOOD, streaming=True, accelerator=GPU, device="gpu"))
-    check(FLAGS, replace(GOOD, accelerator=f"{GPU}:latest;use_nvidia_mps", ram="1.5GiB"))
-    check([*FLAGS, "--update", "--job_name=live"], replace(GOOD, streaming=True))
+    check(FLAGS, replace(GOOD, device="gpu"), live=True, accelerator=GPU)
+    check(FLAGS, GOOD, accelerator=f"{GPU}:latest;use_nvidia_mps", ram="1.5GiB")
+    check([*FLAGS, "--update", "--job_name=live"], GOOD, live=True)
     in_image = replace(GOOD, model="/models/shop", inputs=("/data/events",))
     check([*FLAGS, f"--template_location=gs://{BUCKET}/launch"], in_image)
     check([f for f in FLAGS if "image" not in f] + [f"--setup_file={__file__}"], GOOD)
@@ -282,12 +292,12 @@ def _without(flag: str, *more: str) -> list[str]:
         (_without("--sdk_container_image", "--setup_file=no.py"), {}, r"--setup_file=no\.py: no such file"),
         ([*FLAGS, "--job_name=My_Job"], {}, "--job_name=My_Job: takes a-z, 0-9 and -"),
         ([*FLAGS, "--update", "--job_name=j"], {}, "--update is for live jobs"),
-        ([*FLAGS, '--transform_name_mapping={"a":"b"}'], {"streaming": True}, "goes with --update"),
+        ([*FLAGS, '--transform_name_mapping={"a":"b"}'], {"live": True}, "goes with --update"),
         (FLAGS, {"inputs": ("/data/events",)}, "/data/events: workers of Dataflow cannot read it here"),
         (FLAGS, {"model": "models/shop"}, "--model models/shop: workers of Dataflow cannot read it here"),
         (FLAGS, {"output": "scores"}, "--output scores: jobs on Dataflow write to BigQuery"),
         (FLAGS, {"output": "/mnt/scores"}, "jobs on Dataflow write to BigQuery"),
-        (FLAGS, {"archive": "archive", "streaming": True}, "--archive archive: workers of Dataflow cannot write it"),
+        (FLAGS, {"archive": "archive", "live": True}, "--archive archive: workers of Dataflow cannot write it"),
         (FLAGS, {"accelerator": "nvidia-tesla-t4"}, "--accelerator nvidia-tesla-t4: must be such as 'type:nvidia-tes"),
         (FLAGS, {"accelerator": "type:nvidia-tesla-t4;count:0"}, "must be such as"),
         (FLAGS, {"accelerator": "type:nvidia-tesla-t4;count:1"}, "must be such as .*;install-nvidia-driver'"),
@@ -301,7 +311,7 @@ def _without(flag: str, *more: str) -> list[str]:
         ),
         ([*FLAGS, "--flexrs_goal=COST_OPTIMIZED"], {"accelerator": GPU}, "does not go with --flexrs_goal"),
         (FLAGS, {"ram": "16"}, "--inference-ram 16: must be such as 16GB"),
-        (FLAGS, {"ram": "16GB", "streaming": True}, "--inference-ram is for backfills"),
+        (FLAGS, {"ram": "16GB", "live": True}, "--inference-ram is for backfills"),
         (["--runner=FlinkRunner"], {"accelerator": GPU}, "--accelerator is for --runner=DataflowRunner"),
         ([], {"ram": "16GB"}, "--inference-ram is for --runner=DataflowRunner"),
     ],
@@ -310,15 +320,16 @@ def test_what_cannot_work_is_refused_before_a_launch(
     flags: list[str], changed: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CLOUDSDK_COMPUTE_REGION", raising=False)
+    of_job = {name: value for name, value in changed.items() if hasattr(GOOD, name)}
     with pytest.raises(UserError, match=told) as refused:
-        check(flags, replace(GOOD, **changed))
+        check(flags, replace(GOOD, **of_job), **{k: v for k, v in changed.items() if k not in of_job})
     assert "\n" not in str(refused.value)
 
 
 def test_all_that_is_wrong_is_found_and_the_first_of_it_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CLOUDSDK_COMPUTE_REGION", raising=False)
-    job = replace(GOOD, output="scores", inputs=("a", "b"), ram="much")
-    found = [str(problem) for problem in problems(_without("--region", "--update"), job)]
+    job = replace(GOOD, output="scores", inputs=("a", "b"))
+    found = [str(problem) for problem in asked(*_without("--region", "--update"), ram="much").problems(job)]
     starts = [
         "--runner=DataflowRunner needs --region",
         "--update is",
@@ -329,4 +340,4 @@ def test_all_that_is_wrong_is_found_and_the_first_of_it_told(monkeypatch: pytest
     ]
     assert [told[: len(start)] for told, start in zip(found, starts, strict=True)] == starts
     with pytest.raises(UserError, match="needs --region"):
-        check(_without("--region", "--update"), job)
+        check(_without("--region", "--update"), job, ram="much")

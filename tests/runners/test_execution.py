@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.errors import Exit, UserError
-from pipelines.jobs.config import Execution
-from pipelines.runners.execution import SECRETS, _add, cause, check_beam_args, run, runner
+from pipelines.runners.bounded import run
+from pipelines.runners.endings import cause
+from pipelines.runners.execution import Execution
+from pipelines.runners.options import SECRETS, beam_parser, check_beam_args
 
 
 def test_options_of_beam_pass_and_others_do_not() -> None:
@@ -47,11 +47,7 @@ def test_a_secret_is_not_for_a_command_line(where: list[str], name: str) -> None
 
 
 def test_all_secrets_of_beam_are_known() -> None:
-    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for options in PipelineOptions.__subclasses__():
-        if hasattr(options, "_add_argparse_args"):
-            _add(options, known)
-    names = {name.removeprefix("--") for action in known._actions for name in action.option_strings}
+    names = {name.removeprefix("--") for action in beam_parser()._actions for name in action.option_strings}
     assert {n for n in names if re.search("secret|token|passw|pwd|credential|connection_string|api_?key", n)} == {
         *SECRETS
     }
@@ -77,12 +73,6 @@ def test_options_of_streams_pass_where_they_are_known() -> None:
 )
 def test_the_cause_is_the_last_error(text: str, told: str) -> None:
     assert cause(ValueError(text)) == told
-
-
-def test_the_local_runner_is_pinned() -> None:
-    assert runner(Execution(1, None, (), False)) == "FnApiRunner"
-    assert runner(Execution(1, None, ("--runner=DirectRunner",), False)) == "FnApiRunner"
-    assert runner(Execution(1, None, ("--runner=FlinkRunner",), False)) == "FlinkRunner"
 
 
 def fail(_: int) -> None:

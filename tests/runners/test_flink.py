@@ -13,6 +13,7 @@ from pipelines.errors import Exit, UserError
 from pipelines.runners import flink
 from pipelines.sandbox.flink_cluster import KINDS, FlinkCluster
 from pipelines.system.listening import Listener, listeners
+from tests.support.asked_runners import asked
 from tests.support.command_line import digest, foretide
 from tests.support.live_world import AS_OFS, ENGINE, World
 from tests.support.services import free_port
@@ -122,11 +123,11 @@ def test_a_wrong_address_is_told_in_a_sentence(world: World, tmp_path: Path, run
 
 def test_what_answers_may_be_something_else(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs --job_endpoint=HOST:PORT"):
-        flink.check(["--runner=PortableRunner"])
+        asked("--runner=PortableRunner").check_reachable()
     with pytest.raises(UserError, match="it is not of the form HOST:PORT"):
-        flink.check(["--runner=PortableRunner", "--job_endpoint=somewhere"])
-    flink.check([])
-    flink.check(["--runner=DataflowRunner"])
+        asked("--runner=PortableRunner", "--job_endpoint=somewhere").check_reachable()
+    asked().check_reachable()
+    asked("--runner=DataflowRunner").check_reachable()
 
 
 def test_a_job_server_with_a_cluster_of_its_own_keeps_it_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +146,7 @@ def test_workers_come_from_a_pool_unless_told() -> None:
     pool = ["--environment_type=EXTERNAL", "--environment_config=localhost:50000", kept]
 
     def added(*args: str) -> list[str]:
-        return [arg for arg in flink.added(args) if arg.startswith("--environment_")]
+        return [arg for arg in asked(*args).added() if arg.startswith("--environment_")]
 
     assert added("--runner=FlinkRunner", "--flink_master=flink:8081") == pool
     assert added("--runner=PortableRunner", "--job_endpoint=flink:8099") == pool
@@ -159,5 +160,5 @@ def test_workers_come_from_a_pool_unless_told() -> None:
         assert added(*named) == ["--environment_type=EXTERNAL", kept]
         assert added(*named, "--environment_type=DOCKER") == [kept]
     assert added("--runner=FlinkRunner", "--environment_cache_millis=1") == []
-    assert kept not in flink.added(["--runner=FlinkRunner"], streaming=True)
+    assert kept not in asked("--runner=FlinkRunner", live=True).added()
     assert added("--runner=DataflowRunner") == added() == []

@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import Exit, UserError
-from pipelines.runners.flink import ask
-from pipelines.runners.flink_job import FlinkJob
+from pipelines.runners.flink_job import FlinkJob, ask
 from pipelines.sandbox.flink_cluster import FlinkCluster
 from pipelines.storage.folder.live import live_runs, stop_file
 from pipelines.storage.folder.query import connect

@@ -18,8 +18,10 @@ import apache_beam as beam
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.jobs.config import Execution
-from pipelines.runners.portable import FLINK, needed, run_stream, runner_name, stream_options, works_here
+from pipelines.runners.execution import Execution
+from pipelines.runners.flink import STREAM
+from pipelines.runners.portable import run_stream
+from tests.support.asked_runners import asked
 from tests.support.processes import alive, wait_until_dead
 from tests.support.ticking_stream import build
 
@@ -187,9 +189,9 @@ def test_an_error_of_the_graph_passes(tmp_path: Path) -> None:
 
 def test_flink_ends_bundles_before_its_checkpoints_unless_told() -> None:
     def added(*args: str) -> list[str]:
-        return [*needed(Execution(1, None, args, False))]
+        return [arg for arg in asked(*args, live=True).added() if arg in STREAM]
 
-    finish, bundle, timeout = FLINK
+    finish, bundle, timeout = STREAM
     assert finish == "--finish_bundle_before_checkpointing"
     assert added("--runner=FlinkRunner") == [finish, bundle, timeout]
     assert added("--runner=PortableRunner", "--max_bundle_time_mills=5") == [finish, timeout]
@@ -199,10 +201,11 @@ def test_flink_ends_bundles_before_its_checkpoints_unless_told() -> None:
 
 def test_where_a_stream_runs() -> None:
     def works(*args: str) -> bool:
-        return works_here(stream_options(Execution(1, None, args, False)))
+        runner = asked(*args, live=True)
+        return runner.works_here(runner.options())
 
     def name(*args: str) -> str:
-        return runner_name(Execution(1, None, args, False))
+        return asked(*args, live=True).name
 
     assert name() == name("--runner=DirectRunner") == name("--runner=PrismRunner") == "PrismRunner"
     assert name("--runner=FlinkRunner") == "FlinkRunner"

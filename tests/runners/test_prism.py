@@ -13,8 +13,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
 from pipelines.errors import UserError
-from pipelines.jobs.config import Execution
 from pipelines.runners import prism
+from pipelines.runners.execution import Execution
 from pipelines.runners.portable import run_stream
 from pipelines.runners.prism import Prism, locate
 from pipelines.system.listening import listeners

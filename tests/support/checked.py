@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pipelines.events.decode import Since, Span
 from pipelines.jobs.checks.before import passed
 from pipelines.jobs.checks.facts import Facts
-from pipelines.jobs.config import Execution, Input
+from pipelines.jobs.config import ExamplesConfig, Input
 from pipelines.jobs.launch import Launch
+from pipelines.runners.execution import Execution
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import File
 
 HERE = Execution(1, None, (), False)
+
+
+@dataclass(frozen=True)
+class Spanned(Launch):
+    """Of a span of its own."""
+
+    within: Span | Since = Span((0,))  # noqa: RUF009 (frozen)
+
+    @property
+    def span(self) -> Span | Since:
+        return self.within
 
 
 def checked(
@@ -23,8 +36,9 @@ def checked(
     files: Sequence[File] = (),
 ) -> Facts:
     """What is known of an input that passed; `files`: in place of those of the patterns. Raises UserError."""
-    given = Input(tuple(map(str, patterns)) or ("x",), None, 0.05)
-    facts = Facts(Launch("examples", HERE, task, span, given, given.max_bad_share), dry_run)
+    given = Input(tuple(map(str, patterns)) or ("x",), None)
+    config = ExamplesConfig(task=task, input=given, as_ofs=(0,), output="", execution=HERE, max_bad_share=0.05)
+    facts = Facts(Spanned(config, task, within=span), dry_run)
     if files:
         vars(facts)["_files"] = list(files)
     passed(facts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import difflib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -28,12 +28,12 @@ from pipelines.events.messages import Payload
 from pipelines.google.subscription import Facts
 from pipelines.google.tables import parse_table
 from pipelines.jobs import score, stream
-from pipelines.jobs.config import Execution, Input, ScoreConfig, StreamConfig
+from pipelines.jobs.config import Input, ScoreConfig, StreamConfig
 from pipelines.jobs.outputs.bigquery import TableLive
 from pipelines.jobs.source import Source
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.running import Appended, Running, WindowRows
-from pipelines.runners import dataflow
+from pipelines.runners.execution import Execution
 from pipelines.storage.rows import Run
 from pipelines.system.progress import Progress
 from pipelines.task.fields import parse_time
@@ -43,6 +43,7 @@ from pipelines.transforms.infer import Infer
 from pipelines.transforms.live_sequences import ShardClock
 from pipelines.transforms.write_table import WriteTable
 from tests.support import small_shop
+from tests.support.asked_runners import asked
 from tests.support.fake_dataflow import BUCKET, PROJECT, REGION
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -68,12 +69,23 @@ def shop(text: str = small_shop.TASK) -> Task:
     return Task.model_validate(yaml.safe_load(text), strict=False)
 
 
-def backfill(flags: Sequence[str] = FLAGS, hints: dict[str, str] | None = None, batch_size: int = 256) -> Build:
+def backfill(flags: Sequence[str] = FLAGS, hints: Mapping[str, str] | None = None, batch_size: int = 256) -> Build:
     """What `foretide score` builds, from files and into BigQuery."""
     task = shop()
     execution, place = Execution(1, None, tuple(flags), False), f"bq://{TABLE.scores}"
-    events = Input((f"gs://{BUCKET}/events",), None, 0.05)
-    config = ScoreConfig(task, events, (AS_OF,), MODEL, "tensorflow", "auto", batch_size, place, execution)
+    events = Input((f"gs://{BUCKET}/events",), None)
+    config = ScoreConfig(
+        task=task,
+        input=events,
+        as_ofs=(AS_OF,),
+        model=MODEL,
+        engine="tensorflow",
+        device="auto",
+        batch_size=batch_size,
+        output=place,
+        execution=execution,
+        max_bad_share=0.05,
+    )
     infer = Infer(MODEL, task, "tensorflow", "auto", batch_size).with_resource_hints(**(hints or {}))
     write = WriteTable(_run(task), TABLE, config.as_ofs)
     return lambda p: score.build(p, config, FILES, infer, write, Progress())
@@ -113,7 +125,7 @@ def live(flags: Sequence[str] = FLAGS, history: bool = True, task: Task | None =
 
 def pipeline(build: Build, *flags: str, streaming: bool = False, accelerator: str | None = None) -> beam.Pipeline:
     """With the options that a command gives it."""
-    args = [*flags, *dataflow.added(flags, accelerator, streaming)]
+    args = [*flags, *asked(*flags, live=streaming, accelerator=accelerator).added()]
     p = beam.Pipeline(options=PipelineOptions([*args, *(["--streaming"] if streaming else [])]))
     build(p)
     return p

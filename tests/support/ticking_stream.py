@@ -22,9 +22,9 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from pipelines.errors import UserError
-from pipelines.jobs.config import Execution
 from pipelines.ledger.figures import summary
 from pipelines.ledger.metrics import counter, distribution
+from pipelines.runners.execution import Execution
 from pipelines.runners.portable import run_stream
 
 END = 1 << 60

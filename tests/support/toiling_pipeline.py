@@ -14,8 +14,8 @@ from pathlib import Path
 import apache_beam as beam
 
 from pipelines.errors import UserError
-from pipelines.jobs.config import Execution
-from pipelines.runners.execution import run
+from pipelines.runners.bounded import run
+from pipelines.runners.execution import Execution
 from pipelines.system import interrupts
 
 

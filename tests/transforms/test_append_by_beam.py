@@ -47,12 +47,13 @@ from pipelines.transforms.append_table import AppendTable
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, score_rows, stamped
 from pipelines.transforms.write_table import refused_letter
+from tests.support.asked_runners import asked
 from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
 from tests.support.warehouse import Warehouse
 
 RUN = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
 PATH = replace(RUN, outputs=("step_1", "step_1_p10", "step_1_p90"))
-DATAFLOW = "DataflowRunner"
+DATAFLOW = "--runner=DataflowRunner"
 
 
 class ErrorHandling(NamedTuple):
@@ -304,11 +305,11 @@ def test_java_is_told_that_the_input_is_endless(service: str) -> None:
 def test_a_runner_without_java_is_refused() -> None:
     for runner in ("PrismRunner", "FlinkRunner"):
         with pytest.raises(UserError, match="--bigquery-method beam is for Dataflow, whose workers run its Java"):
-            beamtable.check(runner, [])
+            beamtable.check(asked(f"--runner={runner}"))
 
 
 def test_a_service_that_answers_will_do(service: str) -> None:
-    beamtable.check(DATAFLOW, [service])
+    beamtable.check(asked(DATAFLOW, service))
 
 
 def test_a_service_that_cannot_be_had_is_refused_with_the_remedy(
@@ -326,7 +327,7 @@ def test_a_service_that_cannot_be_had_is_refused_with_the_remedy(
         f"127.0.0.1:{port}": "<_InactiveRpcError of RPC that terminated with: status = StatusCode.UNIMPLEMENTED",
     }.items():
         with pytest.raises(UserError) as refused:
-            beamtable.check(DATAFLOW, [named(place)])
+            beamtable.check(asked(DATAFLOW, named(place)))
         said = str(refused.value)
         assert said.startswith(f"--bigquery-method beam needs Java 17 and Beam's expansion service ({reason}")
         assert f"put its JAR at {tmp_path}/beam-sdks-java-io-google-cloud-platform-expansion-service-2." in said
@@ -341,4 +342,4 @@ def test_java_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=re.escape("(Java must be installed on this system to use this")):
-        beamtable.check(DATAFLOW, [named(str(jar))])
+        beamtable.check(asked(DATAFLOW, named(str(jar))))

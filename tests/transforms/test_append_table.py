@@ -207,7 +207,7 @@ def test_a_service_that_dies_loses_nothing(prism: str, tmp_path: Path) -> None:
         now = time.time()
         source = PeriodicImpulse(start_timestamp=now, stop_timestamp=now + 12, fire_interval=0.1)
         p = beam.Pipeline(options=on_prism(prism))
-        inputs(p | source | beam.Map(score)) | AppendTable(RUN, table, every=2)
+        inputs(p | source | beam.Map(score)) | AppendTable(RUN, table, every_s=2)
         result = p.run()
         seen = 0
         for _ in range(2):

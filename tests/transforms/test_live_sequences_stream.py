@@ -257,7 +257,7 @@ def test_early_scores_are_of_those_who_gained_an_event(prism: str) -> None:
     play = Play(shards=1).events(event("a", 5), event("b", 6)).watermark(12)
     play = play.events(event("b", 13)).watermark(13).passes(100).watermark(14)
     play = play.events(event("a", 14.5)).watermark(15).passes(100).watermark(20)
-    out = play.run(prism, LiveSettings("sub", early=60))
+    out = play.run(prism, LiveSettings("sub", early=60 * SECOND))
     early = [score for score in out.scores if score[2] < 0]
     assert early == [("a", 20, -1, 2), ("b", 20, -1, 2)]
     assert total(out.ledger).sequences == len(out.scores)
@@ -268,7 +268,7 @@ def test_early_timers_do_not_hold_a_job_that_ends(prism: str) -> None:
     start = time.monotonic()
     now = time.time()
     stream = PeriodicImpulse(start_timestamp=now, stop_timestamp=now + 1, fire_interval=0.5) | beam.Map(happened)
-    out = run(prism, TASK, (int(now) + 20) * SECOND, stream, LiveSettings("sub", early=3600))
+    out = run(prism, TASK, (int(now) + 20) * SECOND, stream, LiveSettings("sub", early=3600 * SECOND))
     assert {score[:1] + score[2:3] for score in out.scores} == {("a", -1)}
     assert time.monotonic() - start < 1800
 
@@ -338,7 +338,7 @@ class Script:
 @given(case=cases(), seed=st.integers(0, 1 << 32))
 def test_a_stream_on_a_runner_makes_the_scores_of_a_backfill(prism: str, case: Case, seed: int) -> None:
     clock = partial(fixed, case.end / SECOND)
-    live = LiveSettings("sub", 60 if case.previews and case.end == END else 0, case.by_ticks, clock)
+    live = LiveSettings("sub", 60 * SECOND if case.previews and case.end == END else 0, case.by_ticks, clock)
     stream = Script(case, Random(seed)).play()
     out = run(prism, case.task, case.first, stream, live)
     scores: dict[Key, Expected] = {}

@@ -45,13 +45,14 @@ from pipelines.transforms.read_messages import (
     _stamped,
     _Whole,
 )
+from tests.support.asked_runners import asked
 from tests.support.services import Emulator, emulator
 
 S = 1_000_000
 HOUR = 3_600 * S
 PATIENCE = 600.0  # s, on a busy machine
 SUB = "projects/project/subscriptions/sub"
-PLAIN = Source(SUB, first=10 * HOUR, every=HOUR, deadline=10)
+PLAIN = Source(SUB, first=10 * HOUR, every=HOUR, deadline_s=10)
 
 
 @given(st.integers(-100, 100), st.integers(1, 30), st.none() | st.integers(-300, 300), st.integers(-300, 300))
@@ -232,7 +233,7 @@ def test_refused_messages_are_parted_and_counted() -> None:
 
 def test_dataflow_reads_natively_by_publish_time() -> None:
     p = beam.Pipeline()
-    out = p | ReadMessages(PLAIN, "DataflowRunner")
+    out = p | ReadMessages(PLAIN, asked("--runner=DataflowRunner", live=True))
     assert not out.messages.is_bounded
     assert not out.dead.is_bounded
     reads: list[ReadFromPubSub] = []
@@ -355,7 +356,7 @@ def start(
         stop = tmp_path / f"stop{len(jobs)}"
         flags = ["--streaming", f"--job_endpoint={prism}", "--environment_type=LOOPBACK"]
         p = beam.Pipeline("PortableRunner", PipelineOptions(flags))
-        out = p | ReadMessages(replace(plan, stop=str(stop)), "PrismRunner", pullers)
+        out = p | ReadMessages(replace(plan, stop=str(stop)), asked(live=True), pullers)
         assert not out.messages.is_bounded
         out.messages | beam.ParDo(Look()).with_output_types(tuple[str, bytes]) | beam.ParDo(Wait())
         out.dead | beam.ParDo(Bury())
@@ -379,7 +380,7 @@ def wait(until: Callable[[], object], timeout: float = PATIENCE) -> None:
 
 def far(subscription: str, **settings: Any) -> Source:
     """Its first as-of is years ahead. Leases are short, so that the hold at the start is."""
-    plan = Source(subscription, first=4_000_000_000 * S, every=HOUR, deadline=1, slack=S // 2)
+    plan = Source(subscription, first=4_000_000_000 * S, every=HOUR, deadline_s=1, slack=S // 2)
     return replace(plan, **settings)
 
 
@@ -453,7 +454,7 @@ def test_messages_of_a_dead_worker_come_before_the_watermark_passes_them(
         other.modify_ack_deadline(request={"subscription": name, "ack_ids": ids, "ack_deadline_seconds": 1})
     until = time.time_ns() // 1_000
     pubsub.publish(topic, [b"until %d" % until])
-    start(far(name, deadline=5))
+    start(far(name, deadline_s=5))
     wait(lambda: FIRED)
     assert len(FIRED[0][1]) == 101
     assert sum(map(len, SEEN)) == 101
@@ -484,7 +485,7 @@ def test_a_slow_bundle_keeps_its_leases(
     monkeypatch.setattr(leases, "TICK", 0.1)
     HOOKS.append(slow)
     name = pubsub.subscription(topic)
-    start(far(name, deadline=10), pullers=2)  # the other one would get them again
+    start(far(name, deadline_s=10), pullers=2)  # the other one would get them again
     pubsub.publish(topic, [b"%d" % i for i in range(50)])
     wait(done.is_set)
     counts = pubsub.wait_until_acked(topic, messages=50)
@@ -501,13 +502,13 @@ def test_messages_of_a_failed_bundle_come_back_at_once_in_the_next_job(
         raise ValueError("no more")
 
     HOOKS.append(fail)
-    job = start(far(name, deadline=600))
+    job = start(far(name, deadline_s=600))
     pubsub.publish(topic, [b"%d" % i for i in range(50)])
     with pytest.raises(RuntimeError, match="no more"):
         job.result.wait_until_finish(600_000)
     HOOKS.clear()
     assert pubsub.counts(topic).acks == 0
-    start(far(name, deadline=600))
+    start(far(name, deadline_s=600))
     pubsub.wait_until_acked(topic, PATIENCE, messages=50)
     assert sorted(d for m in SEEN for d in m.data) == sorted(b"%d" % i for i in range(50))
 
@@ -572,7 +573,7 @@ def test_the_end_waits_for_the_as_of_that_is_over(
         return done
 
     monkeypatch.setattr(source._Pull, "_ends", publish)
-    job = start(far(name, first=first, deadline=2))
+    job = start(far(name, first=first, deadline_s=2))
     wait(lambda: time.time_ns() // 1_000 > first)
     job.drain()
     assert asked.is_set()

@@ -57,7 +57,7 @@ def live(endpoint: str, out: Path, ledgers: beam.PTransform, every: float = 5) -
             source | "Scores" >> beam.FlatMap(lambda _: ()).with_output_types(ScoreBlock),
             source | "Dead" >> beam.FlatMap(lambda _: ()).with_output_types(DeadLetter),
             source | "Ledgers" >> beam.Map(pickle.loads).with_output_types(Ledger),
-        ) | "Append" >> AppendRun(run, out, every=every)
+        ) | "Append" >> AppendRun(run, out, every_s=every)
     tables = map(read_rows, parts(folder(out, "churn-live", "ledger")))
     return sorted(
         (row for t in tables for row in zip(t["finished_at"].cast(pa.int64()).to_pylist(), counts(t), strict=True)),

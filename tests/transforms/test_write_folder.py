@@ -26,7 +26,7 @@ from pipelines.transforms.output_rows import block_table, score_rows
 from pipelines.transforms.write_folder import AppendRun, WriteRun, _pack, _unpack, part_of, split
 from tests.support.score_blocks import ROWS, block, blocks, letter, written
 
-RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
+RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1", 0.05)
 LIVE = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
 
 

@@ -42,7 +42,7 @@ from tests.support.warehouse import OwnWarehouse, Warehouse
 
 pytestmark = pytest.mark.long
 
-RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
+RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1", 0.05)
 AS_OFS = (19_000 * DAY, 19_007 * DAY)
 GOOD = Ledger(read=100, accepted=98, rejected=2, reasons=(("bad", 2),), sequences=100, scored=100)
 REFUSED = Ledger(read=2, rejected=2, reasons=(("bad", 2),), sequences=100, scored=100)

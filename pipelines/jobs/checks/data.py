@@ -124,7 +124,7 @@ def refused(facts: Facts) -> Iterator[Finding]:
         together = joined(facts.named, samples, facts.whole)
         broken = sum(s.broken for s in samples)
         unread = f"{broken} of {len(samples)} files cannot be read" if broken else ""
-        yield verdict(together, bad_share(samples, sources), facts.launch.max_bad_share, unread)
+        yield verdict(together, bad_share(samples, sources), facts.launch.config.max_bad_share, unread)
 
 
 def verdict(sample: Sample, share: float, most: float, unread: str = "") -> Finding:

@@ -17,7 +17,7 @@ from pipelines.google import subscription as pubsub
 from pipelines.jobs import memory
 from pipelines.jobs.checks.findings import coded
 from pipelines.jobs.checks.sample import ROWS, Looked, Sample, look, sampled
-from pipelines.jobs.config import LIVE_SHARDS
+from pipelines.jobs.config import LIVE_SHARDS, ScoringFlags, StreamFlags
 from pipelines.jobs.extent import rows
 from pipelines.jobs.launch import Launch
 from pipelines.jobs.outputs.base import Output
@@ -75,19 +75,29 @@ class Facts:
         return self.launch.task
 
     @property
+    def scoring(self) -> ScoringFlags:
+        assert self.launch.scoring is not None, "checks of scoring are not asked without it"
+        return self.launch.scoring
+
+    @property
+    def stream(self) -> StreamFlags:
+        assert self.launch.stream is not None, "checks of a live job are not asked of others"
+        return self.launch.stream
+
+    @property
     def span(self) -> Span | Since:
         """Any of its kind where it could not be read."""
-        return self.launch.span or (Since(0) if self.launch.live else Span((0,)))
+        return self.launch.span or (Since(0) if self.launch.stream else Span((0,)))
 
     @property
     def model_here(self) -> bool:
         """Whether the model can be looked at on this machine."""
-        return self.launching or not remote.is_remote(self.launch.model or "")
+        return self.launching or not remote.is_remote(self.launch.job.model)
 
     @known
     def model(self) -> Path:
         """The folder of the version that serves."""
-        return registry.resolve(self.launch.model or "")
+        return registry.resolve(self.scoring.model)
 
     @known
     def manifest(self) -> Manifest:
@@ -95,23 +105,20 @@ class Facts:
 
     @property
     def output(self) -> Output:
-        """Raises UserError."""
-        if isinstance(self.launch.place, UserError):
-            raise self.launch.place
-        return self.launch.place
+        return self.scoring.place
 
     @known
     def subscription(self) -> pubsub.Facts:
-        return pubsub.preflight(self.launch.subscription or "")
+        return pubsub.preflight(self.stream.subscription)
 
     @known
     def payload(self) -> Payload:
-        schema = self.launch.avro_schema
+        schema = self.stream.avro_schema
         try:
             text = Path(schema).read_text(encoding="utf-8") if schema else ""
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--avro-schema {schema}: cannot be read: {error}") from error
-        return Payload(self.launch.payload, text)
+        return Payload(self.stream.payload, text)
 
     @known
     def files(self) -> list[File]:
@@ -165,7 +172,7 @@ class Facts:
     @known
     def opened(self) -> list[Opened]:
         """Their snapshots."""
-        span, workers = self.span, self.launch.execution.workers
+        span, workers = self.span, self.launch.config.execution.workers
         try:
             return [opened(table, task, span, workers, self.dry_run) for table, task in self.fitting]
         except UserError as error:
@@ -181,12 +188,13 @@ class Facts:
     @known
     def source(self) -> Source:
         """What the launch reads, in pieces."""
-        return planned(self.files, self.opened, self.launch.execution)
+        return planned(self.files, self.opened, self.launch.config.execution)
 
     @known
     def need(self) -> memory.Need:
         """Of memory, as far as it can be known."""
-        launch, model = self.launch, self._model_spec
+        launch, scoring, model = self.launch, self.scoring, self._model_spec
+        local = launch.runner.local
         pieces = self.source.pieces if self.launching else self.files
         events, size = rows(pieces), sum(piece.size for piece in pieces)
         if isinstance(launch.span, Span):
@@ -194,15 +202,15 @@ class Facts:
                 self.task,
                 launch.span.as_ofs,
                 events,
-                shards(launch.execution, size),
-                launch.execution.workers,
-                launch.engine,
-                launch.batch_size,
+                shards(scoring.execution, size),
+                scoring.execution.workers,
+                scoring.engine,
+                scoring.batch_size,
                 model,
-                launch.here,
+                local,
             )
-        divided = launch.execution.shards or LIVE_SHARDS
-        return memory.streaming(self.task, events, divided, launch.engine, launch.batch_size, model, launch.here)
+        divided = scoring.execution.shards or LIVE_SHARDS
+        return memory.streaming(self.task, events, divided, scoring.engine, scoring.batch_size, model, local)
 
     @property
     def _model_spec(self) -> dict[str, object]:

@@ -31,7 +31,8 @@ def payload(facts: Facts) -> Iterator[Finding]:
 
 
 def letters(facts: Facts) -> Iterator[Finding]:
-    """Whether the topic of dead letters is there."""
-    topic = facts.launch.dead_letters or ""
-    check_topic(topic)
-    yield ok(topic, f"{topic} is there")
+    """Whether the topic of dead letters is there, where one is named."""
+    topic = facts.stream.dead_letters
+    if topic is not None:
+        check_topic(topic)
+        yield ok(topic, f"{topic} is there")

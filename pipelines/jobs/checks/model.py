@@ -14,7 +14,7 @@ from pipelines.transforms.infer import Infer
 
 def found(facts: Facts) -> Iterator[Finding]:
     """Whether there is a model that serves."""
-    name = facts.launch.model or ""
+    name = facts.scoring.model
     if not facts.model_here:
         yield skipped(name, f"{name} is not of this machine, and not loaded here")
         return
@@ -25,7 +25,7 @@ def fits(facts: Facts) -> Iterator[Finding]:
     """Whether it was made for this task."""
     if facts.model_here:
         check(facts.manifest, facts.task)
-        yield ok(facts.launch.model or "", f"{facts.manifest.version} was made for this task")
+        yield ok(facts.scoring.model, f"{facts.manifest.version} was made for this task")
 
 
 def operations(facts: Facts) -> Iterator[Finding]:
@@ -37,6 +37,6 @@ def operations(facts: Facts) -> Iterator[Finding]:
 
 def batch(facts: Facts) -> Iterator[Finding]:
     """Whether it can be called with batches of the size asked for."""
-    launch = facts.launch
-    Infer(launch.model or "", facts.task, launch.engine, launch.device, launch.batch_size)
+    asked = facts.scoring
+    Infer(asked.model, facts.task, asked.engine, asked.device, asked.batch_size)
     yield from ()

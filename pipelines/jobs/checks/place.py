@@ -22,10 +22,11 @@ def output(facts: Facts) -> Iterator[Finding]:
 
 def archive(facts: Facts) -> Iterator[Finding]:
     """Whether the folder of messages can be written to."""
-    yield ok("--archive", writable(facts.launch.archive or "", "--archive"))
+    if facts.stream.archive is not None:
+        yield ok("--archive", writable(facts.stream.archive, "--archive"))
 
 
 def runner(facts: Facts) -> Iterator[Finding]:
     """Whether the rows of a live job can be written there by its runner."""
-    facts.output.check_runner(facts.launch.runner, facts.launch.execution.beam_args)
+    facts.output.check_runner(facts.launch.runner)
     yield from ()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
     import pyarrow as pa
 
+    from pipelines.runners.base import Runner
     from pipelines.storage.folder.query import Format
 
 
@@ -103,7 +104,7 @@ class Output(ABC):
           UserError: it does not.
         """
 
-    def check_runner(self, runner: str, args: Sequence[str]) -> None:
+    def check_runner(self, runner: Runner) -> None:
         """Raises UserError for a runner that cannot write a live job's rows there, or lacks an option for it."""
         return
 

@@ -21,6 +21,7 @@ from pipelines.system.progress import quantity
 from pipelines.task.spec import Task
 
 if TYPE_CHECKING:
+    from pipelines.runners.base import Runner
     from pipelines.storage.folder.query import Format
     from pipelines.transforms.append_table import AppendTable
     from pipelines.transforms.write_table import WriteTable
@@ -48,11 +49,11 @@ class TableOutput(Output):
         schema.check(self.table, outputs)
         return f"{self.table} has the columns {', '.join(outputs)}"
 
-    def check_runner(self, runner: str, args: Sequence[str]) -> None:
+    def check_runner(self, runner: Runner) -> None:
         if self.method == "beam":
             from pipelines.transforms import append_by_beam as beamtable
 
-            beamtable.check(runner, args)
+            beamtable.check(runner)
 
     def grants(self) -> Sequence[Grants]:
         return output_grants(self.table)

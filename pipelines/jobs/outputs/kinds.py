@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
 from pipelines.google.tables import WriteMethod
-from pipelines.jobs.outputs.base import Options, Output
+
+if TYPE_CHECKING:
+    from pipelines.jobs.outputs.base import Options, Output
 
 
 def _folder(place: str, options: Options) -> Output:
@@ -27,6 +30,8 @@ KINDS: dict[str, Callable[[str, Options], Output]] = {"bq": _bigquery}  # by wha
 
 def output(place: str, method: WriteMethod = "storage", replace_model: bool = False) -> Output:
     """What `--output` names. Raises UserError for a name that is none, and for flags that its kind does not have."""
+    from pipelines.jobs.outputs.base import Options
+
     scheme = _scheme(place)
     if scheme not in KINDS and "://" in place:
         others = ", ".join(f"{each}:" for each in KINDS)

@@ -49,7 +49,7 @@ def test_paths_are_for_processes_in_any_folder(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(tmp_path)
     names = ("out", "bq://p.d.t", "bq:/p.d.t", "gs://b/out")
     assert [located(name) for name in names] == [f"{tmp_path}/out", *names[1:]]
-    events = Input.located(names, None, 0.1)
+    events = Input.located(names, None)
     assert (events.tables, events.files) == (names[1:3], (f"{tmp_path}/out", "gs://b/out"))
     assert events.local == (f"{tmp_path}/out",)
 

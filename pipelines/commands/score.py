@@ -1,0 +1,60 @@
+"""`foretide score`: the scores of all entities of event files, as of one or more times."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pipelines.commands.command import TO_BEAM, Command, execution, files, filled, load
+from pipelines.commands.flag import Form, flag
+from pipelines.commands.flags import AS_OF, FORMAT, INPUT, METHOD, PIPELINE, SCORING
+from pipelines.jobs.config import ScoreConfig, ScoreFlags, parse_as_ofs
+from pipelines.runners.execution import RAM, Execution
+
+if TYPE_CHECKING:
+    from pipelines.task.spec import Task
+
+FLAGS = (
+    INPUT,
+    FORMAT,
+    *PIPELINE,
+    AS_OF,
+    *SCORING,
+    METHOD.changed(
+        choices=("storage", "load"),
+        help="how rows come into BigQuery: the Storage Write API, or load jobs (%(default)s)",
+    ),
+    flag(
+        "--inference-ram",
+        Form("Job", "Memory for inference", "TEXT", RAM.pattern, "16GB"),
+        metavar="SIZE",
+        help="on Dataflow, of the workers for inference, such as 16GB (as for others)",
+    ),
+    flag(
+        "--replace-model",
+        Form("Output", "Replace another model's scores"),
+        action="store_true",
+        help="in BigQuery, replace scores of the same revision by another model",
+    ),
+)
+
+
+def alone(args: argparse.Namespace, where: Execution) -> ScoreFlags:
+    """What the flags say by themselves."""
+    return filled(ScoreFlags, args, input=files(args, args.input), execution=where)
+
+
+def whole(args: argparse.Namespace, flags: ScoreFlags, task: Task) -> ScoreConfig:
+    """What they say of a task. Raises UserError."""
+    return filled(ScoreConfig, flags, task=task, as_ofs=parse_as_ofs(task, args.as_of))
+
+
+def run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
+    task, where = load(args), execution(args, rest)
+    config = whole(args, alone(args, where), task)
+    from pipelines.jobs.score import plan, score
+
+    return plan(config) if args.dry_run else score(config)
+
+
+COMMAND = Command("score", "score every entity of event files as of one or more times", run, FLAGS, TO_BEAM)
