@@ -147,7 +147,7 @@ def _is_there(name: str) -> bool:
     """Whether a dotted name is a package, a module, or a name in one."""
     place, above = ROOT / name.replace(".", "/"), ROOT / name.rpartition(".")[0].replace(".", "/")
     files = place.with_suffix(".py"), place / "__init__.py"
-    said = above.with_suffix(".py").read_text() if above.with_suffix(".py").exists() else ""
+    said = "\n".join(f.read_text() for f in (above.with_suffix(".py"), above / "__init__.py") if f.exists())
     return any(f.exists() for f in files) or re.search(rf"\b{place.name}\b", said) is not None
 
 

@@ -18,6 +18,7 @@ KEPT = re.compile(
 )
 
 SETTINGS = {
+    "api.py": "a function of Python prints nothing unless asked; put back after it",
     "cli.py": "a command sets up its own process: what TensorFlow and logging say, and where a crash is told",
     "commands/stream.py": "a job that nobody watches logs what happened to it",
     "flex.py": "Beam keeps the credentials of its file systems for the process",

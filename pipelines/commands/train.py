@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from pipelines.commands.command import TO_BEAM, Command, execution, files, filled, load
 from pipelines.commands.flag import flag, positive, seed
 from pipelines.commands.flags import FORMAT, INPUT, MODELS, PIPELINE
 from pipelines.jobs.config import TrainConfig
 from pipelines.task.as_ofs import parse_as_ofs, steps_of
-
-if TYPE_CHECKING:
-    pass
 
 LEARNING = (  # also of `foretide tune`
     INPUT,

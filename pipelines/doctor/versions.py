@@ -14,13 +14,12 @@ from typing import Any
 import apache_beam
 from apache_beam.options.pipeline_options import WorkerOptions
 
-import pipelines
 from pipelines.doctor.google import Google
 from pipelines.errors import Finding
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.checks.findings import error, ok, skipped, warning
 
-LOCK = Path(pipelines.__path__[0]).parent / "requirements.lock"
+LOCK = Path(__file__).parents[2] / "requirements.lock"
 PIN = re.compile(r"^([\w.-]+)==([\w.!+-]+)", re.MULTILINE)
 SHOWN = 5  # libraries that a finding names
 IMAGE = re.compile(r"(?:([^/]+\.[^/]+|localhost|[^/]+:\d+)/)?(.+?)(?::([\w.-]+))?(?:@(sha256:[0-9a-f]+))?")
