@@ -68,7 +68,7 @@ def test_what_a_cluster_lacks_is_told_before_a_job_is_sent(world: World, cluster
     told = score(world, tmp_path / "out", *where, "--parallelism=3", expect=Exit.USAGE)
     assert "has 2 task slot(s), and --parallelism=3 takes as many" in told
     told = score(world, tmp_path / "out", *where, "--flink_version=1.20", expect=Exit.USAGE)
-    assert "is of version 1.19.3, and the job server for 1.20: add --flink_version=1.19" in told
+    assert "is of version 1.19.3, and the job server for 1.20. Add --flink_version=1.19" in told
     pool = ["--environment_type=EXTERNAL", f"--environment_config=localhost:{free_port()}"]
     told = score(world, tmp_path / "out", *where, *pool, expect=Exit.USAGE)
     assert "no worker pool answers at localhost:" in told

@@ -27,7 +27,7 @@ from pipelines.transforms.output_rows import block_table, score_rows
 from tests.support.output_places import PLACES, Place, Row
 from tests.support.score_blocks import DAY, block, letter
 
-RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
+RUN = Run("churn-1", "a", "churn", ("churn",), ("in/*.parquet",), 5, "m1", max_bad_share=0.05)
 LIVE = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
 AS_OFS = (19_000 * DAY, 19_007 * DAY)
 HALF = Ledger(read=50, accepted=49, rejected=1, reasons=(("bad", 1),), sequences=25, scored=25)
