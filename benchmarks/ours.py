@@ -20,8 +20,8 @@ from pipelines.models.engines.base import EngineName
 from pipelines.system.progress import Progress
 from pipelines.task.file import load_task
 from pipelines.transforms.build_sequences import Sequences
-from pipelines.transforms.infer import Infer, ScoreBlock
-from pipelines.transforms.read_files import ReadEvents, find, plan
+from pipelines.transforms.infer import InferBatches, ScoreBlock
+from pipelines.transforms.read_files import ReadPieces, find, plan
 
 SHARDS = 16
 MAX_BAD_SHARE = 0.05
@@ -32,7 +32,7 @@ SCORES: list[float] = []
 def sequences(p: beam.Pipeline, paths: list[str]) -> beam.PCollection[SequenceBatch]:
     """What `foretide score` does up to the tensors, at the one as-of."""
     task, span = load_task(w.TASK), Span((w.END,))
-    read = p | ReadEvents(task, span, plan(find(paths)), SHARDS, Progress())
+    read = p | ReadPieces(task, span, plan(find(paths)), SHARDS, Progress())
     return ((read.blocks, read.ledger) | Sequences(task, span, MAX_BAD_SHARE)).sequences
 
 
@@ -41,7 +41,7 @@ def run(paths: list[str], engine: EngineName | None) -> None:
     with beam.Pipeline("FnApiRunner", PipelineOptions(["--direct_running_mode=in_memory"])) as p:
         built = sequences(p, paths)
         if engine:
-            infer = Infer(str(w.MODEL), load_task(w.TASK), engine, "auto", w.BATCH)
+            infer = InferBatches(str(w.MODEL), load_task(w.TASK), engine, "auto", w.BATCH)
             _ = (built | infer).scores | beam.Map(keep_scores)
         else:
             _ = built | beam.Map(keep_tensor)

@@ -25,7 +25,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines import cli
 from pipelines.commands import score, stream
 from pipelines.commands.command import Command
-from pipelines.commands.flag import Flag, Form, parameter
+from pipelines.commands.flag import Flag, TemplateForm, parameter
 from pipelines.commands.flags import EVERY, PLACE, SOURCES
 from pipelines.commands.stream import TOPIC
 from pipelines.errors import UserError
@@ -119,12 +119,12 @@ def flags(template: Template) -> Mapping[str, Flag]:
     return {each.parameter: each for each in (*EVERY, *COMMANDS[template].flags) if isinstance(each, Flag)}
 
 
-def forms(template: Template) -> Mapping[str, Form]:
+def forms(template: Template) -> Mapping[str, TemplateForm]:
     """How those are shown that the template asks for."""
-    return {name: flag.form for name, flag in flags(template).items() if isinstance(flag.form, Form)}
+    return {name: flag.form for name, flag in flags(template).items() if isinstance(flag.form, TemplateForm)}
 
 
-def _parameter(flag: Flag, form: Form) -> dict[str, Any]:
+def _parameter(flag: Flag, form: TemplateForm) -> dict[str, Any]:
     """Dataflow's ParameterMetadata, in JSON."""
     choices = ("true", "false") if flag.switch else flag.choices
     pattern = "|".join(choices) or form.pattern
@@ -147,7 +147,7 @@ def _parameter(flag: Flag, form: Form) -> dict[str, Any]:
     return entry
 
 
-def _help(flag: Flag, form: Form) -> str:
+def _help(flag: Flag, form: TemplateForm) -> str:
     several = "; several with commas in between" if flag.many else ""
     example = f", such as {form.example}" if form.example else ""
     return f"{flag.name}: {form.help or flag.help}{several}{example}"
@@ -187,7 +187,7 @@ def _template(given: Mapping[str, str]) -> Template:
     return "batch" if "as_of" in given else "stream"
 
 
-def _check_remote(given: Mapping[str, str], shown: Mapping[str, Form]) -> None:
+def _check_remote(given: Mapping[str, str], shown: Mapping[str, TemplateForm]) -> None:
     """Raises UserError for what other machines cannot reach."""
     if "output" in given and output(given["output"]).here:
         raise UserError(f"output {given['output']}: workers of Dataflow cannot write it: bq://PROJECT.DATASET.TABLE")
@@ -197,7 +197,7 @@ def _check_remote(given: Mapping[str, str], shown: Mapping[str, Form]) -> None:
             raise UserError(f"{name} {value}: name what lies in a bucket, gs://BUCKET/NAME, or /PATH in the image")
 
 
-def _arguments(flag: Flag, form: Form, value: str, folder: Path) -> list[str]:
+def _arguments(flag: Flag, form: TemplateForm, value: str, folder: Path) -> list[str]:
     """An option of the command, as it stands for a parameter's value."""
     name = flag.parameter
     if flag.switch:

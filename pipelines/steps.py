@@ -20,7 +20,7 @@ from pipelines.events.sequences import SequenceBatch
 from pipelines.jobs.checks.before import CHECKS, passed
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.launch import Launch
-from pipelines.jobs.outputs.base import Batch, Result
+from pipelines.jobs.outputs.base import Batch, RunResult
 from pipelines.jobs.outputs.kinds import output as output_of
 from pipelines.jobs.score import run_of
 from pipelines.ledger.counts import DeadLetter, Ledger
@@ -67,7 +67,7 @@ class ReadEvents(beam.PTransform[PBegin, Accounted[EventBlocks]]):
         facts = Facts(Launch.of(config), dry_run=False)
         passed(facts, [check for check in CHECKS if "input" in check.needs])
         source = facts.source
-        self._read = read_files.ReadEvents(task, span, source.pieces, source.shards, Progress())
+        self._read = read_files.ReadPieces(task, span, source.pieces, source.shards, Progress())
 
     def expand(self, begin: PBegin) -> Accounted[EventBlocks]:
         coders.install()
@@ -104,7 +104,7 @@ class Infer(beam.PTransform[Accounted[SequenceBatch], Accounted[ScoreBlock]]):
         batch_size: int = 256,
     ) -> None:
         super().__init__()
-        self._infer = infer.Infer(fitting(task, os.fspath(model))[1], task, engine, device, batch_size)
+        self._infer = infer.InferBatches(fitting(task, os.fspath(model))[1], task, engine, device, batch_size)
 
     def expand(self, sequences: Accounted[SequenceBatch]) -> Accounted[ScoreBlock]:
         scored = sequences.main | "Infer" >> self._infer
@@ -160,7 +160,7 @@ class WriteScores(beam.PTransform[Accounted[ScoreBlock], beam.PCollection]):
     def expand(self, scored: Accounted[ScoreBlock]) -> beam.PCollection:
         return tuple(scored) | "Write" >> self._open.write
 
-    def result(self) -> Result:
+    def result(self) -> RunResult:
         """How the run ended, and its ledger: to be asked inside the block, when the pipeline has ended."""
         return self._open.result()
 

@@ -23,7 +23,7 @@ import pytest
 
 from pipelines.errors import Exit
 from pipelines.evaluation import drift
-from pipelines.evaluation.drift import Limits, Spread, earlier_sql
+from pipelines.evaluation.drift import Limits, ScoreSpread, earlier_sql
 from pipelines.jobs.outputs.base import Output
 from pipelines.jobs.outputs.kinds import output
 from pipelines.storage.folder.query import select
@@ -387,7 +387,7 @@ def test_drift_is_the_same_in_a_folder_and_in_tables(world: World, scored: Outpu
 
 def test_drift_counts_what_numpy_counts(scored: Output, monkeypatch: Any) -> None:
     """Over the whole folder, the bins of both sides are those of the quantiles' values."""
-    seen: list[Spread] = []
+    seen: list[ScoreSpread] = []
     monkeypatch.setattr(drift, "reasons", lambda before, now, limits: seen.extend((before, now)))
     whole = scored.rows, scored.view("current")
     drift.drift(whole, whole, "task = 'toy'", TIME, Limits())

@@ -17,7 +17,7 @@ from benchmarks.generate import generate
 from benchmarks.measure import Check, Measured
 from benchmarks.report import Results, markdown
 from pipelines.events.block import unpack
-from pipelines.ledger.figures import Figures, Spread, summary
+from pipelines.ledger.figures import Distribution, Figures, last_screen
 from pipelines.task.file import load_task
 
 pytest.importorskip("polars")
@@ -122,8 +122,8 @@ def test_a_trend_is_that_of_the_means_of_minutes() -> None:
 
 
 def test_the_last_screen_of_a_job_is_read_as_numbers() -> None:
-    figures = Figures({"events": 1234567, "late": 3}, {"model_ms": Spread(2, 3000, 1000, 2000)})
-    assert steady.said(summary(figures, 10)) == {"events": [1234567], "late": [3], "model_ms": [1500, 1000, 2000]}
+    figures = Figures({"events": 1234567, "late": 3}, {"model_ms": Distribution(2, 3000, 1000, 2000)})
+    assert steady.said(last_screen(figures, 10)) == {"events": [1234567], "late": [3], "model_ms": [1500, 1000, 2000]}
 
 
 def test_what_a_state_should_hold_is_what_a_packed_block_holds() -> None:

@@ -16,7 +16,7 @@ from pipelines.errors import Exit, UserError
 from pipelines.jobs.train import alone
 from pipelines.storage.folder import views
 from pipelines.storage.folder.compaction import compact
-from pipelines.storage.folder.live import KINDS, prepare
+from pipelines.storage.folder.live import KINDS, make_folders
 from pipelines.storage.folder.runs import begin, publish
 from pipelines.storage.rows import DEAD_LETTERS, LEDGER, write_table
 from pipelines.system.files import create_private, make_private, private_umask, replacing
@@ -64,7 +64,7 @@ def test_a_run_over_files(tmp_path: Path, umask: int) -> None:
 
 def test_a_live_job(tmp_path: Path, umask: int) -> None:
     out = tmp_path / "out"
-    prepare(out, RUN)
+    make_folders(out, RUN)
     for i in range(6):
         append_scores(out, [("e", i, 0, 0.5)], i)
         append_letters(out, [str(i)], i)

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.google import bigquery as client
-from tests.support.services import Counts, Emulator, binary, emulator
+from tests.support.services import Emulator, TopicCounts, binary, emulator
 from tests.support.warehouse import PROJECT, OwnWarehouse
 
 
@@ -19,14 +19,14 @@ def test_publish_pull_and_count(pubsub: Emulator) -> None:
     payloads = [b"x" * (1 + i % 7) for i in range(2500)]
     ids = pubsub.publish(topic, payloads, [{"n": str(i)} for i in range(2500)])
     assert len(set(ids)) == 2500
-    assert pubsub.counts(topic) == Counts(2500, 0, 0, 0)
+    assert pubsub.counts(topic) == TopicCounts(2500, 0, 0, 0)
     with pubsub.subscriber() as client:
         first = client.pull(request={"subscription": subscription, "max_messages": 1000}).received_messages
         assert {(m.message.data, m.message.attributes["n"]) for m in first} <= {
             (payload, str(i)) for i, payload in enumerate(payloads)
         }
         client.acknowledge(request={"subscription": subscription, "ack_ids": [m.ack_id for m in first]})
-    assert pubsub.counts(topic) == Counts(2500, 1000, 1000, 1000)
+    assert pubsub.counts(topic) == TopicCounts(2500, 1000, 1000, 1000)
     assert pubsub.counts(topic).outstanding == 1500
     with pytest.raises(TimeoutError, match="acked=1000"):
         pubsub.wait_until_acked(topic, timeout=0.1)
@@ -44,7 +44,7 @@ def test_a_killed_emulator_comes_back_empty_at_its_address() -> None:
         service.kill()
         service.start()
         assert service.address == address
-        assert service.counts(topic) == Counts(0, 0, 0, 0)
+        assert service.counts(topic) == TopicCounts(0, 0, 0, 0)
         service.pause()
         service.resume()
         assert service.topic("gone") == topic
@@ -61,7 +61,7 @@ def test_a_killed_emulator_with_a_journal_goes_on(tmp_path: Path) -> None:
             client.acknowledge(request={"subscription": pull["subscription"], "ack_ids": ids})
         service.kill()
         service.start()
-        assert service.counts(topic) == Counts(3, 1, 1, 0)
+        assert service.counts(topic) == TopicCounts(3, 1, 1, 0)
         with service.subscriber() as client:
             after = {m.message.data: m.message for m in client.pull(request=pull).received_messages}
         assert after == {data: m.message for data, m in before.items()}

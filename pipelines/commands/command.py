@@ -51,7 +51,7 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Group:
+class CommandGroup:
     """A command that is followed by the name of another one."""
 
     name: str

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.commands import score, stream
-from pipelines.commands.command import TO_BEAM, Command, Group, execution, filled, load
+from pipelines.commands.command import TO_BEAM, Command, CommandGroup, execution, filled, load
 from pipelines.commands.flag import flag
 from pipelines.errors import Finding, UserError
 from pipelines.jobs.config import ScoreFlags, StreamFlags
@@ -57,7 +57,7 @@ def launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
     return Launch(flags, task, tuple(problems))
 
 
-COMMAND = Group(
+COMMAND = CommandGroup(
     "doctor",
     "check all that a launch needs, and say what to do",
     "launch",

@@ -15,7 +15,7 @@ PLACES = ("FILE", "FOLDER", "PATH", "PLACE", "TABLE")  # as help shows their val
 
 
 @dataclass(frozen=True)
-class Form:
+class TemplateForm:
     """How a flag is asked for when a job is launched by a template, beyond what the flag says."""
 
     group: str
@@ -32,7 +32,7 @@ class Flag:
     """A flag of one or more commands; without hyphens, a word by its place."""
 
     name: str
-    form: Form | str | None  # or why templates do not ask for it; None where no template has the command
+    form: TemplateForm | str | None  # or why templates do not ask for it; None where no template has the command
     settings: Mapping[str, Any]
 
     def add(self, parser: argparse._ActionsContainer) -> None:
@@ -99,7 +99,7 @@ def parameter(option: str) -> str:
     return option.lstrip("-").replace("-", "_")
 
 
-def flag(name: str, form: Form | str | None = None, **settings: Any) -> Flag:
+def flag(name: str, form: TemplateForm | str | None = None, **settings: Any) -> Flag:
     """`flag("--shards", type=positive, metavar="N", help="groups of entities")`."""
     return Flag(name, form, settings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pipelines.commands import option_files
-from pipelines.commands.flag import Form, flag, positive, share
+from pipelines.commands.flag import TemplateForm, flag, positive, share
 from pipelines.events.formats.registry import FORMATS
 from pipelines.google.tables import NAME as TABLE
 from pipelines.runners.execution import ACCELERATOR
@@ -25,26 +25,29 @@ def folder(path: str) -> str:
 
 
 DEBUG = flag(
-    "--debug", Form("Job", "Log in detail"), action="store_true", help="log what Beam does, and show traces of errors"
+    "--debug",
+    TemplateForm("Job", "Log in detail"),
+    action="store_true",
+    help="log what Beam does, and show traces of errors",
 )
 OPTIONS = flag(option_files.OPTION, "a launch gives each option by itself", metavar="FILE", help=option_files.HELP)
 TASK = flag(
     "--task",
-    Form("Question", "Task file", "GCS_READ_FILE", PLACE, "gs://my-bucket/tasks/churn_shop.yaml"),
+    TemplateForm("Question", "Task file", "GCS_READ_FILE", PLACE, "gs://my-bucket/tasks/churn_shop.yaml"),
     required=True,
     metavar="FILE",
     help="task file (YAML)",
 )
 AS_OF = flag(
     "--as-of",
-    Form("Question", "As-of, or range", "TEXT", rf"{TIME}(\.\.{TIME})?|{LATEST}", "2024-01-01..2024-03-01"),
+    TemplateForm("Question", "As-of, or range", "TEXT", rf"{TIME}(\.\.{TIME})?|{LATEST}", "2024-01-01..2024-03-01"),
     required=True,
     metavar="TIME",
     help="2024-01-01; 2024-01-01..2024-03-01 for all that are due between; latest for the newest that is due",
 )
 INPUT = flag(
     "--input",
-    Form("Events", "Events", "TEXT", SOURCES, "gs://my-bucket/events/*.parquet"),
+    TemplateForm("Events", "Events", "TEXT", SOURCES, "gs://my-bucket/events/*.parquet"),
     required=True,
     nargs="+",
     metavar="PATH",
@@ -52,13 +55,13 @@ INPUT = flag(
 )
 FORMAT = flag(
     "--format",
-    Form("Events", "Format of files"),
+    TemplateForm("Events", "Format of files"),
     choices=tuple(FORMATS),
     help="for files whose names do not say",
 )
 MAX_BAD_SHARE = flag(
     "--max-bad-share",
-    Form("Events", "Share of bad rows", "NUMBER", r"0|1|0?\.[0-9]+|1\.0+", "0.01"),
+    TemplateForm("Events", "Share of bad rows", "NUMBER", r"0|1|0?\.[0-9]+|1\.0+", "0.01"),
     type=share,
     default=0.05,
     metavar="X",
@@ -74,7 +77,7 @@ WORKERS = flag(
 )
 SHARDS = flag(
     "--shards",
-    Form("Job", "Groups of entities", "NUMBER", NATURAL, "64"),
+    TemplateForm("Job", "Groups of entities", "NUMBER", NATURAL, "64"),
     type=positive,
     metavar="N",
     help="groups of entities (by the size of the input)",
@@ -87,7 +90,7 @@ DRY_RUN = flag(
 )
 MODEL = flag(
     "--model",
-    Form(
+    TemplateForm(
         "Model",
         "Model",
         "GCS_READ_FOLDER",
@@ -101,19 +104,19 @@ MODEL = flag(
 )
 ENGINE = flag(
     "--engine",
-    Form("Model", "Engine", help="what runs the model"),
+    TemplateForm("Model", "Engine", help="what runs the model"),
     choices=("tensorflow", "openvino", "openvino-bf16"),
     default="tensorflow",
 )
 DEVICE = flag(
     "--device",
-    Form("Model", "Device", help="what it runs on", parent=("engine", "tensorflow")),
+    TemplateForm("Model", "Device", help="what it runs on", parent=("engine", "tensorflow")),
     choices=("auto", "cpu", "gpu"),
     default="auto",
 )
 BATCH_SIZE = flag(
     "--batch-size",
-    Form("Model", "Rows of a batch", "NUMBER", NATURAL, "1024"),
+    TemplateForm("Model", "Rows of a batch", "NUMBER", NATURAL, "1024"),
     type=positive,
     default=256,
     metavar="N",
@@ -121,7 +124,7 @@ BATCH_SIZE = flag(
 )
 ACCELERATORS = flag(
     "--accelerator",
-    Form(
+    TemplateForm(
         "Job",
         "Accelerator",
         "TEXT",
@@ -134,7 +137,7 @@ ACCELERATORS = flag(
 )
 OUTPUT = flag(
     "--output",
-    Form(
+    TemplateForm(
         "Output",
         "Table of scores",
         "TEXT",
@@ -146,7 +149,7 @@ OUTPUT = flag(
     metavar="PLACE",
     help="where scores, dead letters and ledger go: a folder, or bq://PROJECT.DATASET.TABLE",
 )
-METHOD = flag("--bigquery-method", Form("Output", "How rows are written"), dest="method", default="storage")
+METHOD = flag("--bigquery-method", TemplateForm("Output", "How rows are written"), dest="method", default="storage")
 MODELS = flag("--models", default="models", metavar="FOLDER")
 
 EVERY = (DEBUG, OPTIONS)  # of every command

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from pipelines.commands.command import TO_BEAM, Command, execution, files, filled, load
-from pipelines.commands.flag import Form, flag
+from pipelines.commands.flag import TemplateForm, flag
 from pipelines.commands.flags import AS_OF, FORMAT, INPUT, METHOD, PIPELINE, SCORING
 from pipelines.jobs.config import ScoreConfig, ScoreFlags
 from pipelines.runners.execution import RAM, Execution
@@ -27,13 +27,13 @@ FLAGS = (
     ),
     flag(
         "--inference-ram",
-        Form("Job", "Memory for inference", "TEXT", RAM.pattern, "16GB"),
+        TemplateForm("Job", "Memory for inference", "TEXT", RAM.pattern, "16GB"),
         metavar="SIZE",
         help="on Dataflow, of the workers for inference, such as 16GB (as for others)",
     ),
     flag(
         "--replace-model",
-        Form("Output", "Replace another model's scores"),
+        TemplateForm("Output", "Replace another model's scores"),
         action="store_true",
         help="in BigQuery, replace scores of the same revision by another model",
     ),

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pipelines.commands.command import TO_BEAM, Command, execution, files, filled, load
-from pipelines.commands.flag import Form, flag, positive
+from pipelines.commands.flag import TemplateForm, flag, positive
 from pipelines.commands.flags import FORMAT, METHOD, OUTPUT, PIPELINE, PLACE, SCORING, SOURCES, TIME, folder
 from pipelines.errors import UserError
 from pipelines.events.formats.registry import PAYLOADS, payload_format
@@ -32,7 +32,7 @@ TOPIC = "projects/[^/]+/topics/[^/]+"
 FLAGS = (
     flag(
         "--subscription",
-        Form(
+        TemplateForm(
             "Events",
             "Subscription",
             "PUBSUB_SUBSCRIPTION",
@@ -49,21 +49,21 @@ FLAGS = (
     *(each.changed(type=output) if each is OUTPUT else each for each in SCORING),
     flag(
         "--bootstrap",
-        Form("Events", "History", "TEXT", SOURCES, "gs://my-bucket/history/*.parquet"),
+        TemplateForm("Events", "History", "TEXT", SOURCES, "gs://my-bucket/history/*.parquet"),
         nargs="+",
         metavar="PATH",
         help="files of the history that the job starts from, such as an archive",
     ),
     flag(
         "--from",
-        Form("Question", "First as-of", "TEXT", TIME, "2024-01-01T06:00"),
+        TemplateForm("Question", "First as-of", "TEXT", TIME, "2024-01-01T06:00"),
         dest="first",
         metavar="TIME",
         help="the first as-of (the next one; with --bootstrap the last ones, too)",
     ),
     flag(
         "--early",
-        Form("Question", "Early scores", "TEXT", "[0-9]{1,18}(ms|s|m|h|d|w)", "30s"),
+        TemplateForm("Question", "Early scores", "TEXT", "[0-9]{1,18}(ms|s|m|h|d|w)", "30s"),
         default="0s",
         metavar="DURATION",
         help="scores before their time, at most this long after an event (none)",
@@ -77,20 +77,20 @@ FLAGS = (
     ),
     flag(
         "--dead-letters",
-        Form("Output", "Topic of dead letters", "PUBSUB_TOPIC", TOPIC, "projects/my-project/topics/dead"),
+        TemplateForm("Output", "Topic of dead letters", "PUBSUB_TOPIC", TOPIC, "projects/my-project/topics/dead"),
         metavar="TOPIC",
         help="publish them to projects/PROJECT/topics/TOPIC (kept in the output)",
     ),
     flag(
         "--payload",
-        Form("Events", "Format of messages"),
+        TemplateForm("Events", "Format of messages"),
         choices=tuple(PAYLOADS),
         default="json",
         help="of the messages (%(default)s)",
     ),
     flag(
         "--avro-schema",
-        Form(
+        TemplateForm(
             "Events",
             "Schema of messages",
             "GCS_READ_FILE",

@@ -55,7 +55,7 @@ class Unasked(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServiceAnswer:
     """What a service said."""
 
     status: int  # of HTTP
@@ -116,7 +116,7 @@ class Google:
         except UserError:
             return "user:YOUR_ACCOUNT"
 
-    def ask(self, service: str, path: str, body: dict[str, Any] | None = None) -> Answer:
+    def ask(self, service: str, path: str, body: dict[str, Any] | None = None) -> ServiceAnswer:
         """Asks a service, by GET, or by POST where there is a body.
 
         Raises:
@@ -139,7 +139,7 @@ class Google:
             content = found.json()
         except ValueError:
             content = {}
-        return Answer(found.status_code, content if isinstance(content, dict) else {})
+        return ServiceAnswer(found.status_code, content if isinstance(content, dict) else {})
 
     def document(self, url: str, accept: str) -> dict[str, Any]:
         """A JSON object, asked for with the credentials. Raises OSError or ValueError."""
@@ -168,7 +168,7 @@ def permissions(google: Google, facts: Facts) -> Iterator[Finding]:
         yield _judged(grants, answer, google)
 
 
-def _held(grants: Grants, google: Google) -> Answer:
+def _held(grants: Grants, google: Google) -> ServiceAnswer:
     """The answer has the permissions that are held. Raises Unasked."""
     if grants.service == "storage":
         query = "&".join(f"permissions={p}" for p in grants.permissions)
@@ -176,7 +176,7 @@ def _held(grants: Grants, google: Google) -> Answer:
     return google.ask(grants.service, f"{grants.path}:testIamPermissions", {"permissions": list(grants.permissions)})
 
 
-def _judged(grants: Grants, answer: Answer, google: Google) -> Finding:
+def _judged(grants: Grants, answer: ServiceAnswer, google: Google) -> Finding:
     if answer.status == 404 and grants.service not in TOLD:
         return error(grants.subject, f"{grants.subject} is not there, or may not be seen")
     if answer.status not in (200, 403) or answer.disabled:

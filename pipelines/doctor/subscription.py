@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 
 from pipelines.errors import Finding
 from pipelines.events.messages import Messages
-from pipelines.google.leases import Refused
+from pipelines.google.leases import ServiceRefused
 from pipelines.google.subscription import Client, client
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.checks.findings import error, ok, skipped, warning
-from pipelines.transforms.pulled_messages import Batch
+from pipelines.transforms.pulled_messages import GatheredMessages
 
 AT_MOST = 500  # messages that are looked at
 PATIENCE = 3.0  # s that a message has to show up
@@ -26,7 +26,7 @@ def messages(judge: Callable[[Facts, Messages], Iterator[Finding]], facts: Facts
     name, attribute = facts.subscription.name, facts.stream.arrival_attribute
     try:
         batch = _pull(client(), name, attribute)
-    except Refused as problem:
+    except ServiceRefused as problem:
         if "PERMISSION_DENIED" in str(problem):
             remedy = f"Grant roles/pubsub.subscriber on {name} to the account"
             yield error(name, f"{name}: messages cannot be pulled: {problem}", remedy, code="permissions")
@@ -41,8 +41,8 @@ def messages(judge: Callable[[Facts, Messages], Iterator[Finding]], facts: Facts
     yield from judge(facts, batch.pulled().messages)
 
 
-def _pull(service: Client, name: str, attribute: str | None) -> Batch:
-    batch, end = Batch(name), time.monotonic() + PATIENCE
+def _pull(service: Client, name: str, attribute: str | None) -> GatheredMessages:
+    batch, end = GatheredMessages(name), time.monotonic() + PATIENCE
     while not len(batch) and time.monotonic() < end:
         found = service.pull(name, AT_MOST)
         if found:
@@ -57,7 +57,7 @@ def _pull(service: Client, name: str, attribute: str | None) -> Batch:
     return batch
 
 
-def _arrivals(name: str, attribute: str, batch: Batch) -> Iterator[Finding]:
+def _arrivals(name: str, attribute: str, batch: GatheredMessages) -> Iterator[Finding]:
     reasons = Counter(letter.reason for letter in batch.dead)
     for reason, count in reasons.items():
         others = sorted({key for letter in batch.dead for key, _ in letter.attributes} - {"foretide_id", attribute})

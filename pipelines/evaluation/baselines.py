@@ -60,26 +60,27 @@ def recency(examples: Examples, rows: Ints) -> Doubles:
 
 
 def logistic(task: Task, examples: Examples, train: Ints, rows: Ints) -> Doubles:
-    """Probability of churn, f8 (len(rows)), by a logistic regression on what `summary` says of a history. Of the rows
-    `train`, `REGRESSION_ROWS` evenly spaced ones at most."""
+    """Probability of churn, f8 (len(rows)), by a logistic regression on the `summary_features` of a history.
+
+    It learns from the rows `train`, from `REGRESSION_ROWS` evenly spaced ones at most."""
     learn = thin(train, REGRESSION_ROWS)
-    x, new = (parts(task, r, lambda part: summary(task, examples, part)) for r in (learn, rows))
+    x, new = (parts(task, r, lambda part: summary_features(task, examples, part)) for r in (learn, rows))
     mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-9
     weights = _newton(_with_one((x - mean) / spread), examples.label[learn, 0].astype(np.float64))
     return 1 / (1 + np.exp(-_with_one((new - mean) / spread) @ weights))
 
 
-def summary(task: Task, examples: Examples, rows: Ints) -> Doubles:
+def summary_features(task: Task, examples: Examples, rows: Ints) -> Doubles:
     """What a history says in six numbers, f8 (n, 6): logarithms of 1 + recency, tenure within the history (both in
     steps), events, and active steps in the whole history, its last quarter and its last twelfth."""
-    present = active(task, examples.tensor(rows))
+    present = active_steps(task, examples.tensor(rows))
     steps = present.shape[1]
     lately = [present[:, -max(1, steps // part) :].sum(axis=1) for part in (1, 4, 12)]
     away = recency(examples, rows) / task.sequence.step
     return np.log1p(np.stack([away, _tenure(present), examples.n_events[rows], *lately], axis=1).astype(np.float64))
 
 
-def active(task: Task, x: Floats) -> Mask:
+def active_steps(task: Task, x: Floats) -> Mask:
     """The steps in which something happened, bool (n, steps), as far as the features tell: by the counts; without any,
     by the recency; else by whatever is not carried forward; else by any feature."""
     counts = _columns(task, lambda f: f.aggregation.measures == "count")
@@ -158,7 +159,7 @@ def aggregates(task: Task, examples: Examples, rows: Ints) -> Floats:
     of each text feature."""
     x = examples.tensor(rows)
     periods = sorted({p for p in PERIODS if p < x.shape[1]} | {x.shape[1]})
-    columns = _rhythm(task, examples, rows, active(task, x), periods)
+    columns = _rhythm(task, examples, rows, active_steps(task, x), periods)
     plain = _columns(task, lambda f: f.quantity and f.scale != "relative")
     columns += _totals(x[:, ::-1, plain], periods) if plain else []
     for i in _columns(task, lambda f: f.quantity and f.scale == "relative"):

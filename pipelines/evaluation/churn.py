@@ -10,14 +10,14 @@ import numpy as np
 from pipelines.evaluation.baselines import Doubles, logistic, parts, recency, trees
 from pipelines.evaluation.schema import (
     Bin,
-    Calibration,
+    CalibrationFigures,
     Churn,
     ChurnAsOf,
     ChurnModel,
     Decile,
     Difference,
     Drift,
-    Head,
+    EvaluationHead,
     Importance,
     Points,
     Reliability,
@@ -52,7 +52,7 @@ class Scored(NamedTuple):
     probability: bool
 
 
-def judge(survey: Survey, splits: Splits, head: Head, uncalibrated: Predict, method: str) -> Churn:
+def judge(survey: Survey, splits: Splits, head: EvaluationHead, uncalibrated: Predict, method: str) -> Churn:
     """Judges a model of churn: the whole evaluation."""
     compared = compare(survey, splits.train, splits.validation)
     return Churn(
@@ -161,12 +161,12 @@ def _model(label: Floats, m: Scored, areas: Doubles, draws: Doubles) -> ChurnMod
     )
 
 
-def calibration(survey: Survey, uncalibrated: Predict, method: str) -> Calibration:
+def calibration(survey: Survey, uncalibrated: Predict, method: str) -> CalibrationFigures:
     """The calibration of the test rows, before and after `method`."""
     task, rows = survey.task, survey.test.rows
     label = survey.examples.label[rows, 0]
     before = parts(task, rows, lambda part: uncalibrated(survey.examples.tensor(part))[:, 0])
-    return Calibration(
+    return CalibrationFigures(
         method=method, before=_reliability(label, before), after=_reliability(label, survey.test.scores[:, 0])
     )
 

@@ -45,7 +45,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Spread:
+class ScoreSpread:
     """How many scores there are of some as-ofs, and how they spread over the bins."""
 
     as_ofs: int
@@ -71,7 +71,7 @@ def drift(candidates: tuple[Ask, str], published: tuple[Ask, str], task: str, as
         for name in COMPARED
     }
     bins = {name: _bins([0, *numbers.values()]) for name, numbers in below.items()}
-    before = Spread(tiles[0]["as_ofs"], tiles[0]["scored"], tiles[0]["recent"], bins)
+    before = ScoreSpread(tiles[0]["as_ofs"], tiles[0]["scored"], tiles[0]["recent"], bins)
     edges = {name: list(numbers)[:-1] for name, numbers in below.items()}
     ask, scores = candidates
     [row] = ask(spread_sql(scores, f"{task} AND as_of = {as_of}", edges, limits))
@@ -79,7 +79,7 @@ def drift(candidates: tuple[Ask, str], published: tuple[Ask, str], task: str, as
         name: _bins([0, *(row[f"{name}_{i}"] for i in range(len(uppers))), row[f"{name}_all"]])
         for name, uppers in edges.items()
     }
-    return reasons(before, Spread(1, row["scored"], row["recent"], bins), limits)
+    return reasons(before, ScoreSpread(1, row["scored"], row["recent"], bins), limits)
 
 
 def _bins(below: Sequence[int]) -> list[int]:
@@ -130,7 +130,7 @@ def _numbers(limits: Limits) -> str:
     return f"COUNT(*) AS scored, COUNT(CASE WHEN {recent} THEN 1 END) AS recent"
 
 
-def reasons(before: Spread, now: Spread, limits: Limits) -> list[str]:
+def reasons(before: ScoreSpread, now: ScoreSpread, limits: Limits) -> list[str]:
     """How scores differ from those of earlier as-ofs by more than the limits, and by more than chance."""
     found = []
     for what, mean, n in (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pipelines.evaluation.baselines import DAY, thin
 from pipelines.evaluation.kinds import KINDS
-from pipelines.evaluation.schema import Evaluation, Head, Set, Tested
+from pipelines.evaluation.schema import Evaluation, EvaluationHead, Set, Tested
 from pipelines.evaluation.survey import Predict, Splits, Survey, number, see
 from pipelines.models.example_files import Examples, Ints, check_rows
 from pipelines.task.fields import format_time
@@ -60,11 +60,11 @@ def lines(evaluation: Evaluation) -> list[str]:
     return KINDS[evaluation["kind"]].lines(evaluation)
 
 
-def _head(survey: Survey, version: str, created: int) -> Head:
+def _head(survey: Survey, version: str, created: int) -> EvaluationHead:
     task, test = survey.task, survey.test
     as_ofs = sorted(set(survey.examples.as_of[test.rows].tolist()))
     share = task.label.share(survey.examples.label[test.rows])
-    return Head(
+    return EvaluationHead(
         task=task.task,
         version=version,
         description=task.description,

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pipelines.evaluation import churn, path
-from pipelines.evaluation.schema import Evaluation, Head
+from pipelines.evaluation.schema import Evaluation, EvaluationHead
 from pipelines.evaluation.survey import Predict, Splits, Survey
 
 
 class Kind(NamedTuple):
     """The functions that judge a kind of label."""
 
-    judge: Callable[[Survey, Splits, Head, Predict, str], Evaluation]  # the whole evaluation
+    judge: Callable[[Survey, Splits, EvaluationHead, Predict, str], Evaluation]  # the whole evaluation
     headline: Callable[[Any], dict[str, float]]  # what the manifest keeps of it
     lines: Callable[[Any], list[str]]  # what the terminal shows of it
 

@@ -13,7 +13,17 @@ import numpy as np
 
 from pipelines.evaluation import baselines
 from pipelines.evaluation.baselines import Doubles, naive, parts, seasonal, thin, tree_paths
-from pipelines.evaluation.schema import Coverage, Drift, Fan, Head, Importance, Path, PathAsOf, PathModel, Step
+from pipelines.evaluation.schema import (
+    Coverage,
+    Drift,
+    EvaluationHead,
+    Fan,
+    Importance,
+    Path,
+    PathAsOf,
+    PathModel,
+    Step,
+)
 from pipelines.evaluation.survey import (
     Predict,
     Splits,
@@ -41,7 +51,7 @@ SHOWN = 12  # steps in the lines of a terminal
 FANS, HISTORY = 4, 60  # paths that are drawn, and the levels before them
 
 
-def judge(survey: Survey, splits: Splits, head: Head, uncalibrated: Predict, method: str) -> Path:
+def judge(survey: Survey, splits: Splits, head: EvaluationHead, uncalibrated: Predict, method: str) -> Path:
     """Judges a model of paths: the whole evaluation."""
     found = forecasts(survey, splits.train, splits.validation)
     return Path(

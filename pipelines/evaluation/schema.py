@@ -68,7 +68,7 @@ class Reliability(TypedDict):
     bins: list[Bin]
 
 
-class Calibration(TypedDict):
+class CalibrationFigures(TypedDict):
     """How well the scores of the network are calibrated on the test entities, before and after the method."""
 
     method: str
@@ -126,7 +126,7 @@ class Tested(TypedDict):
     share: float | None  # that churned; None for a path
 
 
-class Head(TypedDict):
+class EvaluationHead(TypedDict):
     task: str
     version: str
     description: str
@@ -135,10 +135,10 @@ class Head(TypedDict):
     test: Tested
 
 
-class Churn(Head):
+class Churn(EvaluationHead):
     kind: Literal["churn"]
     models: list[ChurnModel]  # the network first
-    calibration: Calibration
+    calibration: CalibrationFigures
     by_as_of: list[ChurnAsOf]
     importance: list[Importance]  # falling
     drift: Drift
@@ -191,7 +191,7 @@ class Fan(TypedDict):
     quantiles: dict[str, list[float]]  # level, such as "0.1" -> steps
 
 
-class Path(Head):
+class Path(EvaluationHead):
     kind: Literal["path"]
     models: list[PathModel]  # the network first, the naive forecast second
     coverage: list[Coverage]

@@ -5,8 +5,8 @@ never what they return. A score at as-of T is due for every entity with an event
 those that fell silent in it.
 
 An event goes from the top down: `backfill` or `examples` (or `due`, in a live job) picks what was known at an as-of;
-`sequences` puts each event into a step of its entity; `aggregate` makes the features of each step, in a `Group` for
-each pass; `StepTable.batch` cuts out the window of an as-of, fills the steps without events and gives the tensor.
+`sequences` puts each event into a step of its entity; `aggregate` makes the features of each step, in a `FeatureGroup`
+for each pass; `StepTable.batch` cuts out the window of an as-of, fills the steps without events and gives the tensor.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SequenceBatch:
     label: Floats | None = None  # (n, label.width)
 
 
-class Group(NamedTuple):
+class FeatureGroup(NamedTuple):
     """Features that one vectorised pass computes: same aggregation, field and category field."""
 
     aggregation: StepAggregation
@@ -56,7 +56,7 @@ class Group(NamedTuple):
     column: npt.NDArray[np.int64]  # category code -> feature column, -1 for none; one entry where by is -1
 
 
-def groups(task: Task) -> tuple[Group, ...]:
+def groups(task: Task) -> tuple[FeatureGroup, ...]:
     """The passes over events that compute the features of a task; those of the window need none."""
     members: dict[tuple[StepAggregation, Reads, int, int], list[tuple[int, str | None]]] = {}
     for i, f in enumerate(task.features):
@@ -71,7 +71,7 @@ def groups(task: Task) -> tuple[Group, ...]:
         column = np.full(len(values), -1)
         for i, value in features:
             column[values.index(value)] = i
-        out.append(Group(aggregation, reads, field, by, column))
+        out.append(FeatureGroup(aggregation, reads, field, by, column))
     return tuple(out)
 
 
@@ -186,7 +186,7 @@ class StepTable:
 
 
 def step_table(
-    passes: Sequence[Group],
+    passes: Sequence[FeatureGroup],
     block: EventBlock,
     tied: Ties | None,
     entity: Ints,
@@ -209,7 +209,7 @@ def step_table(
 
 
 def aggregate(
-    passes: Sequence[Group], block: EventBlock, tied: Ties | None, cell: Ints, cells: int, width: int
+    passes: Sequence[FeatureGroup], block: EventBlock, tied: Ties | None, cell: Ints, cells: int, width: int
 ) -> Floats:
     """f4 (cells * width): the features of each cell, which is a step of an entity.
 
@@ -239,7 +239,7 @@ def aggregate(
     return out
 
 
-def _columns(g: Group, block: EventBlock, tied: Ties | None) -> tuple[Array | None, Codes | None]:
+def _columns(g: FeatureGroup, block: EventBlock, tied: Ties | None) -> tuple[Array | None, Codes | None]:
     """(events) values or hashes of the group's field, and codes of its category; None for what it does not have."""
     field = None if g.field < 0 else (block.values if g.reads == "number" else block.hashes)[g.field]
     code = None if g.by < 0 else block.codes[g.by]

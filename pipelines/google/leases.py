@@ -19,7 +19,7 @@ PAUSES = (0.1, 0.5, 2.0)  # s between attempts
 _LOGGER = logging.getLogger(__name__)
 
 
-class Refused(Exception):
+class ServiceRefused(Exception):
     """The service did not do what it was asked for."""
 
     def __init__(self, message: str, final: bool = False) -> None:
@@ -126,7 +126,7 @@ class Leases:
         for i in range(0, len(ids), CHUNK):
             try:
                 bundle.service.lease(bundle.subscription, ids[i : i + CHUNK], seconds)
-            except Refused as error:
+            except ServiceRefused as error:
                 _LOGGER.warning("%s: leases of messages could not be changed: %s", bundle.subscription, error)
 
     def _acknowledge(self, bundle: Bundle, ids: Sequence[str]) -> bool:
@@ -134,7 +134,7 @@ class Leases:
             try:
                 bundle.service.acknowledge(bundle.subscription, ids)
                 return True
-            except Refused as error:
+            except ServiceRefused as error:
                 if error.final or attempt == ATTEMPTS - 1:
                     _LOGGER.warning("%s: %d messages are not acknowledged: %s", bundle.subscription, len(ids), error)
                     return False

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import Exit, Finding, UserError
-from pipelines.google.leases import Refused
+from pipelines.google.leases import ServiceRefused
 from pipelines.system.processes import listens
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Client:
             return call(request(subscription=subscription, **fields), timeout=TIMEOUT, metadata=routing)
         except grpc.RpcError as error:
             code = error.code().name
-            raise Refused(f"{code}: {error.details()}", code in FINAL) from error
+            raise ServiceRefused(f"{code}: {error.details()}", code in FINAL) from error
 
 
 def client() -> Client:
@@ -103,7 +103,7 @@ def _connect() -> SubscriberClient:
 
 
 @dataclass(frozen=True)
-class Facts:
+class SubscriptionFacts:
     """What a job has to know of its subscription."""
 
     name: str
@@ -113,7 +113,7 @@ class Facts:
     warnings: tuple[Finding, ...]
 
 
-def preflight(name: str) -> Facts:
+def preflight(name: str) -> SubscriptionFacts:
     """Looks at a subscription before a job starts.
 
     Raises:
@@ -169,7 +169,7 @@ def check_pullable(name: str, found: Subscription) -> None:
             raise UserError(f"{name} {kind}, so that they cannot be pulled", remedy=remedy)
 
 
-def facts(name: str, found: Subscription) -> Facts:
+def facts(name: str, found: Subscription) -> SubscriptionFacts:
     """What matters of a subscription, with a warning for each of its settings that costs time or messages."""
     deadline = found.ack_deadline_seconds
     retry = found.retry_policy if "retry_policy" in found else None
@@ -178,7 +178,7 @@ def facts(name: str, found: Subscription) -> Facts:
         Finding("subscription-settings", "warning", name, f"{name}: {what}", _update(name, flags) if flags else "")
         for what, flags in _costs(found, deadline, backoff)
     )
-    return Facts(name, found.topic, deadline, backoff, costs)
+    return SubscriptionFacts(name, found.topic, deadline, backoff, costs)
 
 
 def _costs(found: Subscription, deadline: int, backoff: int) -> Iterator[tuple[str, str]]:

@@ -28,7 +28,7 @@ from pipelines.jobs.config import ExamplesConfig
 from pipelines.jobs.extent import rows
 from pipelines.jobs.launch import Launch
 from pipelines.jobs.report import describe_as_ofs, describe_input, ledger_lines
-from pipelines.jobs.source import Source
+from pipelines.jobs.source import InputSource
 from pipelines.ledger.counts import Ledger, total
 from pipelines.models.example_files import TIME, schema
 from pipelines.models.example_store import (
@@ -56,7 +56,7 @@ from pipelines.task.file import describe
 from pipelines.task.spec import Task
 from pipelines.transforms import coders
 from pipelines.transforms.build_sequences import Sequences
-from pipelines.transforms.read_files import ReadEvents
+from pipelines.transforms.read_files import ReadPieces
 
 NAMED = 3  # features that a line names
 
@@ -143,11 +143,13 @@ def _lines(task: Task, word: str, rectangles: Sequence[Rectangle]) -> list[str]:
     return lines
 
 
-def build(p: beam.Pipeline, config: ExamplesConfig, task: Task, gap: Rectangle, source: Source, folder: Path) -> None:
+def build(
+    p: beam.Pipeline, config: ExamplesConfig, task: Task, gap: Rectangle, source: InputSource, folder: Path
+) -> None:
     """The graph that writes one layer: the features of `task` at the as-ofs of a gap."""
     coders.install()
     span, progress = Span(gap.as_ofs, task.horizon), Progress(str(folder / "progress"))
-    events = p | "Read" >> ReadEvents(task, span, source.pieces, source.shards, progress)
+    events = p | "Read" >> ReadPieces(task, span, source.pieces, source.shards, progress)
     read = events.blocks, events.ledger
     built = read | "Sequences" >> Sequences(task, span, config.max_bad_share, progress)
     ledger = (
@@ -161,7 +163,7 @@ def build(p: beam.Pipeline, config: ExamplesConfig, task: Task, gap: Rectangle, 
     _ = start | "Describe" >> beam.Map(_describe, task, str(folder), *sides)
 
 
-def _add(config: ExamplesConfig, source: Source, folder: Path, gap: Rectangle) -> Layer:
+def _add(config: ExamplesConfig, source: InputSource, folder: Path, gap: Rectangle) -> Layer:
     """Runs the pipeline to its end; the layer appears whole."""
     task = sub_task(config.task, gap.features)
     target = folder / f"{PREFIX}{uuid.uuid4().hex}"
@@ -194,7 +196,7 @@ def _stored(
     return Stored(folder, config.task.task, config.as_ofs, examples, ledger, computed, reused, used)
 
 
-def _find(config: ExamplesConfig, dry_run: bool = False) -> tuple[Source, list[str]]:
+def _find(config: ExamplesConfig, dry_run: bool = False) -> tuple[InputSource, list[str]]:
     """What is read, and warnings. Raises UserError where a check does not pass."""
     if not config.runner.shares_folders:
         raise UserError(
@@ -204,13 +206,13 @@ def _find(config: ExamplesConfig, dry_run: bool = False) -> tuple[Source, list[s
     return facts.source, warnings
 
 
-def _need(config: ExamplesConfig, source: Source) -> memory.Need:
+def _need(config: ExamplesConfig, source: InputSource) -> memory.Need:
     where = config.execution
     here, events = config.runner.local, rows(source.pieces)
     return memory.making(config.task, config.as_ofs, events, source.shards, where.workers, here)
 
 
-def _folder(config: ExamplesConfig, source: Source) -> Path:
+def _folder(config: ExamplesConfig, source: InputSource) -> Path:
     """Where the layers of a request are."""
     if "://" in config.output:
         raise UserError(f"{config.output}: examples are kept in a local folder: name one")

@@ -8,10 +8,10 @@ import apache_beam as beam
 
 from pipelines.transforms import coders
 from pipelines.transforms.build_sequences import Sequences
-from pipelines.transforms.infer import Infer
+from pipelines.transforms.infer import InferBatches
 
 
-class Events(Protocol):
+class EventsRead(Protocol):
     """What the step `Read` of a graph gives to the others."""
 
     @property
@@ -31,7 +31,7 @@ def build(
     p: beam.Pipeline,
     read: beam.PTransform,
     sequences: Sequences,
-    infer: Infer,
+    infer: InferBatches,
     write: beam.PTransform,
     state: str = "",
 ) -> None:
@@ -39,13 +39,13 @@ def build(
     is: see tests/golden.
 
     Args:
-      read: gives `Events`.
+      read: gives `EventsRead`.
       write: takes (scores, dead letters, ledgers).
       state: on what the state of a live job depends, in a word. It is part of the name of the step that keeps it, so
         that a job is not updated to one that would misread it.
     """
     coders.install()
-    events: Events = p | "Read" >> read
+    events: EventsRead = p | "Read" >> read
     built = (events.blocks, events.ledger) | f"Sequences {state}".rstrip() >> sequences
     scored = built.sequences | "Infer" >> infer
     dead = (events.dead, built.dead, scored.dead) | "Dead" >> beam.Flatten()

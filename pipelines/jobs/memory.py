@@ -59,7 +59,7 @@ OUT = re.compile(
 )
 
 
-class Part(NamedTuple):
+class MemoryPart(NamedTuple):
     """One thing that takes memory."""
 
     what: str
@@ -72,7 +72,7 @@ class Part(NamedTuple):
 class Need:
     """What a command takes at its largest, all its processes together."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[MemoryPart, ...]
     here: bool = True  # else each worker, of machines that are not known
     to: str = ""  # do what, where a command does several things one after the other
 
@@ -87,7 +87,7 @@ class Need:
         return round(sum(part.least for part in self.parts))
 
     @property
-    def largest(self) -> Part:
+    def largest(self) -> MemoryPart:
         """What it helps most to lower; the engine comes first, and stays."""
         return max(self.parts[1:], key=lambda part: max(part.likely, part.least))
 
@@ -178,7 +178,7 @@ def making(task: Task, as_ofs: Sequence[int], events: int, shards: int, workers:
             *(_shuffle(task, events, workers) if here else ()),
             _shard(task, events // shards, processes),
             _table(task, as_ofs[:1], processes),
-            Part("the list of as-ofs", LISTED * len(as_ofs), 32 * len(as_ofs), "Ask for fewer as-ofs"),
+            MemoryPart("the list of as-ofs", LISTED * len(as_ofs), 32 * len(as_ofs), "Ask for fewer as-ofs"),
         ),
         here,
         " to make examples",
@@ -198,10 +198,10 @@ def training(task: Task, examples: int = 0) -> Need:
     return Need(
         (
             *_engine(TRAINING, 1, "TensorFlow"),
-            Part("batches", max(learn, judge), 4 * _cells(task) * min(batch, JUDGED), largest),
-            Part("weights", weights, weights / 8, "Lower model.units, model.members or the vocabularies"),
-            Part("trees to compare with", TREES, 0, "Take fewer as-ofs with --train-as-ofs"),
-            Part("examples", EXAMPLE * examples, EXAMPLE * examples / 4, "Take fewer as-ofs with --train-as-ofs"),
+            MemoryPart("batches", max(learn, judge), 4 * _cells(task) * min(batch, JUDGED), largest),
+            MemoryPart("weights", weights, weights / 8, "Lower model.units, model.members or the vocabularies"),
+            MemoryPart("trees to compare with", TREES, 0, "Take fewer as-ofs with --train-as-ofs"),
+            MemoryPart("examples", EXAMPLE * examples, EXAMPLE * examples / 4, "Take fewer as-ofs with --train-as-ofs"),
         ),
         to=" to train",
     )
@@ -220,8 +220,8 @@ def streaming(
     parts = [*_engine(ENGINES[engine], 1, str(engine))]
     if here:
         lower = "Start from less history (--bootstrap), or run on Flink, which keeps its state on disk"
-        parts += [Part("Prism", PRISM, PRISM / 2, lower)]
-        parts += [Part("the history", LIVE * events * _packed(task), 0, lower)] if events else []
+        parts += [MemoryPart("Prism", PRISM, PRISM / 2, lower)]
+        parts += [MemoryPart("the history", LIVE * events * _packed(task), 0, lower)] if events else []
     return Need((*parts, _shard(task, events // shards, 1), _table(task, (0,), 1), _calls(task, batch, model, 1)), here)
 
 
@@ -257,25 +257,25 @@ def explained(need: Need) -> Iterator[None]:
             raise UserError(f"{said}; {need.most}", exit, remedy=need.largest.lower, code="memory") from error
 
 
-def _engine(size: int, processes: int, name: str) -> Iterator[Part]:
+def _engine(size: int, processes: int, name: str) -> Iterator[MemoryPart]:
     """This process, and the workers that it starts where there are several."""
     own, lower = OWN * size, "Take a larger machine"
-    yield Part(f"Python and {name}", size, own, lower)
+    yield MemoryPart(f"Python and {name}", size, own, lower)
     if processes > 1:
-        yield Part(f"{processes} more processes of it", processes * own, processes * own / 2, "Lower --workers")
+        yield MemoryPart(f"{processes} more processes of it", processes * own, processes * own / 2, "Lower --workers")
 
 
-def _shuffle(task: Task, events: int, workers: int) -> Iterator[Part]:
+def _shuffle(task: Task, events: int, workers: int) -> Iterator[MemoryPart]:
     lower = "Give it less input at a time, or run it on Flink (--runner=FlinkRunner), which shuffles on disk"
     times = SHUFFLED + (1 if workers > 1 else 0)
-    yield Part(f"about {quantity(events)} events", times * events * _packed(task), 0, lower)
+    yield MemoryPart(f"about {quantity(events)} events", times * events * _packed(task), 0, lower)
 
 
-def _shard(task: Task, events: int, processes: int) -> Part:
-    return Part("the shard at work", processes * events * (_packed(task) + SORTED), 0, "Use more --shards")
+def _shard(task: Task, events: int, processes: int) -> MemoryPart:
+    return MemoryPart("the shard at work", processes * events * (_packed(task) + SORTED), 0, "Use more --shards")
 
 
-def _table(task: Task, as_ofs: Sequence[int], processes: int) -> Part:
+def _table(task: Task, as_ofs: Sequence[int], processes: int) -> MemoryPart:
     """The steps of some entities, once for all as-ofs (of one at a time, where events have an arrival)."""
     span = 0 if task.events.arrival else (as_ofs[-1] - as_ofs[0]) // task.sequence.step
     width, features = task.sequence.steps + span, len(task.features)
@@ -284,13 +284,13 @@ def _table(task: Task, as_ofs: Sequence[int], processes: int) -> Part:
     lower = (
         "Narrow the range of --as-of" if span > task.sequence.steps else "Take fewer or longer steps (sequence.steps)"
     )
-    return Part("a table of steps", processes * entities * (TABLE * one), processes * one, lower)
+    return MemoryPart("a table of steps", processes * entities * (TABLE * one), processes * one, lower)
 
 
-def _calls(task: Task, batch: int, model: Mapping[str, Any], processes: int) -> Part:
+def _calls(task: Task, batch: int, model: Mapping[str, Any], processes: int) -> MemoryPart:
     call = batch * _call(task, str(model.get("network")), model.get("units") or ())
     lower = f"Lower --batch-size ({batch}) or sequence.steps ({task.sequence.steps:,})"
-    return Part("batches of the model", processes * call, processes * batch * 4 * _cells(task), lower)
+    return MemoryPart("batches of the model", processes * call, processes * batch * 4 * _cells(task), lower)
 
 
 def _call(task: Task, network: str, units: Sequence[int]) -> float:
@@ -299,11 +299,11 @@ def _call(task: Task, network: str, units: Sequence[int]) -> float:
     return 4 * (CALLED * _cells(task) + RECURRENT * recurrent * task.sequence.steps * max(units, default=0))
 
 
-def _rows(events: int, as_ofs: Sequence[int]) -> Iterator[Part]:
+def _rows(events: int, as_ofs: Sequence[int]) -> Iterator[MemoryPart]:
     entities = max(1, events // EACH)
     lower = "Narrow the range of --as-of"
-    yield Part("rows of scores", SCORED * entities * len(as_ofs), 0, lower)
-    yield Part("the list of as-ofs", LISTED * len(as_ofs), 32 * len(as_ofs), lower)
+    yield MemoryPart("rows of scores", SCORED * entities * len(as_ofs), 0, lower)
+    yield MemoryPart("the list of as-ofs", LISTED * len(as_ofs), 32 * len(as_ofs), lower)
 
 
 def _cells(task: Task) -> int:

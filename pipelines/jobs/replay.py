@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pipelines.errors import Exit, UserError
 from pipelines.events.messages import ID
-from pipelines.google.leases import Refused
+from pipelines.google.leases import ServiceRefused
 from pipelines.google.subscription import Client, check_name, client
 from pipelines.jobs.outputs.kinds import output
 from pipelines.system.terminal import one_line
@@ -39,7 +39,7 @@ class ReplayConfig:
             raise UserError("give either --output or --subscription")
 
 
-class Letter(NamedTuple):
+class ReplayedLetter(NamedTuple):
     """A dead letter, and the message that it was."""
 
     reason: str
@@ -58,10 +58,10 @@ class Choice:
     empty: int = 0  # with nothing to send: of files, late events and scores
     _seen: set[str] = field(default_factory=set)
 
-    def of(self, letters: Sequence[Letter]) -> tuple[list[Message], list[Letter]]:
+    def of(self, letters: Sequence[ReplayedLetter]) -> tuple[list[Message], list[ReplayedLetter]]:
         """(what to send, the letters that are settled by it)."""
         messages: list[Message] = []
-        settled: list[Letter] = []
+        settled: list[ReplayedLetter] = []
         for letter in letters:
             if self.reason is not None and self.reason not in letter.reason:
                 self.other += 1
@@ -89,14 +89,17 @@ def replay(config: ReplayConfig, pause: float = PAUSE) -> int:
     """
     choice, send = Choice(config.reason), _sender(config)
     if config.output is not None:
-        found = (Letter(each.reason, _again(each.payload, each.attributes)) for each in output(config.output).letters())
+        found = (
+            ReplayedLetter(each.reason, _again(each.payload, each.attributes))
+            for each in output(config.output).letters()
+        )
         while part := list(islice(found, BATCH)):
             send(choice.of(part)[0])
     else:
         assert config.subscription is not None
         try:
             _from_subscription(config.subscription, client(), choice, send, not config.dry_run, pause)
-        except Refused as error:
+        except ServiceRefused as error:
             raise UserError(f"{config.subscription}: {error}") from error
     print(report(config, choice))
     return Exit.OK
@@ -161,7 +164,7 @@ def _from_subscription(
             service.lease(name, back[first : first + BATCH], 0)
 
 
-def _of_message(received: Any) -> Letter:
+def _of_message(received: Any) -> ReplayedLetter:
     attributes = dict(received.message.attributes)
     again = Message(bytes(received.message.data), original(attributes)) if ID in attributes else None
-    return Letter(attributes.get("reason", ""), again, received.ack_id)
+    return ReplayedLetter(attributes.get("reason", ""), again, received.ack_id)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.jobs.config import Input, ScoreConfig, StreamConfig
-from pipelines.jobs.outputs.base import Result
+from pipelines.jobs.outputs.base import RunResult
 from pipelines.jobs.outputs.kinds import output
-from pipelines.jobs.source import Source
+from pipelines.jobs.source import InputSource
 from pipelines.ledger.counts import NEVER, Ledger
 from pipelines.models.saved.manifest import Manifest
 from pipelines.system.progress import duration, quantity
@@ -21,8 +21,8 @@ REASONS = 10  # that are shown one by one
 def score_report(
     config: ScoreConfig,
     manifest: Manifest,
-    source: Source,
-    result: Result,
+    source: InputSource,
+    result: RunResult,
     device: str,
     seconds: float,
 ) -> str:
@@ -80,7 +80,7 @@ def ledger_lines(ledger: Ledger, refused: str = "") -> list[str]:
     return lines
 
 
-def describe_input(source: Source, input: Input) -> str:
+def describe_input(source: InputSource, input: Input) -> str:
     """The line about files and tables."""
     files = "" if source.tables else f"in {source.files} file(s) "
     return f"input       {quantity(source.size, 'B')} {files}of {one_line(', '.join(input.patterns))}"
@@ -92,7 +92,7 @@ def describe_as_ofs(as_ofs: Sequence[int]) -> str:
     return first if len(as_ofs) == 1 else f"{first} to {last} ({len(as_ofs)} as-ofs)"
 
 
-def _ending(config: ScoreConfig, result: Result, run_id: str) -> list[str]:
+def _ending(config: ScoreConfig, result: RunResult, run_id: str) -> list[str]:
     ledger = result.ledger
     dead = f"next        {output(config.output).ask('dead_letters', 'LIMIT 20')}"
     if result.status == "refused":

@@ -15,16 +15,16 @@ from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.config import ScoreConfig
 from pipelines.jobs.launch import Launch
 from pipelines.jobs.report import describe_as_ofs, describe_input, score_report
-from pipelines.jobs.source import Source
+from pipelines.jobs.source import InputSource
 from pipelines.models import remote
 from pipelines.runners import bounded
 from pipelines.storage.rows import Run
 from pipelines.system.progress import Progress, watch
 from pipelines.task.file import describe
 from pipelines.transforms.build_sequences import Sequences
-from pipelines.transforms.infer import Infer
+from pipelines.transforms.infer import InferBatches
 from pipelines.transforms.output_rows import now
-from pipelines.transforms.read_files import ReadEvents
+from pipelines.transforms.read_files import ReadPieces
 
 EXITS = {"published": Exit.OK, "refused": Exit.REFUSED, "unbalanced": Exit.UNBALANCED}
 
@@ -74,14 +74,14 @@ def run_of(config: ScoreConfig, version: str) -> Run:
 def build(
     p: beam.Pipeline,
     config: ScoreConfig,
-    source: Source,
-    infer: Infer,
+    source: InputSource,
+    infer: InferBatches,
     write: beam.PTransform,
     progress: Progress,
 ) -> None:
     """Builds the graph of a run over files."""
     task, span = config.task, Span(config.as_ofs)
-    read = ReadEvents(task, span, source.pieces, source.shards, progress)
+    read = ReadPieces(task, span, source.pieces, source.shards, progress)
     sequences = Sequences(task, span, config.max_bad_share, progress)
     graph.build(p, read, sequences, infer, write)
 
@@ -104,10 +104,10 @@ def plan(config: ScoreConfig) -> int:
     return Exit.OK
 
 
-def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Facts, Infer, list[str]]:
+def _prepare(config: ScoreConfig, dry_run: bool = False) -> tuple[Facts, InferBatches, list[str]]:
     """What is known of the run, the model in it, and warnings. Raises UserError where a check does not pass."""
     facts, warnings = checked(Launch.of(config), dry_run)
     model = remote.origin(facts.model)
-    infer = Infer(model, config.task, config.engine, config.device, config.batch_size)
+    infer = InferBatches(model, config.task, config.engine, config.device, config.batch_size)
     infer.with_resource_hints(**config.runner.hints)
     return facts, infer, warnings

@@ -21,7 +21,7 @@ SHARDS = (8, 4096)
 
 
 @dataclass(frozen=True)
-class Source:
+class InputSource:
     pieces: tuple[Piece, ...]
     shards: int
     tables: tuple[InputFile, ...] = ()  # of BigQuery, and what tells each from its next version
@@ -77,12 +77,12 @@ def opened(
     return Opened(found, task, bigquery.open_session(found, task, span, workers, dry_run))
 
 
-def planned(files: Sequence[File], tables: Sequence[Opened], execution: Execution) -> Source:
+def planned(files: Sequence[File], tables: Sequence[Opened], execution: Execution) -> InputSource:
     """The pieces of all of them."""
     streams = [piece for table in tables for piece in table.snapshot.pieces]
     size = sum(f.size for f in files) + sum(p.size for p in streams)
     versions = (InputFile(t.found.path, t.snapshot.size, t.snapshot.modified) for t in tables)
-    return Source((*plan(files), *streams), shards(execution, size), tuple(versions))
+    return InputSource((*plan(files), *streams), shards(execution, size), tuple(versions))
 
 
 def shards(execution: Execution, size: int) -> int:

@@ -16,16 +16,16 @@ from pipelines.errors import Exit
 from pipelines.events.decode import Since
 from pipelines.events.messages import Payload
 from pipelines.events.terms import Terms
-from pipelines.google.subscription import Facts
+from pipelines.google.subscription import SubscriptionFacts
 from pipelines.jobs import graph, memory
 from pipelines.jobs.checks.before import checked
 from pipelines.jobs.config import StreamConfig
 from pipelines.jobs.launch import Launch
 from pipelines.jobs.outputs.base import Live
 from pipelines.jobs.report import describe_input, live_report
-from pipelines.jobs.source import Source
+from pipelines.jobs.source import InputSource
 from pipelines.ledger.counts import DeadLetter
-from pipelines.ledger.figures import summary
+from pipelines.ledger.figures import last_screen
 from pipelines.models import registry
 from pipelines.models.engines.loading import import_framework
 from pipelines.models.saved.manifest import Manifest
@@ -39,11 +39,11 @@ from pipelines.transforms import read_messages as pubsub
 from pipelines.transforms.archive import Archive, compacting_archive
 from pipelines.transforms.build_sequences import Sequences
 from pipelines.transforms.decode_messages import DecodeMessages
-from pipelines.transforms.infer import Infer
+from pipelines.transforms.infer import InferBatches
 from pipelines.transforms.live_sequences import LiveSettings
 from pipelines.transforms.output_rows import Inputs, now
 from pipelines.transforms.publish_letters import PublishLetters
-from pipelines.transforms.read_files import ReadEvents
+from pipelines.transforms.read_files import ReadPieces
 
 WATCH = 5.0  # seconds between two looks at which version of the model serves
 
@@ -53,10 +53,10 @@ class Prepared:
     """What was found before the job starts."""
 
     manifest: Manifest
-    infer: Infer
-    facts: Facts
+    infer: InferBatches
+    facts: SubscriptionFacts
     payload: Payload
-    history: Source | None
+    history: InputSource | None
 
 
 def stream(config: StreamConfig) -> int:
@@ -79,7 +79,7 @@ def stream(config: StreamConfig) -> int:
         result = portable.run_stream(
             config.execution, lambda p: build(p, config, ready, live), live.stop, config.job_name
         )
-        print(summary(result.figures, result.seconds))
+        print(last_screen(result.figures, result.seconds))
         print(live_report(config, live.ledger()))
     return Exit.INTERRUPTED if result.state == "cancelled" else Exit.OK
 
@@ -106,7 +106,7 @@ def build(p: beam.Pipeline, config: StreamConfig, ready: Prepared, live: Live) -
     graph.build(p, read, Sequences(task, since, live=judge), ready.infer, write, kept)
 
 
-class Events(NamedTuple):
+class LiveEventsRead(NamedTuple):
     """What reading a subscription gives, see `graph.Events`."""
 
     blocks: beam.PCollection[tuple[int, bytes]]
@@ -116,34 +116,34 @@ class Events(NamedTuple):
 
 @dataclass(eq=False)
 class ReadLive(beam.PTransform):
-    """-> `Events` of the subscription, and of the history before it."""
+    """-> `LiveEventsRead` of the subscription, and of the history before it."""
 
     config: StreamConfig
     ready: Prepared
     stop: Path
     journal: str
 
-    def expand(self, p: beam.pvalue.PBegin) -> Events:
+    def expand(self, p: beam.pvalue.PBegin) -> LiveEventsRead:
         config, task, since = self.config, self.config.task, Since(self.config.first)
         pulled = p | "Pull" >> pubsub.ReadMessages(self._source(), config.runner, config.pullers)
         if config.archive is not None:
             pulled.messages | "Archive" >> Archive(config.archive, self.ready.payload)
         how = config.subscription, config.max_bad_share, self.ready.payload, self.journal
         decoded = pulled.messages | DecodeMessages(task, since, config.shards, *how)
-        parts = [Events(decoded.blocks, decoded.dead, decoded.ledger)]
+        parts = [LiveEventsRead(decoded.blocks, decoded.dead, decoded.ledger)]
         history = self.ready.history
         if history is not None:
-            old = p | "History" >> ReadEvents(task, since, history.pieces, config.shards, Progress())
-            parts.append(Events(old.blocks, old.dead, old.ledger))
-        return Events(
+            old = p | "History" >> ReadPieces(task, since, history.pieces, config.shards, Progress())
+            parts.append(LiveEventsRead(old.blocks, old.dead, old.ledger))
+        return LiveEventsRead(
             tuple(e.blocks for e in parts) | "Blocks" >> beam.Flatten(),
             (pulled.dead, *(e.dead for e in parts)) | "Dead" >> beam.Flatten(),
             (pulled.ledger, *(e.ledger for e in parts)) | "Ledgers" >> beam.Flatten(),
         )
 
-    def _source(self) -> pubsub.Source:
+    def _source(self) -> pubsub.SubscriptionSource:
         task, facts = self.config.task, self.ready.facts
-        return pubsub.Source(
+        return pubsub.SubscriptionSource(
             subscription=self.config.subscription,
             first=self.config.first,
             every=task.score.every,
@@ -171,7 +171,7 @@ class WriteLive(beam.PTransform):
 def _prepare(config: StreamConfig, dry_run: bool = False) -> tuple[Prepared, memory.Need, list[str]]:
     """What was found, what the job takes of memory, and warnings. Raises UserError where a check does not pass."""
     facts, warnings = checked(Launch.of(config), dry_run)
-    infer = Infer(config.model, config.task, config.engine, config.device, config.batch_size, WATCH)
+    infer = InferBatches(config.model, config.task, config.engine, config.device, config.batch_size, WATCH)
     history = facts.source if config.bootstrap is not None else None
     return Prepared(facts.manifest, infer, facts.subscription, facts.payload, history), facts.need, warnings
 

@@ -34,7 +34,7 @@ from pipelines.system.locks import locked
 from pipelines.transforms.output_rows import now
 
 if TYPE_CHECKING:
-    from pipelines.models.network import Transform
+    from pipelines.models.network import Preprocessing
 
 LOCK, PREPARED = ".lock", "prepared.f4"
 PACKAGES = ("lightgbm", "plotly", "tensorboard", "tensorflow_transform")
@@ -53,7 +53,7 @@ def trained(config: TrainConfig) -> Manifest:
       UserError: what `make_examples` raises, or there is nothing to learn from.
     """
     memory.training(config.task).lines()  # refuses before the examples are made
-    data, stored = prepare(config, *config.train, *config.validation, *config.test)
+    data, stored = stored_examples(config, *config.train, *config.validation, *config.test)
     need = memory.training(config.task, len(data))
     print("\n".join(need.lines()))
     learn, check, test = (data.at(*as_ofs) for as_ofs in (config.train, config.validation, config.test))
@@ -73,7 +73,7 @@ def trained(config: TrainConfig) -> Manifest:
     return manifest
 
 
-def prepare(config: TrainConfig, *as_ofs: int) -> tuple[Examples, Stored]:
+def stored_examples(config: TrainConfig, *as_ofs: int) -> tuple[Examples, Stored]:
     """The examples of the as-ofs: what the store lacks is computed."""
     _check(config)
     stored = make_examples(config.example_config(*as_ofs))
@@ -164,7 +164,7 @@ def _fit(config: TrainConfig, data: Examples, rows: tuple[Ints, Ints, Ints], wor
     return export(predictor, origin, config.folder, beside), lines(evaluation)
 
 
-def preprocessing(config: TrainConfig, data: Examples, rows: Ints, work: Path) -> Transform:
+def preprocessing(config: TrainConfig, data: Examples, rows: Ints, work: Path) -> Preprocessing:
     """What TensorFlow Transform makes of the training rows, or has made of them before an interruption."""
     with silent_stderr():
         from pipelines.models.preprocessing import analyze, load_transform

@@ -25,7 +25,7 @@ from pipelines.task.spec import ModelSpec, Task
 
 
 @dataclass(frozen=True)
-class Trial:
+class TuneTrial:
     """A combination and how good it was, higher is better: validation AUC, or the pinball loss of a path, negative."""
 
     values: dict[str, Any]
@@ -42,7 +42,7 @@ def tune(config: TrainConfig) -> int:
     _check(task)
     need = max((memory.training(task.with_model(spec)) for spec in task.trials), key=lambda n: n.likely)
     lines = need.lines()
-    data, stored = train.prepare(config, *config.train, *config.validation)
+    data, stored = train.stored_examples(config, *config.train, *config.validation)
     print("\n".join(lines))
     learn, check = data.at(*config.train), data.at(*config.validation)
     for name, rows in (("training", learn), ("validation", check)):
@@ -63,7 +63,7 @@ def tune(config: TrainConfig) -> int:
                 own = Data(task.with_model(spec), data, learn, check, transform, folder / train.PREPARED)
                 _, quality = fit(own, work, lambda line: print(f"  {line}", flush=True))
                 _write(work, values, quality)
-            trials.append(Trial(values, quality))
+            trials.append(TuneTrial(values, quality))
     print("\n".join(["", *_table(task, trials), f"written     {folder}"]))
     return Exit.OK
 
@@ -84,7 +84,7 @@ def _check(task: Task) -> None:
         )
 
 
-def _table(task: Task, trials: Sequence[Trial]) -> list[str]:
+def _table(task: Task, trials: Sequence[TuneTrial]) -> list[str]:
     ranked = sorted(trials, key=lambda t: -t.quality)
     from pipelines.models.heads.kinds import head
 

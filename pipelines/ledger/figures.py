@@ -30,7 +30,7 @@ ALARMS = {  # shown as soon as there are any, in this order
 
 
 @dataclass(frozen=True)
-class Spread:
+class Distribution:
     """A distribution. `minimum` and `maximum` are 0 where there is no value."""
 
     count: int = 0
@@ -43,11 +43,11 @@ class Spread:
         """The mean; None where there is no value."""
         return self.total / self.count if self.count else None
 
-    def __add__(self, other: Spread) -> Spread:
+    def __add__(self, other: Distribution) -> Distribution:
         if not self.count or not other.count:
             return self if self.count else other
         low, high = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
-        return Spread(self.count + other.count, self.total + other.total, low, high)
+        return Distribution(self.count + other.count, self.total + other.total, low, high)
 
 
 @dataclass(frozen=True)
@@ -55,32 +55,32 @@ class Figures:
     """The metrics of a job, each over all its steps, since it began. One that was never touched is 0."""
 
     counters: Mapping[str, int] = field(default_factory=dict)
-    distributions: Mapping[str, Spread] = field(default_factory=dict)
+    distributions: Mapping[str, Distribution] = field(default_factory=dict)
 
     def count(self, name: str) -> int:
         return self.counters.get(name, 0)
 
-    def spread(self, name: str) -> Spread:
-        return self.distributions.get(name, Spread())
+    def spread(self, name: str) -> Distribution:
+        return self.distributions.get(name, Distribution())
 
     def recent(self, name: str, before: Figures) -> float | None:
         """The mean of a distribution's values since an earlier look; None where there are none."""
         now, then = self.spread(name), before.spread(name)
-        return Spread(now.count - then.count, now.total - then.total).mean
+        return Distribution(now.count - then.count, now.total - then.total).mean
 
 
 def collect(results: MetricResults) -> Figures:
     """The project's metrics of a job: committed ones, or attempted where the runner knows no others."""
     found: Mapping[str, Iterable[MetricResult]] = results.query(MetricsFilter().with_namespace(NAMESPACE))
     counters: dict[str, int] = {}
-    distributions: dict[str, Spread] = {}
+    distributions: dict[str, Distribution] = {}
     for counter in found["counters"]:
         name = counter.key.metric.name
         counters[name] = counters.get(name, 0) + int(counter.result or 0)
     for distribution in found["distributions"]:
         name, d = distribution.key.metric.name, distribution.result
         if d is not None and d.count:
-            distributions[name] = distributions.get(name, Spread()) + Spread(d.count, d.sum, d.min, d.max)
+            distributions[name] = distributions.get(name, Distribution()) + Distribution(d.count, d.sum, d.min, d.max)
     return Figures(counters, distributions)
 
 
@@ -106,7 +106,7 @@ def line(now: Figures, before: Figures, seconds: float) -> str:
     return "; ".join(filter(None, (", ".join(rates), "scores " + ", ".join(scores), ", ".join(alarms))))
 
 
-def summary(figures: Figures, seconds: float) -> str:
+def last_screen(figures: Figures, seconds: float) -> str:
     """The last screen: every metric that moved."""
     events = figures.count("events")
     lines = [
@@ -124,7 +124,7 @@ def summary(figures: Figures, seconds: float) -> str:
 
 
 @dataclass
-class Lines:
+class FigureLines:
     """Shows figures: a line every `every` seconds, and one for the end. On a terminal each one replaces the last."""
 
     stream: TextIO

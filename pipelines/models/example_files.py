@@ -84,7 +84,7 @@ def load_examples(task: Task, stored: Stored) -> Examples:
         raise UserError(f"there are no examples for task {task.task}: no entity is in the label's scope at the as-ofs")
     parts = tuple(_part(use, at, len(table)) for (use, _), at in zip(read, places, strict=True))
     return Examples(
-        Tensors(tuple(files), (task.sequence.steps, len(task.features)), parts),
+        StoredTensors(tuple(files), (task.sequence.steps, len(task.features)), parts),
         table["label"].combine_chunks().flatten().to_numpy().reshape(-1, task.label.width),
         _ints(table, "as_of"),
         _ints(table, "n_events"),
@@ -93,7 +93,7 @@ def load_examples(task: Task, stored: Stored) -> Examples:
     )
 
 
-class Part(NamedTuple):
+class FeaturePart(NamedTuple):
     """Where some features of n rows lie."""
 
     file: npt.NDArray[np.int32]  # (n) index into the files, -1 for a row that has them elsewhere
@@ -103,7 +103,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Tensors:
+class StoredTensors:
     """Reads the tensors of rows at their places in the files.
 
     Not through a memory map: pages that were read would count as the process's own memory, all of them after one epoch.
@@ -111,7 +111,7 @@ class Tensors:
 
     files: tuple[str, ...]
     shape: tuple[int, int]  # steps, features
-    parts: tuple[Part, ...]
+    parts: tuple[FeaturePart, ...]
 
     def __call__(self, rows: Ints) -> Floats:
         out = np.empty((len(rows), *self.shape), np.float32)
@@ -128,7 +128,7 @@ class Tensors:
                     out[to, :, here] = read[:, :, there]
         return out
 
-    def _read(self, part: Part, rows: Ints, out: Floats, at: Ints) -> None:
+    def _read(self, part: FeaturePart, rows: Ints, out: Floats, at: Ints) -> None:
         """Fills out[at] with the rows, which are in the order of the files."""
         size = self.shape[0] * part.width * 4
         edges = np.flatnonzero(np.diff(part.file[rows], prepend=-1, append=-1))
@@ -169,12 +169,12 @@ class _Place(NamedTuple):
     byte: Ints
 
 
-def _part(use: Use, places: list[_Place], n: int) -> Part:
+def _part(use: Use, places: list[_Place], n: int) -> FeaturePart:
     file, byte = np.full(n, -1, np.int32), np.zeros(n, np.int64)
     for start, files, bytes_ in places:
         file[start : start + len(files)] = files
         byte[start : start + len(files)] = bytes_
-    return Part(file, byte, use.width, use.columns)
+    return FeaturePart(file, byte, use.width, use.columns)
 
 
 def _rows(task: Task, use: Use, files: list[str]) -> pa.Table:

@@ -16,7 +16,7 @@ from pipelines.task.spec import ModelSpec, Task
 Shapes = Mapping[str, tuple[tuple[int | None, ...], str]]  # of the inputs, the batch first, and their dtypes
 
 
-class Transform(Protocol):
+class Preprocessing(Protocol):
     """Preprocessing: raw tensors f4 (B, steps, features) -> the inputs of a network, by name. A tf.Module, so that it
     is exported with the model; `preprocessing.load_transform` gives one."""
 

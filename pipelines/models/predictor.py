@@ -12,7 +12,7 @@ from pipelines.models.calibration import Calibration
 from pipelines.models.engines.base import Floats
 from pipelines.models.example_files import Examples, Ints
 from pipelines.models.heads.kinds import head
-from pipelines.models.network import Transform, pick
+from pipelines.models.network import Preprocessing, pick
 from pipelines.task.spec import Task
 
 ROWS = 1024  # of a call, when many are scored at once
@@ -26,7 +26,7 @@ class Predictor(tf.Module):
     """
 
     def __init__(
-        self, task: Task, transform: Transform, members: Sequence[keras.Model], calibration: Calibration
+        self, task: Task, transform: Preprocessing, members: Sequence[keras.Model], calibration: Calibration
     ) -> None:
         super().__init__()
         self.task, self.transform, self.calibration = task, transform, calibration
@@ -41,7 +41,7 @@ class Predictor(tf.Module):
 
     @classmethod
     def calibrated(
-        cls, task: Task, transform: Transform, members: Sequence[keras.Model], examples: Examples, rows: Ints
+        cls, task: Task, transform: Preprocessing, members: Sequence[keras.Model], examples: Examples, rows: Ints
     ) -> Predictor:
         """The same with the task's calibration, fitted on the rows, which the members have not learnt from."""
         plain = cls(task, transform, members, Calibration("none"))

@@ -15,15 +15,15 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.models.engines.base import Floats
-from pipelines.models.example_files import Examples, Ints, Part, Tensors
-from pipelines.models.network import Shapes, Transform, pick, picked
+from pipelines.models.example_files import Examples, FeaturePart, Ints, StoredTensors
+from pipelines.models.network import Preprocessing, Shapes, pick, picked
 from pipelines.task.spec import Task
 
 ROWS = 1024  # that are prepared at a time
 
 
 class Kept(tf.Module):
-    """A `Transform` of rows that were prepared: f4 (B, 1, width) -> the columns of each input, by name."""
+    """A `Preprocessing` of rows that were prepared: f4 (B, 1, width) -> the columns of each input, by name."""
 
     def __init__(self, shapes: Shapes) -> None:
         super().__init__()
@@ -35,7 +35,9 @@ class Kept(tf.Module):
         return {n: tf.cast(p, kind) for p, (n, (_, kind)) in zip(parts, self.shapes.items(), strict=True)}
 
 
-def prepare(task: Task, examples: Examples, rows: Ints, transform: Transform, file: Path) -> tuple[Examples, Kept]:
+def prepared_rows(
+    task: Task, examples: Examples, rows: Ints, transform: Preprocessing, file: Path
+) -> tuple[Examples, Kept]:
     """The examples with, in place of the tensors of `rows`, what the network sees of them; and the transform of that.
     The file is written where it is not there."""
     kept = Kept(picked(task, transform.shapes))
@@ -44,8 +46,8 @@ def prepare(task: Task, examples: Examples, rows: Ints, transform: Transform, fi
         _write(examples, rows, lambda raw: pick(task, transform(raw)), file)
     byte = np.zeros(len(examples), np.int64)
     byte[rows] = np.arange(len(rows)) * width * 4
-    part = Part(np.zeros(len(examples), np.int32), byte, width, tuple((i, i) for i in range(width)))
-    return replace(examples, tensor=Tensors((str(file),), (1, width), (part,))), kept
+    part = FeaturePart(np.zeros(len(examples), np.int32), byte, width, tuple((i, i) for i in range(width)))
+    return replace(examples, tensor=StoredTensors((str(file),), (1, width), (part,))), kept
 
 
 def _write(examples: Examples, rows: Ints, inputs: Callable[[tf.Tensor], dict[str, tf.Tensor]], file: Path) -> None:

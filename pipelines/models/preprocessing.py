@@ -51,13 +51,13 @@ FAR = 5.0  # deviations at which a summary is clipped
 RAW = "raw"
 
 
-class Tensors(Protocol):
+class TensorSource(Protocol):
     """Where raw tensors come from: `example_files.Examples`."""
 
     def tensor(self, rows: Ints) -> Floats: ...
 
 
-def analyze(task: Task, examples: Tensors, rows: Ints, folder: Path) -> None:
+def analyze(task: Task, examples: TensorSource, rows: Ints, folder: Path) -> None:
     """Writes `folder`/transform_fn and `folder`/transformed_metadata, from the training rows.
 
     The same rows give the same constants. Where the rows have more than CELLS cells (64,000 rows of 52 steps and 10

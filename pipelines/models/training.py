@@ -22,9 +22,9 @@ import tensorflow as tf
 from pipelines.models.engines.base import Floats
 from pipelines.models.example_files import Examples, Ints, check_rows
 from pipelines.models.heads.kinds import head
-from pipelines.models.network import Transform, build, pick
+from pipelines.models.network import Preprocessing, build, pick
 from pipelines.models.predictor import ROWS
-from pipelines.models.prepared import prepare
+from pipelines.models.prepared import prepared_rows
 from pipelines.task.spec import Task
 
 CHECKPOINT_SECONDS = 120.0  # between two checkpoints inside an epoch; there is one after each
@@ -32,7 +32,7 @@ Log = Callable[[str], None]
 
 
 @dataclass
-class Place:
+class FitProgress:
     """How far the training of a member has come."""
 
     epoch: int = 1
@@ -51,7 +51,7 @@ class Data:
     examples: Examples
     train: Ints
     validation: Ints
-    transform: Transform
+    transform: Preprocessing
     prepared: Path  # a file for what a network sees of the rows, made where it is needed and not there
 
     @property
@@ -81,7 +81,7 @@ def fit(data: Data, folder: Path, log: Log) -> tuple[list[keras.Model], float]:
     check_rows(data.task, data.examples, "validation", data.validation)
     if data.task.model.network == "mlp" and head(data.task).by_summary:
         rows = np.concatenate([data.train, data.validation])
-        examples, transform = prepare(data.task, data.examples, rows, data.transform, data.prepared)
+        examples, transform = prepared_rows(data.task, data.examples, rows, data.transform, data.prepared)
         data = replace(data, examples=examples, transform=transform)
     tf.config.experimental.enable_op_determinism()
     tf.get_logger().setLevel("ERROR")  # each member has functions of its own, and TensorFlow would warn of that
@@ -97,7 +97,7 @@ class Member:
     number: int
     folder: Path
     log: Log
-    place: Place = field(default_factory=Place)
+    place: FitProgress = field(default_factory=FitProgress)
 
     def __post_init__(self) -> None:
         task, self.seed = self.data.task, self.data.task.model.seed + 1000 * self.number
@@ -130,9 +130,9 @@ class Member:
             writer.flush()
             if value > self.place.best:
                 self.best = self.model.get_weights()
-                self.place = Place(epoch + 1, best=value, best_epoch=epoch)
+                self.place = FitProgress(epoch + 1, best=value, best_epoch=epoch)
             else:
-                self.place = Place(epoch + 1, best=self.place.best, best_epoch=self.place.best_epoch)
+                self.place = FitProgress(epoch + 1, best=self.place.best, best_epoch=self.place.best_epoch)
             if epoch - self.place.best_epoch >= spec.patience:
                 self.log(f"{self.name}no better for {spec.patience} epochs: keeping epoch {self.place.best_epoch}")
                 self.place.done = True
@@ -167,7 +167,7 @@ class Member:
 
     def _restore(self) -> None:
         with np.load(self.file) as saved:
-            self.place = Place(**json.loads(str(saved["place"])))
+            self.place = FitProgress(**json.loads(str(saved["place"])))
             for name, variables in self._variables().items():
                 for i, v in enumerate(variables):
                     v.assign(saved[f"{name}{i}"])

@@ -23,7 +23,7 @@ from apache_beam.runners.portability import portable_runner
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipelines.errors import Exit, UserError
-from pipelines.ledger.figures import Figures, Lines, collect
+from pipelines.ledger.figures import FigureLines, Figures, collect
 from pipelines.runners.endings import cause
 from pipelines.runners.execution import Execution
 from pipelines.runners.flink_job import FlinkJob
@@ -151,7 +151,7 @@ class _Job:
           Exception: it failed.
         """
         threading.Thread(target=self._wait, name="job", daemon=True).start()
-        status = Lines(self.to, 2.0 if self.to.isatty() else 10.0, time.monotonic())
+        status = FigureLines(self.to, 2.0 if self.to.isatty() else 10.0, time.monotonic())
         try:
             state = self._attend(status)
             if self.cluster is None:
@@ -164,7 +164,7 @@ class _Job:
             raise self.error
         return "drained" if self.result.state in (PipelineState.DONE, PipelineState.DRAINED) else "cancelled"
 
-    def _attend(self, status: Lines) -> State | None:
+    def _attend(self, status: FigureLines) -> State | None:
         """Until it has ended (None), was cancelled, or is left to itself."""
         looked, due = 0.0, None
         while not self.ended.wait(POLL):
@@ -194,7 +194,7 @@ class _Job:
         finally:
             self.ended.set()
 
-    def _look(self, status: Lines) -> None:
+    def _look(self, status: FigureLines) -> None:
         """Its metrics, or where its runner tells none while it runs, how it stands."""
         if self.cluster is not None:
             failures, line = self.cluster.look()

@@ -34,7 +34,7 @@ COLUMNS = (
 ORDER = ("transaction_timestamp", "household_id", "basket_id", "product_id")
 
 
-def prepare(folder: Path, source: Path | None = None) -> int:
+def write_demo(folder: Path, source: Path | None = None) -> int:
     """Writes the demo's events, 1,469,307 rows in time order, into a folder that appears whole or not at all.
 
     Returns the number of rows written, 0 where the folder is complete already. `source` is the folder of
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
         print("usage: python -m pipelines.sandbox.demo FOLDER", file=sys.stderr)
         return Exit.USAGE
     try:
-        rows = prepare(Path(argv[0]))
+        rows = write_demo(Path(argv[0]))
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return int(e.exit)

@@ -39,7 +39,7 @@ def binary(name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Counts:
+class TopicCounts:
     """What became of the messages of a topic; those of all its subscriptions are added up."""
 
     messages: int  # published
@@ -128,13 +128,13 @@ class Emulator:
                 ids += client.publish(request={"topic": topic, "messages": messages}).message_ids
         return ids
 
-    def counts(self, topic: str) -> Counts:
+    def counts(self, topic: str) -> TopicCounts:
         """What became of the messages of a topic."""
         query = urllib.parse.urlencode({"topic": topic})
         with urllib.request.urlopen(f"{self._counts}?{query}", timeout=30) as answer:
-            return Counts(**json.load(answer))
+            return TopicCounts(**json.load(answer))
 
-    def wait_until_acked(self, topic: str, timeout: float = 60, messages: int = 0) -> Counts:
+    def wait_until_acked(self, topic: str, timeout: float = 60, messages: int = 0) -> TopicCounts:
         """Waits until no message is outstanding and at least `messages` were published; TimeoutError otherwise."""
         end = time.monotonic() + timeout
         while (counts := self.counts(topic)).outstanding or counts.messages < messages:

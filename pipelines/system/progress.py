@@ -109,7 +109,7 @@ class Display(Protocol):
 
 
 @dataclass
-class Lines:
+class ProgressLines:
     """One line every `every` seconds, and one for the end of each stage."""
 
     stream: TextIO
@@ -180,7 +180,7 @@ def watch(
         yield
         return
     to = stream or sys.stderr
-    display: Display = Bar(to) if to.isatty() else Lines(to, every, clock() + every)
+    display: Display = Bar(to) if to.isatty() else ProgressLines(to, every, clock() + every)
     meter = Meter(totals)
 
     def look() -> int:

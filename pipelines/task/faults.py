@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.task.spec import Task
-from pipelines.task.yaml_lines import Document, Path, Place, Plain, Problem
+from pipelines.task.yaml_lines import Document, Path, Plain, Problem, YamlPlace
 
 Json = dict[str, Any]  # a JSON Schema, as pydantic types it
 
@@ -137,7 +137,7 @@ def _line(path: Path, kind: str, document: Document) -> int:
 
 def _explain(path: Path, kind: str, ctx: Mapping[str, Any], found: Plain, doc: Document, data: dict[str, Plain]) -> str:
     key = ".".join(str(p) for p in path if isinstance(p, str))
-    place = doc.places.get(path, Place(1, 1))
+    place = doc.places.get(path, YamlPlace(1, 1))
     shown = _shown(found, place)
     if path == ("events", "identity") and kind != "missing":
         return f"must be all, none or a list of fields such as [event_id], not {shown}"
@@ -190,7 +190,7 @@ def _near(word: str, allowed: list[str]) -> str:
     return f"did you mean {near[0]}? " if near else ""
 
 
-def _not_text(found: Plain, shown: str, place: Place) -> str:
+def _not_text(found: Plain, shown: str, place: YamlPlace) -> str:
     if isinstance(found, bool):
         return f"must be text, and YAML reads {place.raw} as {shown}; put it in quotes: '{place.raw}'"
     if isinstance(found, int | float):
@@ -199,7 +199,7 @@ def _not_text(found: Plain, shown: str, place: Place) -> str:
     return f"must be text, not {shown}"
 
 
-def _shown(found: Plain, place: Place) -> str:
+def _shown(found: Plain, place: YamlPlace) -> str:
     if found is None:
         return "nothing"
     if isinstance(found, list | dict):

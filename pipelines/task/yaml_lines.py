@@ -35,7 +35,7 @@ class YamlError(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class YamlPlace:
     """Where a value stands: the lines (from 1) of its key and of itself, and a scalar as it was written."""
 
     key: int
@@ -57,7 +57,7 @@ class Document:
     """Plain data, the place of each value in it, and what had to be refused."""
 
     data: Plain = None
-    places: dict[Path, Place] = field(default_factory=dict)
+    places: dict[Path, YamlPlace] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -100,7 +100,7 @@ class _Loader(yaml.SafeLoader):
 
 def _build(document: Document, node: yaml.Node, path: Path, key: int) -> Plain:
     line = node.start_mark.line + 1
-    document.places[path] = Place(key, line, node.value if isinstance(node, yaml.ScalarNode) else "")
+    document.places[path] = YamlPlace(key, line, node.value if isinstance(node, yaml.ScalarNode) else "")
     if isinstance(node, yaml.MappingNode) and node.tag == TAG + "map":
         return _mapping(document, node, path)
     if isinstance(node, yaml.SequenceNode) and node.tag == TAG + "seq":

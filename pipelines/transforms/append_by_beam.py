@@ -28,7 +28,7 @@ from pipelines.google.tables import Table
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.running import Appended
 from pipelines.runners.base import Runner
-from pipelines.storage.bigquery.append import Refused
+from pipelines.storage.bigquery.append import RefusedRow
 from pipelines.storage.bigquery.schema import arrow_schema, fields, stored
 from pipelines.storage.rows import Run
 from pipelines.transforms.append_table import appended
@@ -104,7 +104,7 @@ class _TakeBack(beam.DoFn):
 
     def process(self, failed: Any) -> Iterator[DeadLetter | TaggedOutput]:
         row = pa.Table.from_pylist([failed.failed_row._asdict()], schema=arrow_schema("scores", self.run.outputs))
-        yield refused_letter(self.table, row, Refused(0, failed.error_message))
+        yield refused_letter(self.table, row, RefusedRow(0, failed.error_message))
         yield TaggedOutput("counts", Appended({window: -n for window, n in appended(row, []).rows.items()}))
         yield TaggedOutput("counts", Ledger(scored=-1, failed=1))
 

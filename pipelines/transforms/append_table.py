@@ -21,7 +21,7 @@ from pipelines.google.bigquery import writer
 from pipelines.google.tables import Table
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.running import Appended, Running
-from pipelines.storage.bigquery.append import Refused, append, default_stream
+from pipelines.storage.bigquery.append import RefusedRow, append, default_stream
 from pipelines.storage.bigquery.reconcile import Reconcile
 from pipelines.storage.bigquery.schema import arrow_schema, stored
 from pipelines.storage.rows import Run, live_ledger_table
@@ -115,7 +115,7 @@ class _AppendLedger(beam.DoFn):
         _append_or_log(self.table.ledger, ledger_row(self.run, running))
 
 
-def appended(rows: pa.Table, refused: Sequence[Refused]) -> Appended:
+def appended(rows: pa.Table, refused: Sequence[RefusedRow]) -> Appended:
     """How many score rows of each window were not refused. Early scores are left out: they may come again."""
     pairs = np.stack([rows["as_of"].cast(pa.int64()).to_numpy(), rows["revision"].to_numpy()], axis=1)
     counted = pairs[:, 1] >= 0

@@ -96,7 +96,7 @@ class _Decode(beam.DoFn):
 
     def _suspects(self, messages: Messages, journal: Journal) -> Iterator[EventBlock | DeadLetter | Ledger]:
         """Messages that may have ended a process before: those that do end one are refused, the others decoded."""
-        fatal = trial.fatal(trial.Trial(self.task, self.span, self.payload, self.subscription, messages))
+        fatal = trial.fatal(trial.MessageTrial(self.task, self.span, self.payload, self.subscription, messages))
         letters = [ended(messages, row, how) for row, how in fatal.items()]
         _LOGGER.warning("of %d messages that may have ended a process, %d do", len(messages), len(letters))
         good = messages.pick([i for i in range(len(messages)) if i not in fatal])

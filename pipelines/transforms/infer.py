@@ -1,7 +1,7 @@
 """From sequences to scores: full batches of one fixed shape, where a bad row or a full device costs only itself.
 
-`guarded` is the arithmetic, and `Infer` wires it to rows and the model. Which model that is: `serving`. What an engine
-is lives in `pipelines.models`.
+`guarded` is the arithmetic, and `InferBatches` wires it to rows and the model. Which model that is: `models.serving`.
+What an engine is: `models.engines.base`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _padded(predict: Predict, x: Floats, size: int) -> Floats:
 
 
 @dataclass(eq=False)
-class Infer(beam.PTransform):
+class InferBatches(beam.PTransform):
     """SequenceBatch -> `scores`: ScoreBlock, `dead`: DeadLetter of each sequence without a finite score, and `ledger`:
     one Ledger a bundle, which counts scored and failed sequences.
 
@@ -138,7 +138,7 @@ _starting = threading.Lock()
 _started: dict[tuple[object, ...], Serving] = {}  # DoFns and threads of a process share its models
 
 
-def _serving(infer: Infer) -> Serving:
+def _serving(infer: InferBatches) -> Serving:
     key = (infer.model, infer.task.digest, infer.engine, infer.device, infer.batch_size, infer.watch)
     with _starting:
         if key not in _started:
@@ -150,7 +150,7 @@ def _serving(infer: Infer) -> Serving:
 class _Score(beam.DoFn):
     """Gathers rows over shards and as-ofs of a bundle, and calls the model on full batches."""
 
-    def __init__(self, infer: Infer) -> None:
+    def __init__(self, infer: InferBatches) -> None:
         self.infer = infer
         self.fill, self.ms = distribution("batch_fill_percent"), distribution("model_ms")
         self.changes, self.unscored = {name: counter(name) for name in CHANGES}, counter("unscored")

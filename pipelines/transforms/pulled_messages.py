@@ -29,7 +29,7 @@ class Pulled:
 
 
 @dataclass
-class Batch:
+class GatheredMessages:
     """Messages as they are gathered."""
 
     source: str

@@ -190,7 +190,7 @@ def fitting(task: Task, span: Span | Since | None, fields: Collection[str]) -> T
 
 
 @dataclass(eq=False)
-class ReadEvents(beam.PTransform):
+class ReadPieces(beam.PTransform):
     """Pieces -> (shard, packed EventBlock); tagged `dead`: DeadLetter, and `ledger`: one Ledger a piece."""
 
     task: Task
@@ -213,7 +213,7 @@ class ReadEvents(beam.PTransform):
 
 
 class _Read(beam.DoFn):
-    def __init__(self, read: ReadEvents) -> None:
+    def __init__(self, read: ReadPieces) -> None:
         self.task, self.span, self.shards, self.progress = read.task, read.span, read.shards, read.progress
         self.timed = any(reader_of(piece.format).is_archive for piece in read.pieces)
 

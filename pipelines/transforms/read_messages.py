@@ -29,13 +29,13 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.events.messages import Messages, quality
-from pipelines.google.leases import Bundle, Leases, Refused
+from pipelines.google.leases import Bundle, Leases, ServiceRefused
 from pipelines.google.subscription import client
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.metrics import counter, distribution
 from pipelines.runners.base import Runner
 from pipelines.system.clock import Clock
-from pipelines.transforms.pulled_messages import MOST, Batch, Pulled, micros_of
+from pipelines.transforms.pulled_messages import MOST, GatheredMessages, Pulled, micros_of
 from pipelines.transforms.watermark import Together, Watermark
 
 AT_ONCE = 1_000  # messages in a pull
@@ -53,7 +53,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
+class SubscriptionSource:
     """How a subscription is read."""
 
     subscription: str  # projects/P/subscriptions/S
@@ -91,7 +91,7 @@ class ReadMessages(beam.PTransform):
       pullers: how many pull at the same time. On Dataflow the service decides.
     """
 
-    source: Source
+    source: SubscriptionSource
     runner: Runner
     pullers: int = 1
     job: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -136,7 +136,7 @@ class _Gather(beam.DoFn):
         self.messages, self.bundles = counter("messages"), distribution("bundle_messages")
 
     def start_bundle(self) -> None:
-        self.batch = Batch("")
+        self.batch = GatheredMessages("")
 
     def process(self, message: Any) -> Iterator[TimestampedValue]:
         published = micros_of(message.publish_time)
@@ -149,7 +149,7 @@ class _Gather(beam.DoFn):
             yield GlobalWindows.windowed_value(*self._done())
 
     def _done(self) -> tuple[Pulled, Timestamp]:
-        batch, self.batch = self.batch, Batch("")
+        batch, self.batch = self.batch, GatheredMessages("")
         self.messages.inc(len(batch))
         self.bundles.update(len(batch))
         return batch.pulled(), Timestamp(micros=min(batch.arrivals))
@@ -210,7 +210,7 @@ class Pullers:
         self._together: dict[str, tuple[str, Together]] = {}  # by subscription, with the job
         self._lock = threading.Lock()
 
-    def begin(self, source: Source, job: str, n: int, position: int) -> Puller:
+    def begin(self, source: SubscriptionSource, job: str, n: int, position: int) -> Puller:
         """Puller n begins a bundle at a position."""
         now = time.monotonic()
         with self._lock:
@@ -233,7 +233,7 @@ class Pullers:
             self.leases.lose(source.subscription, n, position if same else 0)
         return known
 
-    def end(self, source: Source, puller: Puller, n: int, position: int) -> int | None:
+    def end(self, source: SubscriptionSource, puller: Puller, n: int, position: int) -> int | None:
         """A bundle ends before a position. Returns the watermark that all pullers here agree on."""
         with self._lock:
             if self._pullers.get((source.subscription, n)) is not puller:
@@ -241,7 +241,7 @@ class Pullers:
             puller.position, puller.seen = position, time.monotonic()
             return self._together[source.subscription][1].end(n, puller.watermark.value)
 
-    def leave(self, source: Source, n: int) -> None:
+    def leave(self, source: SubscriptionSource, n: int) -> None:
         """Puller n has ended for good."""
         with self._lock:
             self._drop((source.subscription, n))
@@ -287,7 +287,7 @@ HERE = Pullers()
 class _Pull(beam.DoFn):
     """Number of a puller -> one Pulled a bundle, at its earliest arrival."""
 
-    def __init__(self, source: Source, job: str, early: bool) -> None:
+    def __init__(self, source: SubscriptionSource, job: str, early: bool) -> None:
         self.source, self.job, self.early = source, job, early
         self.messages, self.bundles = counter("messages"), distribution("bundle_messages")
         self.pull_errors, self.ack_errors = counter("pull_errors"), counter("ack_errors")
@@ -334,18 +334,18 @@ class _Pull(beam.DoFn):
         self._measure(puller, batch, after)
         tracker.defer_remainder(Duration(_delay(puller, batch)))
 
-    def _round(self, puller: Puller, bundle: Bundle) -> Batch:
+    def _round(self, puller: Puller, bundle: Bundle) -> GatheredMessages:
         """Pulls once, and on while there is a backlog. What comes is leased in `bundle`.
 
         It does not wait for more to come: Prism takes a quarter of a core while a bundle is open.
         """
-        service, batch = client(), Batch(self.source.subscription)
+        service, batch = client(), GatheredMessages(self.source.subscription)
         end = time.monotonic() + ROUND
         while not batch.full:
             start, wall = HERE.clock.steady(), HERE.clock.wall()
             try:
                 got = service.pull(self.source.subscription, min(AT_ONCE, MOST - len(batch)))
-            except Refused as error:
+            except ServiceRefused as error:
                 self._failed(puller, error)
                 break
             puller.failures = 0
@@ -357,7 +357,9 @@ class _Pull(beam.DoFn):
                 break
         return batch
 
-    def _take(self, puller: Puller, bundle: Bundle, batch: Batch, start: tuple[int, int], got: Sequence[Any]) -> None:
+    def _take(
+        self, puller: Puller, bundle: Bundle, batch: GatheredMessages, start: tuple[int, int], got: Sequence[Any]
+    ) -> None:
         (steady, wall), latest = start, start[1] + HERE.clock.back()
         by, first = self.source.arrival_attribute, len(batch.arrivals)
         for received in got:
@@ -369,7 +371,7 @@ class _Pull(beam.DoFn):
         arrivals = batch.arrivals[first:]
         puller.watermark.answered(steady, min(arrivals, default=None), max(arrivals, default=None), wall)
 
-    def _failed(self, puller: Puller, error: Refused) -> None:
+    def _failed(self, puller: Puller, error: ServiceRefused) -> None:
         """A pull that broke off may have leased messages to nobody."""
         puller.watermark.hold(HERE.clock.steady() + self.source.hidden)
         puller.failures += 1
@@ -403,7 +405,7 @@ class _Pull(beam.DoFn):
             return True
         return now > puller.stopping + (self.source.hidden + 4 * self.source.slack) / 1e6
 
-    def _measure(self, puller: Puller, batch: Batch, watermark: int | None) -> None:
+    def _measure(self, puller: Puller, batch: GatheredMessages, watermark: int | None) -> None:
         wall, back = HERE.clock.wall(), HERE.clock.back()
         newest = puller.watermark.newest
         now = wall if newest is None or self.source.arrival_attribute else max(wall, newest)
@@ -434,14 +436,16 @@ def _micros(stamp: Timestamp | None) -> int | None:
     return None if stamp is None else int(stamp.micros)
 
 
-def _delay(puller: Puller, batch: Batch) -> float:
+def _delay(puller: Puller, batch: GatheredMessages) -> float:
     """s to the next bundle of a puller."""
     if puller.failures:
         return float(min(SLOWEST, WAIT * 2 ** min(puller.failures, 10)))
     return 0.0 if batch.backlog else WAIT
 
 
-def _stamped(source: Source, batch: Batch, before: int | None, after: int | None) -> TimestampedValue | None:
+def _stamped(
+    source: SubscriptionSource, batch: GatheredMessages, before: int | None, after: int | None
+) -> TimestampedValue | None:
     """What a bundle yields that moves the watermark from `before` to `after`, None for nothing. It has a tick where
     the watermark passes an as-of, stamped before that, so that it comes before what is due then."""
     stamps = list(batch.arrivals)

@@ -1,6 +1,7 @@
 """Messages that may end the process that decodes them, tried in a process of its own.
 
-`python -m pipelines.transforms.trial` reads a pickled `Trial` and prints each message's number before decoding it.
+`python -m pipelines.transforms.trial` reads a pickled `MessageTrial`, and prints each message's number
+before it decodes it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ FIRST = "999"  # of the processes of a machine that has no memory left, the one 
 
 
 @dataclass(frozen=True)
-class Trial:
+class MessageTrial:
     """Messages, and how they are decoded."""
 
     task: Task
@@ -43,7 +44,7 @@ class Trial:
                 pass
 
 
-def fatal(trial: Trial) -> dict[int, str]:
+def fatal(trial: MessageTrial) -> dict[int, str]:
     """The messages that a process does not survive, by number, and how it ended."""
     out: dict[int, str] = {}
     start, n = 0, len(trial.messages)
@@ -56,7 +57,7 @@ def fatal(trial: Trial) -> dict[int, str]:
     return out
 
 
-def _tried(trial: Trial) -> tuple[int | None, str]:
+def _tried(trial: MessageTrial) -> tuple[int | None, str]:
     """(the first message that a process does not survive, how it ended)."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "pipelines.transforms.trial"]
@@ -84,7 +85,7 @@ def _how(code: int) -> str:
 def main() -> None:
     with suppress(OSError):  # another system
         Path("/proc/self/oom_score_adj").write_text(FIRST)
-    trial: Trial = pickle.load(sys.stdin.buffer)
+    trial: MessageTrial = pickle.load(sys.stdin.buffer)
     trial.run()
 
 

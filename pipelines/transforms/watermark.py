@@ -12,7 +12,7 @@ from typing import NamedTuple
 STRIDE = 4  # answers that `slack` takes, at least: one empty answer proves nothing
 
 
-class Answer(NamedTuple):
+class PullAnswer(NamedTuple):
     """A pull that the service answered."""
 
     covers: int  # us of pulling between the pull before and this one
@@ -46,7 +46,7 @@ class Watermark:
         self.slack, self.by_attribute = slack, by_attribute
         self.newest: int | None = None  # arrival, of all messages so far
         self.value: int | None = None  # never goes back; None before anything is proved
-        self._answers: deque[Answer] = deque()
+        self._answers: deque[PullAnswer] = deque()
         self._covered = 0  # us of pulling after the first of the answers
         self._last: int | None = None  # start of the last answered pull
         self._until: int | None = None
@@ -72,7 +72,7 @@ class Watermark:
             return
         covers = 0 if self._last is None else max(0, min(start - self._last, self.slack // STRIDE))
         self._last = start
-        self._answers.append(Answer(covers, self._bound(start if wall is None else wall), oldest))
+        self._answers.append(PullAnswer(covers, self._bound(start if wall is None else wall), oldest))
         self._covered += covers if len(self._answers) > 1 else 0
         while len(self._answers) > 1 and self._covered - self._answers[1].covers >= self.slack:
             self._answers.popleft()

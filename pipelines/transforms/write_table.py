@@ -21,8 +21,8 @@ from pipelines.google.bigquery import client, execute, explained, patiently, wri
 from pipelines.google.tables import Table, WriteMethod
 from pipelines.ledger.counts import DeadLetter, Ledger, Status, total
 from pipelines.storage.bigquery import schema
-from pipelines.storage.bigquery.append import AppendError, Refused, append, append_pending, commit, default_stream
-from pipelines.storage.bigquery.merge import Counts, merge, staged, time_parameter, visible
+from pipelines.storage.bigquery.append import AppendError, RefusedRow, append, append_pending, commit, default_stream
+from pipelines.storage.bigquery.merge import MergeCounts, merge, staged, time_parameter, visible
 from pipelines.storage.rows import Run, ledger_table
 from pipelines.system.versioned import versioned
 from pipelines.task.fields import format_time
@@ -42,7 +42,7 @@ TEXT = 100_000  # characters of each text in a dead letter that is too large as 
 
 @versioned("merged")
 @dataclass(frozen=True)
-class Merged:
+class MergedScores:
     """What became of the scores of a run."""
 
     status: Status
@@ -51,12 +51,12 @@ class Merged:
     differences: tuple[str, ...]
     staged: int = 0
     visible: int = 0
-    counts: Counts = field(default_factory=Counts)
+    counts: MergeCounts = field(default_factory=MergeCounts)
 
 
 @dataclass(eq=False)  # not frozen: Beam keeps notes of its own on a transform
 class WriteTable(beam.PTransform):
-    """Writes (scores, dead letters, ledgers) of a run into the tables; gives one `Merged`.
+    """Writes (scores, dead letters, ledgers) of a run into the tables; gives one `MergedScores`.
 
     Ledgers are summed. A run that is not published leaves the table of scores as it is. The scores change in one step,
     then the dead letters, and a row of the ledger is the last: a run that ends in between is mended by the next one. A
@@ -75,7 +75,7 @@ class WriteTable(beam.PTransform):
     replace_model: bool = False
     clock: Callable[[], int] = now
 
-    def expand(self, inputs: Inputs) -> beam.PCollection[Merged]:
+    def expand(self, inputs: Inputs) -> beam.PCollection[MergedScores]:
         scores, dead, ledgers = inputs
         write = _LoadScores if self.method == "load" else _StreamScores
         writing = beam.ParDo(write(self.run, self.table, self.clock))
@@ -92,13 +92,13 @@ class WriteTable(beam.PTransform):
             AsList(written.streams),
             AsSingleton(ledger),
         )
-        merged = AsSingleton(start | "Merge" >> merging.with_output_types(Merged))
+        merged = AsSingleton(start | "Merge" >> merging.with_output_types(MergedScores))
         letters = (dead, written.dead) | "Dead" >> beam.Flatten()
         streams = letters | "WriteLetters" >> beam.ParDo(_WriteLetters(self.run, self.table), merged).with_output_types(
             str
         )
         finishing = beam.ParDo(_Finish(self.run, self.table, self.clock), merged, AsList(streams))
-        return start | "Finish" >> finishing.with_output_types(Merged)
+        return start | "Finish" >> finishing.with_output_types(MergedScores)
 
 
 class _WriteScores(HoldScores):
@@ -117,13 +117,13 @@ class _WriteScores(HoldScores):
         if refused:
             yield TaggedOutput("ledger", Ledger(scored=-len(refused), failed=len(refused)))
 
-    def stage(self, rows: pa.Table) -> tuple[list[str], list[Refused]]:
+    def stage(self, rows: pa.Table) -> tuple[list[str], list[RefusedRow]]:
         """The streams to be committed, and the rows that BigQuery refuses."""
         raise NotImplementedError
 
 
 class _StreamScores(_WriteScores):
-    def stage(self, rows: pa.Table) -> tuple[list[str], list[Refused]]:
+    def stage(self, rows: pa.Table) -> tuple[list[str], list[RefusedRow]]:
         pending, refused = append_pending(writer(), self.staging, rows)
         return [pending.name], refused
 
@@ -131,7 +131,7 @@ class _StreamScores(_WriteScores):
 class _LoadScores(_WriteScores):
     """A bundle that is done again loads its rows again, which the merge makes one."""
 
-    def stage(self, rows: pa.Table) -> tuple[list[str], list[Refused]]:
+    def stage(self, rows: pa.Table) -> tuple[list[str], list[RefusedRow]]:
         from google.api_core.exceptions import BadRequest
 
         try:
@@ -147,12 +147,12 @@ class _Merge(beam.DoFn):
     ) -> None:
         self.run, self.table, self.as_ofs, self.replace_model, self.clock = run, table, as_ofs, replace_model, clock
 
-    def process(self, _: None, streams: list[str], ledger: Ledger) -> Iterator[Merged]:
+    def process(self, _: None, streams: list[str], ledger: Ledger) -> Iterator[MergedScores]:
         status = run_status(ledger, self.run.max_bad_share)
         if status != "published":
-            yield Merged(status, self.clock(), ledger, ledger.differences)
+            yield MergedScores(status, self.clock(), ledger, ledger.differences)
             return
-        staging, n, counts = self.table.staging(self.run.attempt), 0, Counts()
+        staging, n, counts = self.table.staging(self.run.attempt), 0, MergeCounts()
         with explained(str(self.table)):
             if streams:
                 commit(writer(), staging, streams)
@@ -165,7 +165,7 @@ class _Merge(beam.DoFn):
             differences.append(f"{ledger.scored} scores meant for {self.table}, {here} staged: none was merged")
         elif n != here:
             differences.append(f"{here} scores staged for {self.table}, {n} visible")
-        yield Merged(
+        yield MergedScores(
             "unbalanced" if differences else "published", self.clock(), ledger, tuple(differences), here, n, counts
         )
 
@@ -178,7 +178,7 @@ class _WriteLetters(Hold):
     def __init__(self, run: Run, table: Table) -> None:
         self.run, self.table = run, table
 
-    def process(self, letter: DeadLetter, merged: Merged) -> Iterator[str]:
+    def process(self, letter: DeadLetter, merged: MergedScores) -> Iterator[str]:
         self.merged = merged
         yield from self.hold(letter_fields(letter))
 
@@ -205,7 +205,7 @@ class _Finish(beam.DoFn):
     def __init__(self, run: Run, table: Table, clock: Callable[[], int]) -> None:
         self.run, self.table, self.clock = run, table, clock
 
-    def process(self, _: None, merged: Merged, letters: list[str]) -> Iterator[Merged]:
+    def process(self, _: None, merged: MergedScores, letters: list[str]) -> Iterator[MergedScores]:
         with explained(str(self.table)):
             if letters:
                 commit(writer(), self.table.dead_letters, letters)
@@ -246,7 +246,7 @@ def load(project: str, name: str, rows: pa.Table) -> None:
     service.load_table_from_file(file, name, rewind=True, job_config=config).result(retry=None)
 
 
-def refused_letter(table: Table, rows: pa.Table, refused: Refused) -> DeadLetter:
+def refused_letter(table: Table, rows: pa.Table, refused: RefusedRow) -> DeadLetter:
     """The dead letter of a row of scores that BigQuery did not take."""
     row = rows.slice(refused.row, 1)
     as_of = row["as_of"].cast(pa.int64())[0].as_py()
@@ -265,7 +265,7 @@ def shortened(letters: pa.Table) -> pa.Table:
     return letters
 
 
-def ledger_row(run: Run, merged: Merged, finished_at: int) -> pa.Table:
+def ledger_row(run: Run, merged: MergedScores, finished_at: int) -> pa.Table:
     """The row of the ledger of an attempt."""
     row = ledger_table(run, merged.ledger, merged.status, finished_at)
     at = row.schema.get_field_index("differences")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import pytest
 
 import pipelines.commands
-from pipelines.commands.command import Command, Group, filled
+from pipelines.commands.command import Command, CommandGroup, filled
 from pipelines.commands.every import COMMANDS
-from pipelines.commands.flag import Flag, Form, OneOf, flag, positive
+from pipelines.commands.flag import Flag, OneOf, TemplateForm, flag, positive
 from pipelines.commands.flags import BATCH_SIZE, EVERY, OUTPUT
 from pipelines.errors import Exit
 
@@ -24,7 +24,9 @@ class Config:
     again: bool = False
 
 
-ROWS = flag("--rows", Form("Model", "Rows"), type=positive, default=7, metavar="N", help="at once (%(default)s)")
+ROWS = flag(
+    "--rows", TemplateForm("Model", "Rows"), type=positive, default=7, metavar="N", help="at once (%(default)s)"
+)
 
 
 def test_a_flag_tells_of_itself() -> None:
@@ -62,7 +64,7 @@ def test_every_command_that_is_there_is_listed() -> None:
 
 
 def test_no_command_declares_a_flag_twice() -> None:
-    commands = [c for each in COMMANDS for c in (each.commands if isinstance(each, Group) else (each,))]
+    commands = [c for each in COMMANDS for c in (each.commands if isinstance(each, CommandGroup) else (each,))]
     for command in commands:
         names = [flag.name for each in (*EVERY, *command.flags) for flag in each.flags]
         assert len(names) == len(set(names)), command.name

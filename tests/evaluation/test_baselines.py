@@ -10,7 +10,7 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.evaluation.baselines import (
     PART,
-    active,
+    active_steps,
     aggregates,
     drift,
     last_code,
@@ -19,7 +19,7 @@ from pipelines.evaluation.baselines import (
     parts,
     recency,
     seasonal,
-    summary,
+    summary_features,
     thin,
     tree_paths,
     trees,
@@ -111,14 +111,14 @@ def test_without_lightgbm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_active_steps(features: Features, first: list[float], second: list[float], expected: list[int]) -> None:
     x = np.stack([first, second], axis=1).astype(np.float32)[None, :, : len(features)]
-    assert active(churn_task(features, 4), x).astype(int).tolist() == [expected]
+    assert active_steps(churn_task(features, 4), x).astype(int).tolist() == [expected]
 
 
 def test_the_summary_of_a_history() -> None:
     x = np.zeros((2, 12, 2), np.float32)
     x[0, [2, 3, 10], 0] = 1
     data = in_memory(x, np.zeros((2, 1), np.float32), away=np.array([36 * DAY // 24, DAY]))
-    assert np.expm1(summary(churn_task(), data, np.arange(2))).tolist() == [
+    assert np.expm1(summary_features(churn_task(), data, np.arange(2))).tolist() == [
         pytest.approx([1.5, 10, 3, 3, 1, 0]),
         pytest.approx([1, 0, 3, 0, 0, 0]),
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.evaluation.drift import Limits, Spread, psi, psi_limit, reasons
+from pipelines.evaluation.drift import Limits, ScoreSpread, psi, psi_limit, reasons
 
 
 def test_the_population_stability_index_is_that_of_the_formula() -> None:
@@ -38,8 +38,8 @@ def test_equal_populations_seldom_exceed_the_limit_and_shifted_ones_do() -> None
 
 def test_fewer_or_more_scores_and_other_scores_are_drift() -> None:
     bins = {"score": [1_000] * 10, "events": [1_000] * 10}
-    before = Spread(as_ofs=4, scored=10_000, recent=4_000, bins=bins)
-    same = Spread(1, 2_500, 1_000, bins)
+    before = ScoreSpread(as_ofs=4, scored=10_000, recent=4_000, bins=bins)
+    same = ScoreSpread(1, 2_500, 1_000, bins)
     assert reasons(before, same, Limits()) == []
     assert reasons(before, replace(same, scored=1_249), Limits()) == [
         "there are 1,249 scores, and 2,500 in the mean of 4 earlier as-ofs"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pipelines.google.leases import ATTEMPTS, CHUNK, LONGEST, TICK, Bundle, Leases, Refused
+from pipelines.google.leases import ATTEMPTS, CHUNK, LONGEST, TICK, Bundle, Leases, ServiceRefused
 
 SUB = "projects/p/subscriptions/sub"
 
@@ -19,7 +19,7 @@ class Fake:
 
     acked: list[str] = field(default_factory=list)
     leased: list[tuple[int, int]] = field(default_factory=list)  # ids, seconds
-    refusals: list[Refused] = field(default_factory=list)
+    refusals: list[ServiceRefused] = field(default_factory=list)
     largest: int = 0
 
     def acknowledge(self, subscription: str, ids: Sequence[str]) -> None:
@@ -133,7 +133,7 @@ def test_lost_bundles_are_given_back_at_once_and_never_acknowledged() -> None:
 
 
 def test_acknowledging_is_tried_again() -> None:
-    fake, time = Fake(refusals=[Refused("UNAVAILABLE")] * (ATTEMPTS - 1)), Time()
+    fake, time = Fake(refusals=[ServiceRefused("UNAVAILABLE")] * (ATTEMPTS - 1)), Time()
     held = leases(time)
     b = bundle(fake)
     held.open(b)
@@ -144,7 +144,7 @@ def test_acknowledging_is_tried_again() -> None:
 
 @pytest.mark.parametrize(("final", "attempts"), [(True, 1), (False, ATTEMPTS)])
 def test_acknowledgements_that_fail_are_counted(final: bool, attempts: int, caplog: pytest.LogCaptureFixture) -> None:
-    fake = Fake(refusals=[Refused("no", final)] * attempts)
+    fake = Fake(refusals=[ServiceRefused("no", final)] * attempts)
     held = leases(Time())
     b = bundle(fake, CHUNK + 1)
     held.open(b)
@@ -154,7 +154,7 @@ def test_acknowledgements_that_fail_are_counted(final: bool, attempts: int, capl
 
 
 def test_leases_that_cannot_be_extended_do_not_end_the_thread(caplog: pytest.LogCaptureFixture) -> None:
-    fake, time = Fake(refusals=[Refused("UNAVAILABLE")]), Time()
+    fake, time = Fake(refusals=[ServiceRefused("UNAVAILABLE")]), Time()
     held = leases(time)
     held.open(bundle(fake))
     time.now = 5

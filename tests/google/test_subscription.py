@@ -12,7 +12,7 @@ from google.auth import exceptions as auth
 from google.cloud.pubsub_v1 import types
 
 from pipelines.errors import UserError
-from pipelines.google.leases import Refused
+from pipelines.google.leases import ServiceRefused
 from pipelines.google.subscription import (
     Client,
     check_name,
@@ -156,11 +156,11 @@ def test_the_client_is_one_of_the_process(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_client_refuses_with_the_service_s_words(pubsub: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub.address)
-    with pytest.raises(Refused, match="NOT_FOUND") as final:
+    with pytest.raises(ServiceRefused, match="NOT_FOUND") as final:
         Client().pull("projects/test/subscriptions/nothing", 10)
     assert final.value.final
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{free_port()}")
-    with pytest.raises(Refused, match="UNAVAILABLE") as passing:
+    with pytest.raises(ServiceRefused, match="UNAVAILABLE") as passing:
         Client().acknowledge(NAME, ["x"])
     assert not passing.value.final
 

@@ -14,7 +14,7 @@ from pipelines.events.messages import Messages
 from pipelines.google.subscription import client
 from pipelines.jobs.replay import ReplayConfig, replay
 from pipelines.ledger.counts import DeadLetter
-from pipelines.storage.folder.live import append, prepare
+from pipelines.storage.folder.live import append, make_folders
 from pipelines.storage.rows import DEAD_LETTERS, live_schema
 from pipelines.transforms.output_rows import letter_fields
 from pipelines.transforms.publish_letters import message, publish
@@ -68,7 +68,7 @@ def refused() -> list[DeadLetter]:
 
 
 def keep(folder: Path, letters: Sequence[DeadLetter]) -> None:
-    prepare(folder, "run")
+    make_folders(folder, "run")
     columns = zip(*map(letter_fields, letters), strict=True)
     names = DEAD_LETTERS.names[:-1]
     table = pa.table(
@@ -160,7 +160,7 @@ def test_a_second_replay_sends_the_same_ids(service: Emulator, topic: str, tmp_p
 
 
 def test_what_cannot_be(service: Emulator, topic: str, tmp_path: Path) -> None:
-    prepare(tmp_path, "run")
+    make_folders(tmp_path, "run")
     for config, problem in (
         (ReplayConfig(str(tmp_path), None, "nowhere"), "a topic is named"),
         (ReplayConfig(str(tmp_path), None, "projects/test/topics/nowhere"), "projects/test/topics/nowhere: "),

@@ -11,9 +11,9 @@ import yaml
 
 from pipelines.events.formats.base import Piece
 from pipelines.jobs.config import Input, ScoreConfig, StreamConfig
-from pipelines.jobs.outputs.base import Result
+from pipelines.jobs.outputs.base import RunResult
 from pipelines.jobs.report import describe_as_ofs, ledger_lines, live_report, score_report
-from pipelines.jobs.source import Source
+from pipelines.jobs.source import InputSource
 from pipelines.ledger.counts import Ledger, Status
 from pipelines.models.saved.manifest import Manifest, signature
 from pipelines.runners.execution import Execution
@@ -49,7 +49,9 @@ CONFIG = ScoreConfig(
     execution=Execution(1, None, (), False),
     max_bad_share=0.05,
 )
-SOURCE = Source((Piece("a.parquet", "parquet", 0, 1, 1_500, True), Piece("a.parquet", "parquet", 1, 2, 500, False)), 8)
+SOURCE = InputSource(
+    (Piece("a.parquet", "parquet", 0, 1, 1_500, True), Piece("a.parquet", "parquet", 1, 2, 500, False)), 8
+)
 
 
 def manifest(task: Task, **metrics: float) -> Manifest:
@@ -68,7 +70,7 @@ def manifest(task: Task, **metrics: float) -> Manifest:
 
 
 def screen(ledger: Ledger, status: Status = "published", note: str = "", output: str = "out") -> str:
-    result = Result(status, ledger, ledger.differences, note)
+    result = RunResult(status, ledger, ledger.differences, note)
     return score_report(replace(CONFIG, output=output), manifest(CHURN), SOURCE, result, "CPU", 2.0)
 
 

@@ -27,7 +27,7 @@ from pipelines.system.progress import Progress
 from pipelines.task.fields import parse_time
 from pipelines.task.file import load_task
 from pipelines.task.spec import Task
-from pipelines.transforms.read_files import File, ReadEvents, read_piece
+from pipelines.transforms.read_files import File, ReadPieces, read_piece
 from tests.support import small_shop
 from tests.support.checked import checked
 from tests.support.command_line import foretide
@@ -53,7 +53,7 @@ class Shop(NamedTuple):
             os.chdir(before)
 
 
-def find(*patterns: str) -> source.Source:
+def find(*patterns: str) -> source.InputSource:
     return checked(TASK, *patterns, span=SPAN).source
 
 
@@ -121,7 +121,7 @@ def test_files_and_tables_are_read_side_by_side(shop: Shop) -> None:
     assert found.size == sum(p.size for p in found.pieces)
     alone = [part for piece in found.pieces for part in read_piece(TASK, SPAN, piece) if isinstance(part, Ledger)]
     with beam.Pipeline(runner=FnApiRunner()) as p:
-        read = p | ReadEvents(TASK, SPAN, found.pieces, found.shards, Progress())
+        read = p | ReadPieces(TASK, SPAN, found.pieces, found.shards, Progress())
         assert_that(read.ledger | beam.CombineGlobally(total), equal_to([total(alone)]))
     assert total(alone).files == 5
     with pytest.raises(UserError, match="no such file"):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines.models.network import Shapes
-from pipelines.models.prepared import prepare
+from pipelines.models.prepared import prepared_rows
 from tests.support.toy_models import examples, task, tensor
 
 N = 2500  # more than are prepared at a time
@@ -35,7 +35,7 @@ def test_is_what_the_network_sees(tmp_path: Path) -> None:
     x = tensor(N)
     x[:, -1, 0] = np.random.default_rng(1).integers(0, 100_002, N)
     data, rows = examples(np.zeros((N, 1), np.float32), x), np.random.default_rng(2).permutation(N)[:2000]
-    kept, transform = prepare(task(network="mlp"), data, rows, Texts(), tmp_path / "prepared.f4")
+    kept, transform = prepared_rows(task(network="mlp"), data, rows, Texts(), tmp_path / "prepared.f4")
     some = rows[[5, 1999, 5, 1030]]
     got, want = transform(tf.constant(kept.tensor(some))), Texts()(tf.constant(x[some]))
     assert set(got) == {"codes_0", "codes_1", "summary"}
@@ -51,10 +51,10 @@ def test_is_computed_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr("pipelines.models.prepared.os.replace", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            prepare(task(network="mlp"), data, rows, Texts(), file)
+            prepared_rows(task(network="mlp"), data, rows, Texts(), file)
     assert not file.exists()
-    first, _ = prepare(task(network="mlp"), data, rows, Texts(), file)
+    first, _ = prepared_rows(task(network="mlp"), data, rows, Texts(), file)
     before = first.tensor(rows)
     monkeypatch.setattr("pipelines.models.prepared._write", lambda *_: 1 / 0)
-    again, _ = prepare(task(network="mlp"), data, rows, Texts(), file)
+    again, _ = prepared_rows(task(network="mlp"), data, rows, Texts(), file)
     assert np.array_equal(again.tensor(rows), before)

@@ -36,7 +36,7 @@ def source(tmp_path: Path) -> Path:
 
 def test_events_are_joined_and_in_time_order(tmp_path: Path, source: Path) -> None:
     out = tmp_path / "deep" / "events"
-    assert demo.prepare(out, source) == 20
+    assert demo.write_demo(out, source) == 20
     files = sorted(out.iterdir())
     assert [f.name for f in files][::7] == ["events-01-of-08.parquet", "events-08-of-08.parquet"]
     events = pa.concat_tables([pq.read_table(f) for f in files])
@@ -50,7 +50,7 @@ def test_the_same_bytes_each_time_and_a_dead_runs_rest_is_cleared(tmp_path: Path
     (tmp_path / ".b.partial").mkdir()
     (tmp_path / ".b.partial" / "half").touch()
     for name in "ab":
-        demo.prepare(tmp_path / name, source)
+        demo.write_demo(tmp_path / name, source)
     content = [[(f.name, f.read_bytes()) for f in sorted((tmp_path / name).iterdir())] for name in "ab"]
     assert content[0] == content[1]
     assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "package"}
@@ -59,12 +59,12 @@ def test_the_same_bytes_each_time_and_a_dead_runs_rest_is_cleared(tmp_path: Path
 def test_a_complete_folder_is_left_alone_and_another_refused(tmp_path: Path, source: Path) -> None:
     out = tmp_path / "events"
     out.mkdir()
-    assert demo.prepare(out, source) == 20
-    assert demo.prepare(out, source) == 0
+    assert demo.write_demo(out, source) == 20
+    assert demo.write_demo(out, source) == 0
     with pytest.raises(UserError, match="holds other files"):
-        demo.prepare(source, source)
+        demo.write_demo(source, source)
     with pytest.raises(UserError, match="is a file"):
-        demo.prepare(source / "products.parquet", source)
+        demo.write_demo(source / "products.parquet", source)
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from pipelines.task.as_ofs import parse_as_ofs
 from pipelines.task.file import load_task
 from pipelines.task.spec import Task, TimeField
 from pipelines.transforms.build_sequences import Sequences
-from pipelines.transforms.read_files import ReadEvents, find, plan
+from pipelines.transforms.read_files import ReadPieces, find, plan
 from tests.support.oracle import Event, oracle
 
 OUT: list[SequenceBatch] = []
@@ -51,7 +51,7 @@ def tensors_of(task: Task, files: Sequence[str], as_ofs: Sequence[int], shards: 
     OUT.clear()
     span = Span(tuple(as_ofs))
     with beam.Pipeline("FnApiRunner") as p:
-        events = p | "Read" >> ReadEvents(task, span, plan(find(files)), shards, Progress())
+        events = p | "Read" >> ReadPieces(task, span, plan(find(files)), shards, Progress())
         built = (events.blocks, events.ledger) | Sequences(task, span)
         _ = built.sequences | beam.Map(keep)
     return {

@@ -71,7 +71,7 @@ FEATURES = (
 )
 
 
-def _head(task: str, description: str, horizon: float) -> schema.Head:
+def _head(task: str, description: str, horizon: float) -> schema.EvaluationHead:
     return {
         "task": task,
         "version": "20261121T140212-9f3c",

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.ledger.counts import Ledger, Status
-from pipelines.storage.folder.live import append, prepare
+from pipelines.storage.folder.live import append, make_folders
 from pipelines.storage.folder.runs import LEDGER, begin, publish
 from pipelines.storage.rows import Run, ledger_table, live_ledger_table, live_schema, score_schema
 from tests.support.publishing_process import PARTS, SCORES, write_values
@@ -65,6 +65,6 @@ def publish_rows(out: Path, run: Run, rows: pa.Table, finished_at: int, ledger: 
 
 def append_rows(out: Path, run: Run, rows: pa.Table, finished_at: int) -> None:
     """As a live job."""
-    prepare(out, run.run_id)
+    make_folders(out, run.run_id)
     append(out, run.run_id, "scores", rows, finished_at)
     append(out, run.run_id, "ledger", live_ledger_table(run, Ledger(), finished_at), finished_at)

@@ -25,12 +25,12 @@ from apache_beam.runners.pipeline_context import PipelineContext
 from pipelines.events.block import EventBlock, unpack
 from pipelines.events.formats.base import Piece
 from pipelines.events.messages import Payload
-from pipelines.google.subscription import Facts
+from pipelines.google.subscription import SubscriptionFacts
 from pipelines.google.tables import parse_table
 from pipelines.jobs import score, stream
 from pipelines.jobs.config import Input, ScoreConfig, StreamConfig
 from pipelines.jobs.outputs.bigquery import TableLive
-from pipelines.jobs.source import Source
+from pipelines.jobs.source import InputSource
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.running import Appended, Running, WindowRows
 from pipelines.runners.execution import Execution
@@ -39,7 +39,7 @@ from pipelines.system.progress import Progress
 from pipelines.task.fields import parse_time
 from pipelines.task.spec import Task
 from pipelines.transforms.coders import VersionedCoder
-from pipelines.transforms.infer import Infer
+from pipelines.transforms.infer import InferBatches
 from pipelines.transforms.live_sequences import ShardClock
 from pipelines.transforms.write_table import WriteTable
 from tests.support import small_shop
@@ -58,7 +58,7 @@ FLAGS = (
 )
 TABLE = parse_table(f"bq://{PROJECT}.churn.scores")
 AS_OF = parse_time("2024-04-01")
-FILES = Source((Piece(f"gs://{BUCKET}/events/1.parquet", "parquet", 0, 1, 100, True),), 8)
+FILES = InputSource((Piece(f"gs://{BUCKET}/events/1.parquet", "parquet", 0, 1, 100, True),), 8)
 MODEL = f"gs://{BUCKET}/models/small_shop"
 
 Build = Callable[[beam.Pipeline], None]
@@ -86,7 +86,7 @@ def backfill(flags: Sequence[str] = FLAGS, hints: Mapping[str, str] | None = Non
         execution=execution,
         max_bad_share=0.05,
     )
-    infer = Infer(MODEL, task, "tensorflow", "auto", batch_size).with_resource_hints(**(hints or {}))
+    infer = InferBatches(MODEL, task, "tensorflow", "auto", batch_size).with_resource_hints(**(hints or {}))
     write = WriteTable(_run(task), TABLE, config.as_ofs)
     return lambda p: score.build(p, config, FILES, infer, write, Progress())
 
@@ -117,8 +117,8 @@ def live(flags: Sequence[str] = FLAGS, history: bool = True, task: Task | None =
         ),
         **changed,
     )
-    infer = Infer(MODEL, task, config.engine, config.device, config.batch_size, stream.WATCH)
-    facts = Facts(config.subscription, f"projects/{PROJECT}/topics/events", 10, 0, ())
+    infer = InferBatches(MODEL, task, config.engine, config.device, config.batch_size, stream.WATCH)
+    facts = SubscriptionFacts(config.subscription, f"projects/{PROJECT}/topics/events", 10, 0, ())
     ready = stream.Prepared(cast(Any, None), infer, facts, Payload(), FILES if history else None)
     return lambda p: stream.build(p, config, ready, TableLive(TABLE, _run(task), False, Path("stop"), "storage"))
 

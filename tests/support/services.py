@@ -12,11 +12,11 @@ from pathlib import Path
 
 from pipelines.errors import UserError
 from pipelines.runners.prism import Prism
-from pipelines.sandbox.pubsub_emulator import Counts, Emulator, binary, emulator
+from pipelines.sandbox.pubsub_emulator import Emulator, TopicCounts, binary, emulator
 from pipelines.system.processes import free_port
 from tests.support.warehouse import OwnWarehouse
 
-__all__ = ["Counts", "Emulator", "binary", "emulator", "free_port", "prism", "started"]
+__all__ = ["Emulator", "TopicCounts", "binary", "emulator", "free_port", "prism", "started"]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from pipelines.errors import UserError
-from pipelines.ledger.figures import summary
+from pipelines.ledger.figures import last_screen
 from pipelines.ledger.metrics import counter, distribution
 from pipelines.runners.execution import Execution
 from pipelines.runners.portable import run_stream
@@ -117,7 +117,7 @@ def main() -> int:
         print(f"ticking: {error}", file=sys.stderr)
         return int(error.exit)
     print(result.state, result.figures.count("messages"), f"{time.monotonic() - began:.1f} s")
-    print(summary(result.figures, result.seconds))
+    print(last_screen(result.figures, result.seconds))
     return 0
 
 

@@ -16,7 +16,7 @@ from pipelines.task.spec import Task
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from pipelines.models.network import Transform
+    from pipelines.models.network import Preprocessing
     from pipelines.models.predictor import Predictor
 
 DAY = 86_400_000_000
@@ -56,7 +56,7 @@ def tensor(n: int, seed: int = 0) -> npt.NDArray[np.float32]:
     return x
 
 
-def plain(steps: int = STEPS, features: int = len(FEATURES)) -> Transform:
+def plain(steps: int = STEPS, features: int = len(FEATURES)) -> Preprocessing:
     """Preprocessing without constants, for tests that are not about it."""
     import tensorflow as tf
 

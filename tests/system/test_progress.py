@@ -13,9 +13,9 @@ import pytest
 
 from pipelines.system.progress import (
     Bar,
-    Lines,
     Meter,
     Progress,
+    ProgressLines,
     Reading,
     duration,
     finished,
@@ -100,7 +100,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 def test_plain_lines_come_every_ten_seconds_and_at_the_end_of_a_stage() -> None:
     stream = io.StringIO()
-    lines = Lines(stream, every=10.0, due=10.0)
+    lines = ProgressLines(stream, every=10.0, due=10.0)
     for now, done in ((1.0, 10), (10.0, 50), (19.0, 80)):
         lines.show(now, Reading("reading", done, 100, now))
     lines.show(20.0, Reading("scoring", 1, 2, 1.0))

@@ -39,7 +39,7 @@ from pipelines.google.tables import Table
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.running import Appended, Window
 from pipelines.storage.bigquery import reconcile, schema
-from pipelines.storage.bigquery.append import Refused, default_stream
+from pipelines.storage.bigquery.append import RefusedRow, default_stream
 from pipelines.storage.rows import Run
 from pipelines.transforms import append_by_beam as beamtable
 from pipelines.transforms.append_by_beam import SERVICE, WriteByBeam
@@ -228,7 +228,7 @@ def test_a_row_that_is_refused_is_a_dead_letter_and_taken_back(warehouse: Wareho
     write(table, service, [scores])
     assert [row["entity_id"] for row in rows(warehouse, table)] == ["a"]
     ours = stamped(score_rows([block_table(scores, RUN.outputs)], RUN), 7)
-    want = [refused_letter(table, ours, Refused(i, "not this one")) for i in (1, 2)]
+    want = [refused_letter(table, ours, RefusedRow(i, "not this one")) for i in (1, 2)]
     assert sorted(REFUSED, key=lambda each: len(each.position)) == want
     told = [count for count in COUNTS if isinstance(count, Appended)]
     assert sorted(count.rows.get((19_000 * DAY, 0), 0) for count in told) == [-1, 0, 2]

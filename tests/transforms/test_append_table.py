@@ -22,7 +22,7 @@ from pipelines.google.tables import Table
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.running import Appended, Running, WindowRows
 from pipelines.storage.bigquery import schema
-from pipelines.storage.bigquery.append import Refused
+from pipelines.storage.bigquery.append import RefusedRow
 from pipelines.storage.rows import Run
 from pipelines.transforms import append_table as livetable
 from pipelines.transforms.append_table import AppendTable
@@ -143,7 +143,7 @@ def test_a_dead_letter_that_is_refused_is_logged(
 def test_windows_are_counted_without_early_scores_and_refused_ones() -> None:
     data = block([("a", 1, 0), ("b", 1, 0), ("a", 2, 1), ("b", 2, 1), ("c", 2, -1), ("c", 2, 0)])
     scores = score_rows([block_table(data, RUN.outputs)], RUN)
-    refused = [Refused(1, "no")]
+    refused = [RefusedRow(1, "no")]
     assert livetable.appended(scores, []) == Appended({(DAY, 0): 2, (2 * DAY, 1): 2, (2 * DAY, 0): 1})
     assert livetable.appended(scores, refused) == Appended({(DAY, 0): 1, (2 * DAY, 1): 2, (2 * DAY, 0): 1})
     assert livetable.appended(scores.slice(0, 0), []) == Appended({})

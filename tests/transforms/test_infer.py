@@ -31,7 +31,7 @@ from pipelines.models.engines.base import OutOfMemory
 from pipelines.models.engines.loading import load_engine
 from pipelines.models.registry import promote, rollback
 from pipelines.models.saved.manifest import load_manifest
-from pipelines.transforms.infer import Infer, ScoreBlock, _Score, guarded, joined, without
+from pipelines.transforms.infer import InferBatches, ScoreBlock, _Score, guarded, joined, without
 from tests.support.model_shelf import HARMS, SEEDS, SIZE, Shelf, make_shelf, settle
 from tests.support.toy_models import DAY, export_toy, task, tensor
 
@@ -190,7 +190,7 @@ def test_on_beam(model: Path, size: int) -> None:
         assert total(parts) == Ledger(scored=ROWS - 1, failed=1)
 
     version = load_manifest(model).version
-    infer = Infer(str(model), task(), "tensorflow", "cpu", size)
+    infer = InferBatches(str(model), task(), "tensorflow", "cpu", size)
     with beam.Pipeline("FnApiRunner", PipelineOptions(["--direct_running_mode=in_memory"])) as p:
         out = p | beam.Create([0, 1]) | beam.ParDo(Make()) | infer
         assert_that(out.scores, check_scores, label="scores")
@@ -201,7 +201,7 @@ def test_on_beam(model: Path, size: int) -> None:
 
 def test_refuses_a_size_that_kernels_would_cut() -> None:
     with pytest.raises(UserError, match="--batch-size 100: must be a multiple of 16"):
-        Infer("model", task(), "tensorflow", "cpu", 100)
+        InferBatches("model", task(), "tensorflow", "cpu", 100)
 
 
 BUNDLES = 60
@@ -279,7 +279,7 @@ def test_versions_change_under_a_pipeline(shelf: Shelf, tmp_path: Path) -> None:
             allowed = [shelf.versions[NAMED[n]] for n in sorted(NAMED) if n <= bundle]
             assert versions <= set(allowed[-1:] if bundle % 10 > 5 else allowed[-2:])
 
-    infer = Infer(str(folder), task(network="mlp"), "tensorflow", "cpu", 32, watch=0)
+    infer = InferBatches(str(folder), task(network="mlp"), "tensorflow", "cpu", 32, watch=0)
     p = beam.Pipeline("FnApiRunner", PipelineOptions(["--direct_running_mode=in_memory"]))
     out = p | beam.Create([(0, 0)]) | beam.ParDo(Feed(folder, shelf)) | infer
     assert_that(out.scores, check_scores)
@@ -297,7 +297,7 @@ def test_versions_change_under_a_pipeline(shelf: Shelf, tmp_path: Path) -> None:
 def test_sequences_without_a_score_are_counted(shelf: Shelf) -> None:
     batch = next(iter(fed(0)))
     poisoned = replace(batch, tensor=np.concatenate([np.full_like(batch.tensor[:2], np.nan), batch.tensor[2:]]))
-    infer = Infer(str(shelf.folder / shelf.versions[0]), task(network="mlp"), "tensorflow", "cpu", 32)
+    infer = InferBatches(str(shelf.folder / shelf.versions[0]), task(network="mlp"), "tensorflow", "cpu", 32)
     p = beam.Pipeline("FnApiRunner")
     out = p | beam.Create([poisoned], reshuffle=False) | infer
     assert_that(out.dead | beam.Map(lambda letter: letter.stage), equal_to(["infer", "infer"]))
@@ -311,7 +311,7 @@ def test_versions_change_under_threads(shelf: Shelf, tmp_path: Path) -> None:
     """Several DoFns of a process, as runners have them: each block is of the version it names, and of no other."""
     folder = shelf.registry(tmp_path)
     promote(folder, shelf.versions[0])
-    infer, stop = Infer(str(folder), task(network="mlp"), "tensorflow", "cpu", SIZE, watch=0), threading.Event()
+    infer, stop = InferBatches(str(folder), task(network="mlp"), "tensorflow", "cpu", SIZE, watch=0), threading.Event()
     made: set[str] = set()
 
     def score(seed: int) -> int:
@@ -351,7 +351,7 @@ def test_a_swap_right_after_a_call(shelf: Shelf, tmp_path: Path, monkeypatch: py
     """Scores and dead letters name the version that made them, not the one that serves by then."""
     (a, b, _), folder = shelf.versions, shelf.registry(tmp_path)
     promote(folder, a)
-    scorer = _Score(Infer(str(folder), task(network="mlp"), "tensorflow", "cpu", SIZE, watch=0))
+    scorer = _Score(InferBatches(str(folder), task(network="mlp"), "tensorflow", "cpu", SIZE, watch=0))
     scorer.setup()
     served, call = scorer.serving, scorer.serving.model
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.events.messages import ID
 from pipelines.ledger.counts import DeadLetter
-from pipelines.transforms.pulled_messages import AHEAD, MOST, MOST_BYTES, Batch, arrival_of
+from pipelines.transforms.pulled_messages import AHEAD, MOST, MOST_BYTES, GatheredMessages, arrival_of
 
 S = 1_000_000
 SUB = "projects/project/subscriptions/sub"
@@ -53,7 +53,7 @@ def test_what_is_no_arrival_has_a_reason(text: str | None, reason: str) -> None:
 
 
 def test_a_batch_takes_the_publish_time_and_the_id_that_a_message_had_before() -> None:
-    batch = Batch(SUB)
+    batch = GatheredMessages(SUB)
     batch.add(b"a", "1", 50, {}, None, 100)
     batch.add(b"b", "2", 40, {ID: "old/3", "x": "y"}, None, 100)
     messages = batch.pulled().messages
@@ -66,7 +66,7 @@ def test_a_batch_takes_the_publish_time_and_the_id_that_a_message_had_before() -
 
 
 def test_a_message_without_an_arrival_is_a_dead_letter_that_can_be_sent_again() -> None:
-    batch = Batch(SUB)
+    batch = GatheredMessages(SUB)
     batch.add(b"\xff{}", "7", 50, {"arrived": "soon"}, "arrived", 100)
     batch.add(b"{}", "8", 60, {"arrived": "33"}, "arrived", 100)
     pulled = batch.pulled()
@@ -78,19 +78,19 @@ def test_a_message_without_an_arrival_is_a_dead_letter_that_can_be_sent_again() 
 
 
 def test_a_batch_is_full_of_messages_or_of_bytes() -> None:
-    batch = Batch(SUB)
+    batch = GatheredMessages(SUB)
     for i in range(MOST - 1):
         batch.add(b"", str(i), 1, {}, None, 100)
     assert not batch.full
     batch.add(b"", "x", 1, {}, "arrived", 100)  # dead
     assert batch.full
-    batch = Batch(SUB)
+    batch = GatheredMessages(SUB)
     batch.add(bytes(MOST_BYTES), "1", 1, {}, None, 100)
     assert batch.full
 
 
 def test_a_message_that_comes_often_is_suspect() -> None:
-    batch = Batch("s")
+    batch = GatheredMessages("s")
     for deliveries in range(5):
         batch.add(b"", f"m{deliveries}", 1, {}, None, 0, deliveries)
     assert batch.pulled().messages.redelivered == ("m3", "m4")

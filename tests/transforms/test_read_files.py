@@ -29,7 +29,7 @@ from pipelines.system.progress import read as progress_of
 from pipelines.task.spec import Task
 from pipelines.transforms import read_files as files
 from pipelines.transforms.archive import write_messages
-from pipelines.transforms.read_files import File, ReadEvents, find, plan, read_piece
+from pipelines.transforms.read_files import File, ReadPieces, find, plan, read_piece
 from tests.support import event_files
 from tests.support.checked import checked
 from tests.support.event_files import SPAN, START, task, written
@@ -303,7 +303,7 @@ def test_read_events(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "progress").mkdir()
     progress = Progress(str(tmp_path / "progress"))
     with beam.Pipeline(runner=FnApiRunner()) as p:
-        out = p | ReadEvents(task(), SPAN, pieces, 7, progress)
+        out = p | ReadPieces(task(), SPAN, pieces, 7, progress)
         counts = out.blocks | "Events" >> beam.Map(_events) | "All" >> beam.CombineGlobally(sum)
         assert_that(counts, equal_to([4 * len(ROWS)]), "events")
         ledger = (
@@ -353,7 +353,7 @@ def test_events_arrive_at_their_time_where_others_are_messages(tmp_path: Path) -
         assert int((whole.arrival == whole.time).sum()) == len(ROWS) - 200
 
     with beam.Pipeline(FnApiRunner()) as p:
-        read = p | ReadEvents(task(), SPAN, pieces, 4, Progress(str(tmp_path / "progress")))
+        read = p | ReadPieces(task(), SPAN, pieces, 4, Progress(str(tmp_path / "progress")))
         assert_that(read.blocks, check)
 
 

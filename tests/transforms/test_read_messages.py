@@ -32,13 +32,13 @@ from pipelines.google.leases import Bundle
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.transforms import pulled_messages as limits
 from pipelines.transforms import read_messages as source
-from pipelines.transforms.pulled_messages import AHEAD, Batch, Pulled, micros_of
+from pipelines.transforms.pulled_messages import AHEAD, GatheredMessages, Pulled, micros_of
 from pipelines.transforms.read_messages import (
     END,
     HERE,
     Pullers,
     ReadMessages,
-    Source,
+    SubscriptionSource,
     _delay,
     _Gather,
     _Part,
@@ -52,20 +52,20 @@ S = 1_000_000
 HOUR = 3_600 * S
 PATIENCE = 600.0  # s, on a busy machine
 SUB = "projects/project/subscriptions/sub"
-PLAIN = Source(SUB, first=10 * HOUR, every=HOUR, deadline_s=10)
+PLAIN = SubscriptionSource(SUB, first=10 * HOUR, every=HOUR, deadline_s=10)
 
 
 @given(st.integers(-100, 100), st.integers(1, 30), st.none() | st.integers(-300, 300), st.integers(-300, 300))
 def test_due_as_ofs(first: int, every: int, after: int | None, until: int) -> None:
-    plan = Source(SUB, first, every, 10)
+    plan = SubscriptionSource(SUB, first, every, 10)
     as_ofs = range(first, 1_000, every)
     assert plan.due(after, until) == any((after is None or after < t) and t <= until for t in as_ofs)
     if after is not None:
         assert plan.next(after) == next(t for t in as_ofs if t > after)
 
 
-def batch(*arrivals: int, dead: int = 0) -> Batch:
-    out = Batch(SUB)
+def batch(*arrivals: int, dead: int = 0) -> GatheredMessages:
+    out = GatheredMessages(SUB)
     for i, t in enumerate(arrivals):
         out.add(b"", str(i), t, {}, None, 0)
     for i in range(dead):
@@ -73,7 +73,9 @@ def batch(*arrivals: int, dead: int = 0) -> Batch:
     return out
 
 
-def stamped(plan: Source, batch: Batch, before: int | None, after: int | None) -> tuple[int | None, int | None]:
+def stamped(
+    plan: SubscriptionSource, batch: GatheredMessages, before: int | None, after: int | None
+) -> tuple[int | None, int | None]:
     """(tick, timestamp), None where nothing is yielded."""
     found = _stamped(plan, batch, before, after)
     return (None, None) if found is None else (found.value.messages.tick, found.timestamp.micros)
@@ -213,7 +215,7 @@ def test_the_wait_after_failed_pulls_grows_to_its_limit() -> None:
         waits.append(_delay(puller, batch()))
     assert waits == [0.2, 0.4, 0.8, 6.4, source.SLOWEST, source.SLOWEST]
     puller.failures = 0
-    assert _delay(puller, Batch(SUB, backlog=True)) == 0
+    assert _delay(puller, GatheredMessages(SUB, backlog=True)) == 0
 
 
 def test_refused_messages_are_parted_and_counted() -> None:
@@ -352,7 +354,7 @@ def start(
         seen.clear()
     jobs: list[Job] = []
 
-    def begin(plan: Source, pullers: int = 1) -> Job:
+    def begin(plan: SubscriptionSource, pullers: int = 1) -> Job:
         stop = tmp_path / f"stop{len(jobs)}"
         flags = ["--streaming", f"--job_endpoint={prism}", "--environment_type=LOOPBACK"]
         p = beam.Pipeline("PortableRunner", PipelineOptions(flags))
@@ -378,9 +380,9 @@ def wait(until: Callable[[], object], timeout: float = PATIENCE) -> None:
         time.sleep(0.02)
 
 
-def far(subscription: str, **settings: Any) -> Source:
+def far(subscription: str, **settings: Any) -> SubscriptionSource:
     """Its first as-of is years ahead. Leases are short, so that the hold at the start is."""
-    plan = Source(subscription, first=4_000_000_000 * S, every=HOUR, deadline_s=1, slack=S // 2)
+    plan = SubscriptionSource(subscription, first=4_000_000_000 * S, every=HOUR, deadline_s=1, slack=S // 2)
     return replace(plan, **settings)
 
 
@@ -410,7 +412,7 @@ def test_several_pullers_share_the_work_at_the_same_time(
     both, threads = threading.Barrier(2, timeout=PATIENCE), set[int]()
     round = source._Pull._round
 
-    def meet(self: Any, puller: Any, bundle: Bundle) -> Batch:
+    def meet(self: Any, puller: Any, bundle: Bundle) -> GatheredMessages:
         if not both.broken and len(threads) < 2:
             both.wait()  # only when two are here at once
             threads.add(threading.get_ident())

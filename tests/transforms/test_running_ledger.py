@@ -17,7 +17,7 @@ from apache_beam.transforms.periodicsequence import PeriodicImpulse
 
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.ledger.running import KEPT, Appended, Running, Window, WindowRows
-from pipelines.storage.folder.live import folder, parts, prepare, read_live_ledger, read_rows
+from pipelines.storage.folder.live import folder, make_folders, parts, read_live_ledger, read_rows
 from pipelines.storage.rows import Run
 from pipelines.storage.rows import ledgers as counts
 from pipelines.transforms import running_ledger as running
@@ -49,7 +49,7 @@ def on_prism(endpoint: str) -> PipelineOptions:
 
 def live(endpoint: str, out: Path, ledgers: beam.PTransform, every: float = 5) -> list[tuple[int, Ledger]]:
     """Runs a live job of pickled ledgers on Prism to its end; gives its rows, oldest first."""
-    prepare(out, "churn-live")
+    make_folders(out, "churn-live")
     run = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
     with beam.Pipeline(options=on_prism(endpoint)) as p:
         source = p | ledgers

@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.storage.folder.compaction import compact
-from pipelines.storage.folder.live import KINDS, folder, parts, prepare, read_live_ledger, read_rows
+from pipelines.storage.folder.live import KINDS, folder, make_folders, parts, read_live_ledger, read_rows
 from pipelines.storage.folder.query import connect
 from pipelines.storage.folder.runs import Attempt, Outcome, begin, read_outcome
 from pipelines.storage.rows import DEAD_LETTERS, Run, live_schema, score_schema, write_table
@@ -130,7 +130,7 @@ def stream(
     attempt: str = "a",
 ) -> dict[str, int]:
     """A live job that is over at once; gives its counters."""
-    prepare(out, "churn-live")
+    make_folders(out, "churn-live")
     append = AppendRun(replace(LIVE, attempt=attempt), out, letters, clock=partial(int, at))
     return written(append, scores, dead, ledgers)
 

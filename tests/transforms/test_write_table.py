@@ -30,13 +30,13 @@ from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.storage.bigquery import append as appending
 from pipelines.storage.bigquery import schema, staging
 from pipelines.storage.bigquery.append import append_pending
-from pipelines.storage.bigquery.merge import Counts
-from pipelines.storage.bigquery.staging import Result, begin, read_result
+from pipelines.storage.bigquery.merge import MergeCounts
+from pipelines.storage.bigquery.staging import StagedResult, begin, read_result
 from pipelines.storage.rows import Run
 from pipelines.transforms import write_table as module
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, now, score_rows, stamped
-from pipelines.transforms.write_table import Merged, WriteTable
+from pipelines.transforms.write_table import MergedScores, WriteTable
 from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
 from tests.support.warehouse import OwnWarehouse, Warehouse
 
@@ -72,7 +72,7 @@ def write(
     *flags: str,
     method: WriteMethod = "storage",
     replace_model: bool = False,
-) -> Result:
+) -> StagedResult:
     run = replace(RUN, attempt=attempt)
     with begin(table, run):
         with beam.Pipeline("FnApiRunner", PipelineOptions(list(flags))) as p:
@@ -93,7 +93,7 @@ def counts(n: int = SCORES, **counted: int) -> dict[str, int]:
     return {"meant": n, "staged": n, "visible": n, "added": 0, "replaced": 0, "unchanged": 0, "kept": 0, **counted}
 
 
-def numbers(result: Result) -> dict[str, int]:
+def numbers(result: StagedResult) -> dict[str, int]:
     return {name: getattr(result, name) for name in schema.WRITTEN}
 
 
@@ -208,11 +208,11 @@ def test_bundles_at_the_end_that_are_done_again_do_no_harm(warehouse: Warehouse,
         finishing = module._Finish(RUN, table, now)
         for _ in range(2):
             assert list(finishing.process(None, again, streams)) == [again]
-    assert (first.counts, again.counts) == (Counts(added=SCORES), Counts(unchanged=SCORES))
+    assert (first.counts, again.counts) == (MergeCounts(added=SCORES), MergeCounts(unchanged=SCORES))
     assert len(read(warehouse, table.scores, "score_id")) == SCORES
     assert len(read(warehouse, table.dead_letters, "position")) == 2
     assert len(read(warehouse, table.ledger, "finished_at")) == 2
-    assert isinstance(read_result(table, RUN.run_id, RUN.attempt), Result)
+    assert isinstance(read_result(table, RUN.run_id, RUN.attempt), StagedResult)
 
 
 def version(number: int) -> list[ScoreBlock]:
@@ -361,7 +361,7 @@ def test_a_service_that_forgets_streams_ends_the_run_and_the_next_one_is_right(t
         table = made(fragile)
         process = module._Merge.process
 
-        def restarted(self: module._Merge, *args: Any) -> Iterator[Merged]:
+        def restarted(self: module._Merge, *args: Any) -> Iterator[MergedScores]:
             fragile.restart()
             yield from process(self, *args)
 

@@ -33,7 +33,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Form:
+class LineForm:
     """What all lines have in common: fixed[0] value[0] fixed[1] ... value[-1] fixed[-1]; quotes belong to `fixed`."""
 
     names: list[str]
@@ -55,7 +55,7 @@ def columns(task: Task, chunk: TextLines) -> tuple[pa.Table, Ints] | None:
     return None
 
 
-def _read(task: Task, form: Form, chunk: TextLines) -> tuple[pa.Table, Ints] | None:
+def _read(task: Task, form: LineForm, chunk: TextLines) -> tuple[pa.Table, Ints] | None:
     least = SHARE * len(chunk)
     rows, places = _places(form, chunk)
     if not len(rows) or len(rows) < least:
@@ -79,7 +79,7 @@ def _read(task: Task, form: Form, chunk: TextLines) -> tuple[pa.Table, Ints] | N
     return pa.table({name: table.get(name, pa.nulls(n)) for name in task.columns}), rows[good]
 
 
-def form_of(line: bytes) -> Form | None:
+def form_of(line: bytes) -> LineForm | None:
     """The form of a line without backslashes; None if it is not a flat object with each key once."""
     names, quoted, fixed, at = list[str](), list[bool](), list[bytes](), 0
     while match := FIELD.match(line, at):
@@ -95,10 +95,10 @@ def form_of(line: bytes) -> Form | None:
             return None
     except ValueError:
         return None
-    return Form(names, quoted, [*fixed, line[at - quoted[-1] :]])
+    return LineForm(names, quoted, [*fixed, line[at - quoted[-1] :]])
 
 
-def _places(form: Form, chunk: TextLines) -> tuple[Ints, list[tuple[Ints, Ints]]]:
+def _places(form: LineForm, chunk: TextLines) -> tuple[Ints, list[tuple[Ints, Ints]]]:
     """The lines (m) that have the form but for what their values are, and start and end (m) of each value in
     chunk.data."""
     each = sum(part.count(QUOTE) for part in form.fixed)

@@ -21,7 +21,7 @@ from pipelines.jobs.config import LIVE_SHARDS, ScoringFlags, StreamFlags
 from pipelines.jobs.extent import rows
 from pipelines.jobs.launch import Launch
 from pipelines.jobs.outputs.base import Output
-from pipelines.jobs.source import Opened, Source, opened, planned, shards
+from pipelines.jobs.source import InputSource, Opened, opened, planned, shards
 from pipelines.models import registry, remote
 from pipelines.models.saved.manifest import Manifest, load_manifest
 from pipelines.task.spec import Task
@@ -108,7 +108,7 @@ class Facts:
         return self.scoring.place
 
     @known
-    def subscription(self) -> pubsub.Facts:
+    def subscription(self) -> pubsub.SubscriptionFacts:
         return pubsub.preflight(self.stream.subscription)
 
     @known
@@ -186,7 +186,7 @@ class Facts:
         return [*sampled(files), *(_sample(each) for each in self.opened if each.readable)]
 
     @known
-    def source(self) -> Source:
+    def source(self) -> InputSource:
         """What the launch reads, in pieces."""
         return planned(self.files, self.opened, self.launch.config.execution)
 

@@ -9,7 +9,7 @@ from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.checks.findings import ok, skipped
 from pipelines.models.saved.manifest import check
 from pipelines.models.saved.operations import check_operations
-from pipelines.transforms.infer import Infer
+from pipelines.transforms.infer import InferBatches
 
 
 def found(facts: Facts) -> Iterator[Finding]:
@@ -38,5 +38,5 @@ def operations(facts: Facts) -> Iterator[Finding]:
 def batch(facts: Facts) -> Iterator[Finding]:
     """Whether it can be called with batches of the size asked for."""
     asked = facts.scoring
-    Infer(asked.model, facts.task, asked.engine, asked.device, asked.batch_size)
+    InferBatches(asked.model, facts.task, asked.engine, asked.device, asked.batch_size)
     yield from ()

@@ -35,7 +35,7 @@ class Options(NamedTuple):
     replace_model: bool = False
 
 
-class Letter(NamedTuple):
+class StoredLetter(NamedTuple):
     """A dead letter as it is read back, to be sent again."""
 
     reason: str
@@ -44,7 +44,7 @@ class Letter(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """What a run over files wrote."""
 
     status: Status
@@ -64,7 +64,7 @@ class Batch(Protocol):
     def write(self) -> beam.PTransform:
         """Takes `output_rows.Inputs`."""
 
-    def result(self) -> Result:
+    def result(self) -> RunResult:
         """How the run ended; to be asked for when the pipeline has ended."""
 
 
@@ -130,7 +130,7 @@ class Output(ABC):
         """Prepares for a live job. `letters`: whether dead letters are kept here, too."""
 
     @abstractmethod
-    def letters(self) -> Iterator[Letter]:
+    def letters(self) -> Iterator[StoredLetter]:
         """All dead letters."""
 
     @abstractmethod

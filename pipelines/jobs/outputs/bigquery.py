@@ -13,7 +13,7 @@ from pipelines.errors import UserError
 from pipelines.google.bigquery import answers, client, execute, explained
 from pipelines.google.permissions import Grants, output_grants
 from pipelines.google.tables import Table, WriteMethod, parse_table
-from pipelines.jobs.outputs.base import Letter, Options, Output, Result
+from pipelines.jobs.outputs.base import Options, Output, RunResult, StoredLetter
 from pipelines.ledger.counts import Ledger
 from pipelines.storage.bigquery import schema, staging
 from pipelines.storage.rows import Run
@@ -82,11 +82,11 @@ class TableOutput(Output):
         with tempfile.TemporaryDirectory() as place:
             yield TableLive(self.table, run, letters, Path(place) / "stop", self.method)
 
-    def letters(self) -> Iterator[Letter]:
+    def letters(self) -> Iterator[StoredLetter]:
         name = self.table.dead_letters
         with explained(name):
-            rows = execute(self.table.project, f"SELECT {', '.join(Letter._fields)} FROM `{name}`").result()
-        return (Letter(*row) for row in rows)
+            rows = execute(self.table.project, f"SELECT {', '.join(StoredLetter._fields)} FROM `{name}`").result()
+        return (StoredLetter(*row) for row in rows)
 
     def view(self, name: str) -> str:
         return f"`{self.table.view(name)}`"
@@ -134,12 +134,12 @@ class TableBatch:
     progress: Path
     write: WriteTable
 
-    def result(self) -> Result:
+    def result(self) -> RunResult:
         run = self.write.run
         done = staging.read_result(self.write.table, run.run_id, run.attempt)
         note = f"{done.added:,} new, {done.replaced:,} corrected, {done.unchanged:,} equal, {done.kept:,} kept"
         merged = done.status == "published" or done.visible > 0
-        return Result(done.status, done.ledger, done.differences, note if merged else "")
+        return RunResult(done.status, done.ledger, done.differences, note if merged else "")
 
 
 @dataclass(frozen=True)

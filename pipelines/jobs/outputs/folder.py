@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError
-from pipelines.jobs.outputs.base import Letter, Options, Output, Result
+from pipelines.jobs.outputs.base import Options, Output, RunResult, StoredLetter
 from pipelines.ledger.counts import Ledger
 from pipelines.storage.folder import live as livestore
 from pipelines.storage.folder.runs import LEDGER, adopt, begin, current, read_outcome
@@ -57,15 +57,15 @@ class FolderOutput(Output):
     def live(self, run: Run, letters: bool) -> Iterator[FolderLive]:
         from pipelines.storage.folder.compaction import compacting
 
-        livestore.prepare(self.place, run.run_id)
+        livestore.make_folders(self.place, run.run_id)
         with compacting(self.place, run.run_id):
             yield FolderLive(self.place, run, letters)
 
-    def letters(self) -> Iterator[Letter]:
+    def letters(self) -> Iterator[StoredLetter]:
         from pipelines.storage.folder.query import select
 
-        rows = select(self.place, f"SELECT {', '.join(Letter._fields)} FROM dead_letters").rows
-        return (Letter(*row) for row in rows)  # type: ignore[arg-type]
+        rows = select(self.place, f"SELECT {', '.join(StoredLetter._fields)} FROM dead_letters").rows
+        return (StoredLetter(*row) for row in rows)  # type: ignore[arg-type]
 
     def view(self, name: str) -> str:
         return name if name in ("dead_letters", "ledger") else "scores" if name == "current" else f"scores_{name}"
@@ -103,12 +103,12 @@ class FolderBatch:
     progress: Path
     write: WriteRun
 
-    def result(self) -> Result:
+    def result(self) -> RunResult:
         outcome = read_outcome(self.write.place)
         assert outcome is not None, "the pipeline ended without publishing"
         ledger = read_ledger(self.write.place.out / outcome.path / LEDGER)
         note = "" if outcome.changed else "the same bytes as before: nothing was changed"
-        return Result(outcome.status, ledger, ledger.differences, note)
+        return RunResult(outcome.status, ledger, ledger.differences, note)
 
 
 @dataclass(frozen=True)

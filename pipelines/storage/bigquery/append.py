@@ -27,7 +27,7 @@ BYTES = 8 << 20  # of a request, of which BigQuery takes 10 MB
 OK, ALREADY_EXISTS = 0, 6  # of google.rpc.Code
 
 
-class Refused(NamedTuple):
+class RefusedRow(NamedTuple):
     """A row that BigQuery does not take."""
 
     row: int
@@ -68,7 +68,7 @@ def default_stream(table: str) -> str:
     return f"{resource(table)}/streams/_default"
 
 
-def append_pending(client: BigQueryWriteClient, table: str, rows: pa.Table) -> tuple[Pending, list[Refused]]:
+def append_pending(client: BigQueryWriteClient, table: str, rows: pa.Table) -> tuple[Pending, list[RefusedRow]]:
     """Writes rows into a pending stream of their own, which takes no more.
 
     Raises:
@@ -108,7 +108,7 @@ def append(
     first: int | None = None,
     patience: float = PATIENCE,
     sleep: Callable[[float], None] = time.sleep,
-) -> list[Refused]:
+) -> list[RefusedRow]:
     """Appends all rows that BigQuery takes, and gives the others.
 
     Args:
@@ -126,7 +126,7 @@ def append(
     for request in _requests(rows):
         if request.size > BYTES:
             reason = f"the row has {request.size:,} bytes, and a request at most {BYTES:,}"
-            appending.refused += [Refused(row, reason) for row in request.rows.tolist()]
+            appending.refused += [RefusedRow(row, reason) for row in request.rows.tolist()]
         else:
             appending.todo.append(request)
     while appending.todo:
@@ -143,7 +143,7 @@ class _Appending:
     schema: pa.Schema
     offset: int | None  # of the first request to do; None: without offsets
     todo: deque[_Request] = field(default_factory=deque)
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[RefusedRow] = field(default_factory=list)
 
     def send(self, patience: float) -> None:
         """Sends all that is to do on one connection, until an answer changes what follows. Raises what no answer made
@@ -179,7 +179,7 @@ class _Appending:
             if self.offset is not None:
                 self.offset += len(request.rows)
             return True
-        self.refused.extend(Refused(int(request.rows[i]), bad[i]) for i in sorted(bad))
+        self.refused.extend(RefusedRow(int(request.rows[i]), bad[i]) for i in sorted(bad))
         rest = np.setdiff1d(np.arange(len(request.rows)), list(bad))
         if len(rest) and self.offset is None:
             self.todo.append(request.only(rest))

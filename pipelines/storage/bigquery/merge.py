@@ -29,7 +29,7 @@ BETWEEN = "as_of BETWEEN @first AND @last"  # of constants: only partitions of t
 
 @versioned("merge_counts")
 @dataclass(frozen=True)
-class Counts:
+class MergeCounts:
     """How many staged score_ids were added, replaced, and so on."""
 
     added: int = 0
@@ -40,7 +40,7 @@ class Counts:
 
 def merge(
     table: Table, staging: str, outputs: Sequence[str], as_ofs: Sequence[int], replace_model: bool = False
-) -> Counts:
+) -> MergeCounts:
     """Merges staged rows, and counts what becomes of them. To be repeated: nothing is left to do then.
 
     Args:
@@ -52,7 +52,7 @@ def merge(
       GoogleAPICallError: BigQuery did not do it.
     """
     parameters = {**bounds(as_ofs), "replace_model": ("BOOL", replace_model)}
-    counts = Counts(**_row(table, count_sql(table, staging, outputs), parameters))
+    counts = MergeCounts(**_row(table, count_sql(table, staging, outputs), parameters))
     execute(table.project, merge_sql(table, staging, outputs), parameters)
     return counts
 
@@ -84,7 +84,7 @@ LEFT JOIN ({_best(table.scores)}) AS T ON T.score_id = S.score_id"""
 
 
 def count_sql(table: Table, staging: str, outputs: Sequence[str]) -> str:
-    """The `Counts` of a merge that is still to come."""
+    """The `MergeCounts` of a merge that is still to come."""
     names = ("added", "replaced", "unchanged", "kept")
     counts = ", ".join(f"countif(outcome = '{name}') AS {name}" for name in names)
     return f"SELECT {counts} FROM ({outcome_sql(table, staging, outputs)})"

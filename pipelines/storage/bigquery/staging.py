@@ -25,7 +25,7 @@ LATER = timedelta(days=7)  # of one that nobody is to drop
 
 
 @dataclass(frozen=True)
-class Result:
+class StagedResult:
     """How a run over files ended, as the ledger has it. Scores that were meant to be written were staged, and are
     visible; of the staged ones, some were added to the table, some replaced others there, and so on: see `merge`."""
 
@@ -75,12 +75,12 @@ def _drop(table: Table, name: str) -> None:
         log.warning("%s was not dropped, and expires by itself: %s", name, message(error))
 
 
-def read_result(table: Table, run_id: str, attempt: str) -> Result:
+def read_result(table: Table, run_id: str, attempt: str) -> StagedResult:
     """How an attempt of a run ended. Raises UserError if BigQuery does not say."""
     rows = _ledger_rows(table, "run_id = @run_id AND attempt = @attempt", run_id=run_id, attempt=attempt)
     assert rows.num_rows, f"the pipeline ended without a row in {table.ledger}"
     facts = rows.select(["status", "differences", *WRITTEN]).to_pylist()[0]
-    return Result(ledgers(rows)[0], **{**facts, "differences": tuple(facts["differences"])})
+    return StagedResult(ledgers(rows)[0], **{**facts, "differences": tuple(facts["differences"])})
 
 
 def read_live_ledger(table: Table, run_id: str) -> Ledger:

@@ -15,7 +15,7 @@ import duckdb
 from pipelines.storage.folder.live import (
     KINDS,
     Kind,
-    Merged,
+    MergedFiles,
     commit,
     counting,
     folder,
@@ -86,7 +86,7 @@ def _compact(place: Path, kind: Kind, grace: float, fan: int) -> int:
     _merge(kind, [place / name for name in chosen], place / merged)
     now, taken = _now(), set(chosen)
     files = (*(name for name in state.files if name not in taken), merged)
-    commit(place, Merged(files, (*state.replaced, *((name, now) for name in chosen))))
+    commit(place, MergedFiles(files, (*state.replaced, *((name, now) for name in chosen))))
     return len(chosen)
 
 
@@ -113,7 +113,7 @@ def choose(names: Sequence[str], size: Callable[[str], int], fan: int) -> list[s
     return []
 
 
-def _tidy(place: Path, state: Merged, grace: float) -> Merged:
+def _tidy(place: Path, state: MergedFiles, grace: float) -> MergedFiles:
     """Removes files that were replaced long enough ago, and what killed processes left: of a merge at once, for no
     other is under way; of an append when it is too old to have a writer."""
     due = {name for name, at in state.replaced if at <= _now() - grace * 1e6}

@@ -39,14 +39,14 @@ MERGED = "merged.json"
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedFiles:
     """What merged.json says. Names are without folder."""
 
     files: tuple[str, ...] = ()  # that count
     replaced: tuple[tuple[str, int], ...] = ()  # that do not, and since when, us
 
 
-def prepare(out: str | os.PathLike[str], run_id: str) -> None:
+def make_folders(out: str | os.PathLike[str], run_id: str) -> None:
     """Makes the folders that `append` needs. Raises UserError if the output folder cannot be used."""
     if not re.fullmatch(RUN_ID, run_id):
         raise ValueError(f"a run_id takes letters, digits, _ and -: {run_id!r}")
@@ -116,22 +116,22 @@ def read_live_ledger(out: str | os.PathLike[str], run_id: str) -> Ledger:
             continue
 
 
-def counting(merged: Merged, names: Iterable[str]) -> list[str]:
+def counting(merged: MergedFiles, names: Iterable[str]) -> list[str]:
     """The files of a folder whose rows count, oldest first, by the names in it."""
     files, gone = set(merged.files), {name for name, _ in merged.replaced}
     return sorted((n for n in names if n in files or (level(n) == 0 and n not in gone)), key=time_of)
 
 
-def read_merged(place: Path) -> Merged:
+def read_merged(place: Path) -> MergedFiles:
     """What the folder's merged.json says; nothing was merged if there is none."""
     try:
         state = json.loads((place / MERGED).read_bytes())
     except FileNotFoundError:
-        return Merged()
-    return Merged(tuple(state["files"]), tuple((name, at) for name, at in state["replaced"]))
+        return MergedFiles()
+    return MergedFiles(tuple(state["files"]), tuple((name, at) for name, at in state["replaced"]))
 
 
-def commit(place: Path, merged: Merged) -> None:
+def commit(place: Path, merged: MergedFiles) -> None:
     """Takes the one step in which merged files begin to count, and those that they replace cease to."""
     sync(place)
     write_file(place / MERGED, lambda f: f.write(json.dumps(asdict(merged)).encode()))

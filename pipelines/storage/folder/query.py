@@ -55,7 +55,7 @@ NAMED = 24  # columns of a view that an error message names
 
 
 @dataclass(frozen=True)
-class Result:
+class QueryResult:
     """Column names, DuckDB's types, and rows, which are fetched as they are read."""
 
     names: tuple[str, ...]
@@ -77,7 +77,7 @@ def connect(out: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
     return _on_current(out, lambda con: con)
 
 
-def select(out: str | os.PathLike[str], sql: str) -> Result:
+def select(out: str | os.PathLike[str], sql: str) -> QueryResult:
     """The result of a statement over the views. Raises UserError, with the views and columns, if it fails."""
     return _answer(out, sql, _execute)
 
@@ -149,14 +149,14 @@ def _on_current(out: str | os.PathLike[str], use: Callable[[duckdb.DuckDBPyConne
     raise AssertionError("unreachable")
 
 
-def _execute(con: duckdb.DuckDBPyConnection, sql: str) -> Result:
+def _execute(con: duckdb.DuckDBPyConnection, sql: str) -> QueryResult:
     done = con.execute(sql)
     if done is None or not done.description:
         raise duckdb.InvalidInputException("there is no statement")
     names, types = zip(*((str(d[0]), str(d[1])) for d in done.description), strict=True)
     first = done.fetchmany(FETCH)  # so that files that are gone show here
     rest = chain.from_iterable(iter(lambda: done.fetchmany(FETCH), []))
-    return Result(names, types, chain(first, rest))
+    return QueryResult(names, types, chain(first, rest))
 
 
 def _whole(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
@@ -212,7 +212,7 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _print_table(result: Result, limit: int, to: TextIO) -> None:
+def _print_table(result: QueryResult, limit: int, to: TextIO) -> None:
     """Numbers to the right, the rest to the left; times to the second, line breaks escaped, long cells cut."""
     rows = list(islice(result.rows, limit + 1 if limit else None))
     cut = bool(limit) and len(rows) > limit

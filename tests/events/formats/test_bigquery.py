@@ -24,7 +24,7 @@ from pipelines.events.block import EventBlock
 from pipelines.events.decode import Since, Span
 from pipelines.events.formats import bigquery
 from pipelines.google.bigquery import client, reader
-from pipelines.jobs.source import Source
+from pipelines.jobs.source import InputSource
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import read_piece
@@ -70,11 +70,11 @@ def load(warehouse: Warehouse, table: pa.Table, name: str | None = None) -> str:
     return f"bq://{name}"
 
 
-def source(spec: Task, span: Span | Since, *paths: str, dry_run: bool = False) -> Source:
+def source(spec: Task, span: Span | Since, *paths: str, dry_run: bool = False) -> InputSource:
     return checked(spec, *paths, span=span, dry_run=dry_run).source
 
 
-def read(spec: Task, found: Source, span: Span | Since = SPAN) -> event_files.Result:
+def read(spec: Task, found: InputSource, span: Span | Since = SPAN) -> event_files.Result:
     parts = [p for piece in found.pieces for p in read_piece(spec, span, piece)]
     return event_files.Result(
         [p for p in parts if isinstance(p, EventBlock)],

@@ -17,7 +17,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.errors import UserError
-from pipelines.jobs.outputs.base import Letter, Output, Result
+from pipelines.jobs.outputs.base import Output, RunResult, StoredLetter
 from pipelines.jobs.outputs.kinds import output
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.storage.rows import Run
@@ -60,7 +60,7 @@ def score(
     ledgers: Sequence[Ledger] = (GOOD,),
     *flags: str,
     first: Callable[[ScoreBlock], ScoreBlock] | None = None,
-) -> Result:
+) -> RunResult:
     """A run over files."""
     with place.batch(replace(RUN, attempt=attempt), AS_OFS) as batch:
         with beam.Pipeline("FnApiRunner", PipelineOptions(list(flags))) as p:
@@ -187,7 +187,7 @@ def test_dead_letters_are_read_back_with_what_is_to_be_sent_again(place: Place) 
     plain, told = place.rows("dead_letters", "position")
     assert (plain["payload"], plain["attributes"], told["raw"]) == (None, None, "half \\ud83d, 😀")
     back = sorted(place.output.letters(), key=lambda each: each.payload or b"")
-    assert back == [Letter("bad", None, None), Letter("bad", b"\xff\x00", told["attributes"])]
+    assert back == [StoredLetter("bad", None, None), StoredLetter("bad", b"\xff\x00", told["attributes"])]
     assert json.loads(told["attributes"]) == {"k": "ü", "a": ""}
 
 

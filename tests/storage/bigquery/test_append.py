@@ -18,7 +18,7 @@ from pipelines.storage.bigquery import append as module
 from pipelines.storage.bigquery.append import (
     AppendError,
     Pending,
-    Refused,
+    RefusedRow,
     append,
     append_pending,
     commit,
@@ -85,7 +85,7 @@ def test_columns_may_be_left_out(warehouse: Warehouse, table: str) -> None:
 def test_refused_rows_are_named_and_the_others_written_once(warehouse: Warehouse, table: str) -> None:
     bad = (3, 4, 25, 39, *range(50, 60), 94)
     refused = append(writer(), default_stream(table), rows(95, bad))
-    assert refused == [Refused(i, "Missing required field: id.") for i in bad]
+    assert refused == [RefusedRow(i, "Missing required field: id.") for i in bad]
     assert numbers(warehouse, table) == [i for i in range(95) if i not in bad]
 
 

@@ -14,7 +14,7 @@ import pytest
 from pipelines.google.bigquery import writer
 from pipelines.google.tables import Table
 from pipelines.storage.bigquery.append import append, default_stream
-from pipelines.storage.bigquery.merge import Counts, merge, staged, visible
+from pipelines.storage.bigquery.merge import MergeCounts, merge, staged, visible
 from pipelines.storage.bigquery.schema import apply, plan, stored
 from pipelines.storage.rows import live_schema, score_schema
 from pipelines.task.fields import EPOCH
@@ -97,7 +97,7 @@ def merged(
     new: Sequence[Row],
     replace_model: bool = False,
     as_ofs: Sequence[int] = AS_OFS,
-) -> tuple[Counts, list[Row]]:
+) -> tuple[MergeCounts, list[Row]]:
     """The counts of a merge, and the rows of the table after it."""
     empty(warehouse, table)
     write(table.scores, there)
@@ -133,7 +133,7 @@ NEW = replace(OLD, run_id="batch", scored_at=2)
 )
 def test_one_row_against_one(warehouse: Warehouse, table: Table, there: list[Row], new: Row, outcome: str) -> None:
     counts, rows = merged(warehouse, table, there, [new])
-    assert counts == Counts(**{outcome: 1})
+    assert counts == MergeCounts(**{outcome: 1})
     expected = {"added": [*there, new], "replaced": [new]}.get(outcome, there)
     assert rows == sorted(expected, key=repr)
 
@@ -142,7 +142,7 @@ def test_another_model_replaces_when_asked(warehouse: Warehouse, table: Table) -
     new = [replace(NEW, model_version="m2"), replace(NEW, entity="b", model_version="m2")]
     there = [OLD, replace(OLD, entity="b", revision=1)]
     counts, rows = merged(warehouse, table, there, new, replace_model=True)
-    assert counts == Counts(replaced=1, kept=1)
+    assert counts == MergeCounts(replaced=1, kept=1)
     assert rows == sorted([new[0], there[1]], key=repr)
 
 
@@ -150,15 +150,18 @@ def test_rows_of_live_jobs_stay_or_go_together(warehouse: Warehouse, table: Tabl
     """Early, on time and twice, corrected."""
     live = [replace(OLD, revision=r, churn=c, scored_at=s) for r, c, s in ((-1, 0.125, 1), (0, 0.25, 2), (0, 0.25, 3))]
     same = replace(NEW, churn=0.25)
-    assert merged(warehouse, table, live, [same]) == (Counts(unchanged=1), sorted(live, key=repr))
+    assert merged(warehouse, table, live, [same]) == (MergeCounts(unchanged=1), sorted(live, key=repr))
     other = replace(NEW, churn=0.375)
-    assert merged(warehouse, table, live, [other]) == (Counts(replaced=1), [other])
+    assert merged(warehouse, table, live, [other]) == (MergeCounts(replaced=1), [other])
     later = [*live, replace(OLD, revision=2, churn=0.5)]
-    assert merged(warehouse, table, later, [replace(other, revision=1)]) == (Counts(kept=1), sorted(later, key=repr))
+    assert merged(warehouse, table, later, [replace(other, revision=1)]) == (
+        MergeCounts(kept=1),
+        sorted(later, key=repr),
+    )
     # Which of two rows of a revision counts: the one that was written last.
     unsure = [replace(OLD, churn=0.375, scored_at=9), replace(OLD, churn=0.25, scored_at=10)]
-    assert merged(warehouse, table, unsure, [same]) == (Counts(unchanged=1), sorted(unsure, key=repr))
-    assert merged(warehouse, table, unsure, [other]) == (Counts(replaced=1), [other])
+    assert merged(warehouse, table, unsure, [same]) == (MergeCounts(unchanged=1), sorted(unsure, key=repr))
+    assert merged(warehouse, table, unsure, [other]) == (MergeCounts(replaced=1), [other])
 
 
 def test_staged_rows_count_once_and_of_revisions_the_highest(warehouse: Warehouse, table: Table) -> None:
@@ -169,7 +172,7 @@ def test_staged_rows_count_once_and_of_revisions_the_highest(warehouse: Warehous
         replace(NEW, entity="b", churn=0.125),
     ]
     counts, rows = merged(warehouse, table, [], twice)
-    assert counts == Counts(added=2)
+    assert counts == MergeCounts(added=2)
     assert rows == sorted([twice[1], twice[2]], key=repr)
     assert staged(table, staging(table)) == visible(table, staging(table), AS_OFS) == 2
 
@@ -182,7 +185,7 @@ def test_scores_of_other_tasks_stay(warehouse: Warehouse, table: Table) -> None:
         f"VALUES ('x', 'prices', 'a', '{at}', 0, 7.5, 'p', 'r', '{at}')"
     )
     write(staging(table), [NEW])
-    assert merge(table, staging(table), OUTPUTS, AS_OFS) == Counts(added=1)
+    assert merge(table, staging(table), OUTPUTS, AS_OFS) == MergeCounts(added=1)
     rows = warehouse.sql(f"SELECT task, churn, step_1 FROM `{table.scores}` ORDER BY task")
     assert rows == [
         {"task": "churn", "churn": 0.5, "step_1": None},
@@ -196,13 +199,13 @@ def test_at_the_borders_of_partitions(warehouse: Warehouse, table: Table, as_of:
     there = [replace(OLD, as_of=as_of + d) for d in (-1, 0, 1)]
     new = [replace(row, churn=0.25) for row in there]
     counts, rows = merged(warehouse, table, there, new, as_ofs=[as_of])
-    assert counts == Counts(replaced=1)
+    assert counts == MergeCounts(replaced=1)
     assert rows == sorted([there[0], new[1], there[2]], key=repr)
     assert (staged(table, staging(table)), visible(table, staging(table), [as_of])) == (3, 1)
 
 
 def test_nothing_staged(warehouse: Warehouse, table: Table) -> None:
-    assert merged(warehouse, table, [OLD], []) == (Counts(), [OLD])
+    assert merged(warehouse, table, [OLD], []) == (MergeCounts(), [OLD])
     assert (staged(table, staging(table)), visible(table, staging(table), AS_OFS)) == (0, 0)
 
 
@@ -212,7 +215,7 @@ def test_what_is_not_visible(warehouse: Warehouse, table: Table) -> None:
     assert (staged(table, staging(table)), visible(table, staging(table), AS_OFS)) == (3, 1)
 
 
-def model(there: Sequence[Row], new: Sequence[Row], replace_model: bool) -> tuple[Counts, list[Row]]:
+def model(there: Sequence[Row], new: Sequence[Row], replace_model: bool) -> tuple[MergeCounts, list[Row]]:
     """What a merge does, row by row."""
     groups, counts = defaultdict[str, list[Row]](list), defaultdict[str, int](int)
     for row in there:
@@ -231,7 +234,7 @@ def model(there: Sequence[Row], new: Sequence[Row], replace_model: bool) -> tupl
         counts[outcome] += 1
         if outcome in ("added", "replaced"):
             groups[row.id] = [*(r for r in groups[row.id] if r.revision > row.revision), row]
-    return Counts(**counts), sorted((row for rows in groups.values() for row in rows), key=repr)
+    return MergeCounts(**counts), sorted((row for rows in groups.values() for row in rows), key=repr)
 
 
 def rank(row: Row) -> tuple[int, int, int, str]:
@@ -267,5 +270,5 @@ def test_any_rows(warehouse: Warehouse, table: Table, seed: int) -> None:
     n = staged(table, staging(table))
     assert n == len({row.id for row in new}) == visible(table, staging(table), AS_OFS)
     again = merge(table, staging(table), OUTPUTS, AS_OFS, seed % 2 == 1)
-    assert again == Counts(unchanged=counts.added + counts.replaced + counts.unchanged, kept=counts.kept)
+    assert again == MergeCounts(unchanged=counts.added + counts.replaced + counts.unchanged, kept=counts.kept)
     assert read(warehouse, table) == rows

@@ -14,11 +14,11 @@ from pipelines.google.bigquery import client, writer
 from pipelines.google.tables import Table
 from pipelines.ledger.counts import Ledger
 from pipelines.storage.bigquery.append import append, default_stream
-from pipelines.storage.bigquery.merge import Counts
+from pipelines.storage.bigquery.merge import MergeCounts
 from pipelines.storage.bigquery.schema import apply, plan, stored
-from pipelines.storage.bigquery.staging import Result, begin, cost, read_result
+from pipelines.storage.bigquery.staging import StagedResult, begin, cost, read_result
 from pipelines.storage.rows import Run
-from pipelines.transforms.write_table import Merged, ledger_row
+from pipelines.transforms.write_table import MergedScores, ledger_row
 from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
 
 RUN = Run("churn-1", "a1", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
@@ -85,19 +85,19 @@ def test_a_service_that_is_gone_hides_no_error(tmp_path: Path, caplog: pytest.Lo
         assert f"{table.staging('a1')} was not dropped, and expires by itself: " in caplog.text
 
 
-def put(table: Table, run: Run, merged: Merged, finished_at: int) -> None:
+def put(table: Table, run: Run, merged: MergedScores, finished_at: int) -> None:
     row = stored(ledger_row(run, merged, finished_at), "ledger", [])
     assert append(writer(), default_stream(table.ledger), row) == []
 
 
 def test_the_result_is_the_last_row_of_the_attempt(table: Table) -> None:
-    done = Merged("published", 8, GOOD, (), 9, 9, Counts(1, 2, 3, 3))
-    put(table, RUN, replace(done, counts=Counts(9)), 9)
+    done = MergedScores("published", 8, GOOD, (), 9, 9, MergeCounts(1, 2, 3, 3))
+    put(table, RUN, replace(done, counts=MergeCounts(9)), 9)
     put(table, RUN, done, 10)
     put(table, RUN, done, 10)
     put(table, replace(RUN, attempt="a2"), replace(done, status="unbalanced", differences=("so", "and so")), 11)
     put(table, replace(RUN, run_id="churn-2"), replace(done, status="refused"), 12)
-    assert read_result(table, "churn-1", "a1") == Result(GOOD, "published", (), 9, 9, 9, 1, 2, 3, 3)
+    assert read_result(table, "churn-1", "a1") == StagedResult(GOOD, "published", (), 9, 9, 9, 1, 2, 3, 3)
     other = read_result(table, "churn-1", "a2")
     assert (other.status, other.differences) == ("unbalanced", ("so", "and so"))
     with pytest.raises(AssertionError, match="without a row"):

@@ -26,8 +26,8 @@ from pipelines.storage.folder.live import (
     append,
     folder,
     level,
+    make_folders,
     parts,
-    prepare,
     read_live_ledger,
     read_merged,
     read_rows,
@@ -43,7 +43,7 @@ SEEN = """SELECT (SELECT count(*) FROM scores_history), (SELECT count(DISTINCT e
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    prepare(tmp_path / "out", RUN)
+    make_folders(tmp_path / "out", RUN)
     return tmp_path / "out"
 
 
@@ -324,7 +324,7 @@ def test_any_order_of_writing_merging_and_repeating(
     tmp_path_factory: pytest.TempPathFactory, script: list[list[tuple[str, int, int]] | str | int]
 ) -> None:
     out = tmp_path_factory.mktemp("out")
-    prepare(out, RUN)
+    make_folders(out, RUN)
     bundles: list[list[Row]] = []
     newest: dict[tuple[str, int, int], tuple[int, float]] = {}
     letters: dict[str, int] = {}

@@ -15,15 +15,15 @@ from pipelines.ledger.counts import Ledger, total
 from pipelines.storage.folder import live as livestore
 from pipelines.storage.folder.compaction import compact
 from pipelines.storage.folder.live import (
-    Merged,
+    MergedFiles,
     commit,
     counting,
     folder,
     level,
     live_runs,
+    make_folders,
     new_name,
     parts,
-    prepare,
     read_live_ledger,
     read_merged,
     read_rows,
@@ -34,7 +34,7 @@ from tests.support.live_job_files import RUN, append_ledger, append_scores
 
 
 def test_a_file_of_its_own_for_each_append(tmp_path: Path) -> None:
-    prepare(tmp_path, RUN)
+    make_folders(tmp_path, RUN)
     paths = [append_scores(tmp_path, [("ann", 1, 0, 0.5)], at) for at in (7, 7, 3)]
     assert set(parts(folder(tmp_path, RUN, "scores"))) == set(paths)
     assert [time_of(p.name) for p in parts(folder(tmp_path, RUN, "scores"))] == [3, 7, 7]
@@ -51,9 +51,9 @@ def test_no_runs(tmp_path: Path) -> None:
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to the output folder .*file.*Choose another"):
-        prepare(tmp_path / "file", RUN)
+        make_folders(tmp_path / "file", RUN)
     with pytest.raises(ValueError, match="letters, digits"):
-        prepare(tmp_path, "../x")
+        make_folders(tmp_path, "../x")
 
 
 def test_names() -> None:
@@ -66,21 +66,21 @@ def test_names() -> None:
 
 def test_what_counts() -> None:
     old, small, whole, orphan = "0-1-aa.parquet", "0-9-bb.parquet", "1-1-cc.parquet", "1-2-dd.parquet"
-    merged = Merged((whole,), ((old, 5),))
+    merged = MergedFiles((whole,), ((old, 5),))
     assert counting(merged, [small, orphan, old, whole, "merged.json"]) == [whole, small]
-    assert counting(Merged(), [small, orphan, old]) == [old, small]
+    assert counting(MergedFiles(), [small, orphan, old]) == [old, small]
     assert counting(merged, [small]) == [small]
 
 
 def test_files_that_are_merged_and_removed_while_the_folder_is_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(tmp_path, RUN)
+    make_folders(tmp_path, RUN)
     for at in (1, 2):
         append_scores(tmp_path, [(f"e{at}", 1, 0, 0.5)], at)
     calls = []
 
-    def slow(place: Path) -> Merged:
+    def slow(place: Path) -> MergedFiles:
         calls.append(place)
         before = read_merged(place)
         if len(calls) == 1:
@@ -94,15 +94,15 @@ def test_files_that_are_merged_and_removed_while_the_folder_is_listed(
 
 
 def test_what_was_merged_survives_its_file(tmp_path: Path) -> None:
-    assert read_merged(tmp_path) == Merged()
-    merged = Merged(("1-1-cc.parquet",), (("0-1-aa.parquet", 5),))
+    assert read_merged(tmp_path) == MergedFiles()
+    merged = MergedFiles(("1-1-cc.parquet",), (("0-1-aa.parquet", 5),))
     commit(tmp_path, merged)
     assert read_merged(tmp_path) == merged
     assert os.listdir(tmp_path) == ["merged.json"]
 
 
 def test_the_ledger_is_the_sum_of_the_newest_rows_of_attempts(tmp_path: Path) -> None:
-    prepare(tmp_path, RUN)
+    make_folders(tmp_path, RUN)
     parts = [Ledger(read=i, accepted=i, first_time=-i, last_time=i, reasons=((f"r{i % 2}", i),)) for i in range(9)]
     newest: dict[str, Ledger] = {}
     for at, ledger in enumerate(parts):
@@ -127,7 +127,7 @@ def write_many(out: Path, writer: int) -> None:
 
 def test_writers_and_readers_at_once(tmp_path: Path) -> None:
     """Three processes append, this one merges and reads: what was seen once is seen for ever, once."""
-    prepare(tmp_path, RUN)
+    make_folders(tmp_path, RUN)
     done, seen = threading.Event(), [0]
     sql = "SELECT count(*), count(DISTINCT entity_id), (SELECT coalesce(sum(read), 0) FROM ledger) FROM scores_history"
 

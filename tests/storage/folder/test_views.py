@@ -18,7 +18,7 @@ from pipelines.events.sequences import examples, sequences
 from pipelines.ledger.counts import Ledger
 from pipelines.storage.folder import views
 from pipelines.storage.folder.compaction import compact
-from pipelines.storage.folder.live import folder, parts, prepare
+from pipelines.storage.folder.live import folder, make_folders, parts
 from pipelines.storage.folder.query import connect, select
 from pipelines.storage.folder.runs import LEDGER, begin, publish
 from pipelines.storage.rows import Run
@@ -327,7 +327,7 @@ def test_a_folder_whose_name_looks_like_a_column(tmp_path: Path) -> None:
 def test_dead_letters_have_the_time_of_their_run(tmp_path: Path) -> None:
     put(tmp_path, "a", 1, finished_at=5)
     put(tmp_path, "a", 2, finished_at=6, status="refused")
-    prepare(tmp_path, RUN)
+    make_folders(tmp_path, RUN)
     append_letters(tmp_path, ["row 1"], 7)
     got = select(tmp_path, "SELECT DISTINCT status, epoch_us(written_at) FROM dead_letters ORDER BY 2")
     assert list(got.rows) == [("published", 5), ("refused", 6), ("live", 7)]
@@ -335,7 +335,7 @@ def test_dead_letters_have_the_time_of_their_run(tmp_path: Path) -> None:
 
 @pytest.fixture
 def live(tmp_path: Path) -> Path:
-    prepare(tmp_path, RUN)
+    make_folders(tmp_path, RUN)
     return tmp_path
 
 
@@ -377,7 +377,7 @@ def test_runs_over_files_and_live_jobs_share_a_folder(live: Path) -> None:
 
 
 def test_live_jobs_of_several_tasks_share_a_folder(live: Path) -> None:
-    prepare(live, "other-live")
+    make_folders(live, "other-live")
     append_scores(live, [("ann", 1, 0, 1.0)], 1)
     append_scores(live, [("ann", 1, 0, 2.0)], 1, "other-live", "other")
     append_letters(live, ["row 1"], 1)
