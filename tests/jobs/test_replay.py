@@ -163,7 +163,7 @@ def test_what_cannot_be(service: Emulator, topic: str, tmp_path: Path) -> None:
     make_folders(tmp_path, "run")
     for config, problem in (
         (ReplayConfig(str(tmp_path), None, "nowhere"), "a topic is named"),
-        (ReplayConfig(str(tmp_path), None, "projects/test/topics/nowhere"), "projects/test/topics/nowhere does not exist"),
+        (ReplayConfig(str(tmp_path), None, "projects/test/topics/nowhere"), "topics/nowhere does not exist"),
         (ReplayConfig(str(tmp_path / "none"), None, topic), "there is no folder"),
         (ReplayConfig(None, "nowhere", topic), "a subscription is named"),
         (ReplayConfig(None, "projects/test/subscriptions/nowhere", topic), "subscriptions/nowhere: NOT_FOUND"),
