@@ -249,7 +249,7 @@ def test_nothing_is_written_through_a_link(folder: Path, tmp_path: Path, monkeyp
     for name in (POINTER, f".{POINTER}.part"):
         (folder / name).symlink_to(victim)
     promote(folder, A)
-    monkeypatch.setattr("pipelines.storage.folder.runs.uuid.uuid4", lambda: uuid.UUID(int=7))
+    monkeypatch.setattr("pipelines.system.files.uuid.uuid4", lambda: uuid.UUID(int=7))
     (folder / f"{POINTER}.{uuid.UUID(int=7).hex}.part").symlink_to(victim)
     promote(folder, B)
     assert victim.read_text() == "mine"

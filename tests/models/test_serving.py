@@ -161,7 +161,7 @@ def test_a_start_needs_a_pointer(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no version in .*toy serves yet. Choose one"):
         Serving(str(folder), LOADER, watch=0)
     (folder / POINTER).write_text("{")
-    with pytest.raises(UserError, match=r"serving\.json cannot be read: .*; write it anew"):
+    with pytest.raises(UserError, match=r"serving\.json cannot be read: .*\. Write it anew"):
         Serving(str(folder), LOADER, watch=0)
 
 

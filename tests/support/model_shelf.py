@@ -122,7 +122,7 @@ HARMS: dict[str, tuple[Harm, str]] = {  # what breaks a version, and what is sai
     "manifest cut off": (_bytes("manifest.json", lambda b: b[:99]), r"manifest\.json cannot be read"),
     "manifest of another format": (_edit(format=1), "is not of format 2"),
     "manifest with a field too many": (_edit(more=1), "unknown fields: more"),
-    "of another task": (_edit(task="other"), "of other: move it to other"),
+    "of another task": (_edit(task="other"), "of other. Move it to other"),
     "of another version": (_edit(version="v9"), "holds version v9"),
     "other features": (_edit(features=["count()"]), "the task lacks|does not know the features"),
     "features in another order": (
