@@ -140,13 +140,13 @@ def test_mistakes_are_told_before_anything_is_asked_or_sent(shop: Shop) -> None:
         told
         == "foretide score: --runner=DataflowRunner needs --project=PROJECT, the name (not the number) of a project\n"
     )
-    assert "copy it to gs://BUCKET/FOLDER" in shop.launch(
+    assert "Copy it to gs://BUCKET/FOLDER" in shop.launch(
         "score", "--input", "events", "--as-of", "2024-04-01", *FLAGS, expect=Exit.USAGE
     )
     assert "is for --runner=DataflowRunner" in shop.launch("score", *events, "--accelerator", GPU, expect=Exit.USAGE)
     store = ["--task", str(shop.task), "--input", f"gs://{BUCKET}/events", "--as-of", "2024-04-01", "--output", "out"]
     with redirect_stderr(io.StringIO()) as errors:
         assert main(["examples", *store, *FLAGS]) == Exit.USAGE
-    assert "which workers of Dataflow cannot write: leave out --runner" in errors.getvalue()
+    assert "which workers of Dataflow cannot write. Leave out --runner" in errors.getvalue()
     assert shop.services.objects == before
     assert not shop.services.jobs

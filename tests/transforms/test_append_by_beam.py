@@ -330,7 +330,7 @@ def test_a_service_that_cannot_be_had_is_refused_with_the_remedy(
             beamtable.check(asked(DATAFLOW, named(place)))
         said = str(refused.value)
         assert said.startswith(f"--bigquery-method beam needs Java 17 and Beam's expansion service ({reason}")
-        assert f"put its JAR at {tmp_path}/beam-sdks-java-io-google-cloud-platform-expansion-service-2." in said
+        assert f"Put its JAR at {tmp_path}/beam-sdks-java-io-google-cloud-platform-expansion-service-2." in said
         assert f"by --beam_services='{json.dumps({SERVICE: '...'})}', or leave the flag out" in said
         assert "\n" not in said
     other.stop(None).wait()

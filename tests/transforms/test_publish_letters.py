@@ -100,7 +100,7 @@ def test_check_topic(pubsub: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in pubsub.environment.items():
         monkeypatch.setenv(name, value)
     check_topic(pubsub.topic("there"))
-    with pytest.raises(UserError, match="projects/test/topics/nowhere: "):
+    with pytest.raises(UserError, match="projects/test/topics/nowhere does not exist"):
         check_topic("projects/test/topics/nowhere")
     with pytest.raises(UserError, match="a topic is named"):
         check_topic("nowhere")
