@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from random import Random
 from typing import Protocol
 
 import keras
 import tensorflow as tf
 from keras import layers, ops
+from keras.src.random import seed_generator
 
 from pipelines.models.gru import GRU
 from pipelines.models.heads.kinds import head
@@ -55,14 +57,17 @@ def build(task: Task, shapes: Shapes, seed: int, policy: str = "float32") -> ker
       policy: Keras' of the layers, such as mixed_float16. The weights are f4, and the same, under each.
     """
     keras.utils.set_random_seed(seed)
-    before = keras.config.dtype_policy()
+    before = keras.config.dtype_policy(), seed_generator.python_random
     keras.config.set_dtype_policy(policy)
+    # Layers draw their seeds here. Keras' own generator is that of the process, from which other threads draw, too.
+    seed_generator.python_random = Random(seed)
     try:
         wanted = picked(task, shapes).items()
         inputs = {name: keras.Input(shape[1:], dtype=kind, name=name) for name, (shape, kind) in wanted}
         return keras.Model(inputs, head(task).output(_body(task, inputs)))
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(before[0])
+        seed_generator.python_random = before[1]
 
 
 def _body(task: Task, inputs: Mapping[str, keras.KerasTensor]) -> keras.KerasTensor:

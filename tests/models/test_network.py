@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -34,6 +36,20 @@ def test_the_seed_decides_the_weights() -> None:
     one, same, other = (build(task(), plain().shapes, seed).get_weights() for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_what_others_draw_meanwhile_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As threads of a client of Pub/Sub do between two layers."""
+    alone = build(task(network="lstm"), plain().shapes, 1).get_weights()
+    call = keras.layers.Layer.__call__
+
+    def drawing(*given: object, **named: object) -> object:
+        random.random()
+        return call(*given, **named)
+
+    monkeypatch.setattr(keras.layers.Layer, "__call__", drawing)
+    beside = build(task(network="lstm"), plain().shapes, 1).get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(alone, beside, strict=True))
 
 
 def test_the_median_starts_at_the_naive_forecast() -> None:
