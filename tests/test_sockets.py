@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.runners import loopback
 from pipelines.runners.loopback import address
-from pipelines.system.listening import Listener, listeners
+from pipelines.system.processes import Listener, listeners
 from tests.support import small_shop
 from tests.support.command_line import command
 from tests.support.live_world import ENGINE, World

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pipelines.events.block import EventBlock, Floats, Hashes, Ints, Mask, sortable
 from pipelines.system.versioned import versioned
-from pipelines.task.aggregations.base import Reads, StepAggregation, WindowAggregation
+from pipelines.task.aggregations import Reads, StepAggregation, WindowAggregation
 from pipelines.task.labels.base import Ahead
 from pipelines.task.spec import Task
 

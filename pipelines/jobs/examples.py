@@ -25,10 +25,9 @@ from pipelines.events.sequences import SequenceBatch
 from pipelines.jobs import memory
 from pipelines.jobs.checks.before import checked
 from pipelines.jobs.config import ExamplesConfig
-from pipelines.jobs.extent import rows
 from pipelines.jobs.launch import Launch
 from pipelines.jobs.report import describe_as_ofs, describe_input, ledger_lines
-from pipelines.jobs.source import InputSource
+from pipelines.jobs.source import InputSource, rows
 from pipelines.ledger.counts import Ledger, total
 from pipelines.models.example_files import TIME, schema
 from pipelines.models.example_store import (

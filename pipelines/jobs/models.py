@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.models.registry import TaskModels, Version
 from pipelines.models.saved.manifest import Manifest, load_manifest
-from pipelines.system.json_file import read_json
+from pipelines.system.files import read_json
 from pipelines.system.terminal import one_line
 from pipelines.task.fields import format_duration, format_time
 from pipelines.task.labels.base import cell

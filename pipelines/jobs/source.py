@@ -1,16 +1,17 @@
-"""What a run reads: files and tables, in pieces, as they are at this moment."""
+"""What a run reads: files and tables, in pieces, as they are at this moment; and about how many rows they have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pipelines.errors import UserError
 from pipelines.events.decode import Since, Span
 from pipelines.events.formats import bigquery
-from pipelines.events.formats.base import Piece
+from pipelines.events.formats.base import ROW, Piece, Unreadable
+from pipelines.events.formats.registry import reader_of
 from pipelines.models.example_store import InputFile
 from pipelines.runners.execution import Execution
 from pipelines.task.spec import Task
@@ -88,3 +89,38 @@ def planned(files: Sequence[File], tables: Sequence[Opened], execution: Executio
 def shards(execution: Execution, size: int) -> int:
     """Groups of entities for an input of `size` bytes, unless the command says how many."""
     return execution.shards or min(max(size // SHARD_BYTES, SHARDS[0]), SHARDS[1])
+
+
+class Sized(Protocol):
+    """A file, or a piece of one."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes."""
+
+
+def rows(parts: Iterable[Sized]) -> int:
+    """The number of rows of all files and pieces, each of which counts with its own size."""
+    sizes: dict[str, dict[str, int]] = {}
+    for part in parts:
+        files = sizes.setdefault(part.format, {})
+        files[part.path] = files.get(part.path, 0) + part.size
+    total = 0.0
+    for name, files in sizes.items():
+        path = max(files, key=lambda p: files[p])
+        total += sum(files.values()) / _row(name, path, files[path])
+    return round(total)
+
+
+def _row(name: str, path: str, size: int) -> float:
+    """Bytes of a row in a file of `size` bytes."""
+    try:
+        return reader_of(name).row_size(path, size)
+    except (Unreadable, OSError):  # reading it says why
+        return ROW

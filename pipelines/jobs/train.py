@@ -29,8 +29,7 @@ from pipelines.models.engines.loading import silent_stderr
 from pipelines.models.example_files import Examples, Ints, check_rows, load_examples
 from pipelines.models.example_store import Stored
 from pipelines.models.saved.manifest import Manifest
-from pipelines.system.files import make_private, replacing
-from pipelines.system.locks import locked
+from pipelines.system.files import locked, make_private, replacing
 from pipelines.transforms.output_rows import now
 
 if TYPE_CHECKING:

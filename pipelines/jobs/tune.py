@@ -86,7 +86,7 @@ def _check(task: Task) -> None:
 
 def _table(task: Task, trials: Sequence[TuneTrial]) -> list[str]:
     ranked = sorted(trials, key=lambda t: -t.quality)
-    from pipelines.models.heads.kinds import head
+    from pipelines.models.heads import head
 
     of = head(task)
     lines = [f"{len(trials)} trials, by validation {of.measure}"]

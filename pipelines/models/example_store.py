@@ -22,8 +22,7 @@ from typing import NamedTuple
 
 from pipelines.errors import UserError
 from pipelines.ledger.counts import Ledger
-from pipelines.system.files import make_private
-from pipelines.system.locks import locked
+from pipelines.system.files import locked, make_private
 from pipelines.task.spec import Feature, FeatureSpec, Task
 
 VERSION = 1  # of what `sequences` makes of events: another number, another key

@@ -12,7 +12,7 @@ from keras import layers, ops
 from keras.src.random import seed_generator
 
 from pipelines.models.gru import GRU
-from pipelines.models.heads.kinds import head
+from pipelines.models.heads import head
 from pipelines.task.spec import ModelSpec, Task
 
 Shapes = Mapping[str, tuple[tuple[int | None, ...], str]]  # of the inputs, the batch first, and their dtypes

@@ -11,7 +11,7 @@ import tensorflow as tf
 from pipelines.models.calibration import Calibration
 from pipelines.models.engines.base import Floats
 from pipelines.models.example_files import Examples, Ints
-from pipelines.models.heads.kinds import head
+from pipelines.models.heads import head
 from pipelines.models.network import Preprocessing, pick
 from pipelines.task.spec import Task
 

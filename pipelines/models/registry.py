@@ -23,9 +23,7 @@ from pathlib import Path
 from pipelines.errors import Exit, UserError
 from pipelines.models import remote
 from pipelines.models.saved.manifest import AGAIN, FILE, NAME, Manifest, load_manifest
-from pipelines.system.files import sync, write_file
-from pipelines.system.json_file import read_json
-from pipelines.system.locks import locked
+from pipelines.system.files import locked, read_json, sync, write_file
 
 POINTER = "serving.json"
 LOCK = ".serving.lock"

@@ -21,8 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipelines.errors import Exit, UserError
 from pipelines.models.saved.manifest import FILE
-from pipelines.system.files import write_file
-from pipelines.system.json_file import LARGEST
+from pipelines.system.files import LARGEST, write_file
 
 POINTER = "serving.json"
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from pipelines.models.engines.base import Floats
 from pipelines.models.example_files import Examples, Ints, check_rows
-from pipelines.models.heads.kinds import head
+from pipelines.models.heads import head
 from pipelines.models.network import Preprocessing, build, pick
 from pipelines.models.predictor import ROWS
 from pipelines.models.prepared import prepared_rows

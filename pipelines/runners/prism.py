@@ -24,8 +24,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PrismRunnerOpt
 from apache_beam.runners.portability.prism_runner import PrismJobServer
 
 from pipelines.errors import Exit, UserError
-from pipelines.system.listening import listeners
-from pipelines.system.processes import bound, end
+from pipelines.system.processes import bound, end, listeners
 
 PACKAGE = "github.com/apache/beam/sdks/v2/go/cmd/prism"
 READY = 60.0  # seconds for its job endpoint to come up

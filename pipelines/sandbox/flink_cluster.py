@@ -27,8 +27,7 @@ from typing import Literal
 
 from pipelines.errors import Exit, UserError
 from pipelines.runners import flink, flink_job
-from pipelines.system.files import write_file
-from pipelines.system.locks import locked
+from pipelines.system.files import locked, write_file
 from pipelines.system.processes import bound, end, free_port, listens
 
 Kind = Literal["jobmanager", "taskmanager", "pool", "jobserver", "zookeeper"]

@@ -1,4 +1,4 @@
-"""Local folders that appear whole, made beside their place under another name, then moved into it; and who may read.
+"""Local files and folders: what appears whole, made beside its place under another name; who may read it; and locks.
 
 Events, messages, dead letters, examples and scores name people. Their folders are made for their owner and group alone
 (0750), and so are their files (0640); a stricter umask stays stricter. What stood there before keeps its mode.
@@ -7,18 +7,24 @@ Events, messages, dead letters, examples and scores name people. Their folders a
 from __future__ import annotations
 
 import errno
+import fcntl
+import json
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipelines.errors import UserError
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o750, 0o640  # modes; the umask takes more away
+
+LARGEST = 1 << 24  # bytes
+DEEPEST = 50  # lists and mappings in one another
 
 
 def make_private(folder: Path) -> None:
@@ -137,3 +143,59 @@ def sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is no file, is larger than LARGEST, is no JSON, or is nested deeper than DEEPEST.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # who opens a pipe otherwise waits until somebody writes
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("it is no file")
+        read = file.read(LARGEST + 1)
+    if len(read) > LARGEST:
+        raise ValueError(f"it has more than {LARGEST:,} bytes")
+    try:
+        content = json.loads(read)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [v for c in level if isinstance(c, dict | list) for v in (c.values() if isinstance(c, dict) else c)]
+    if level:
+        raise ValueError("it is nested too deep")
+    json.dumps(content, ensure_ascii=False).encode()  # half of a character, which no file or screen takes, is an error
+    return content
+
+
+@contextmanager
+def locked(file: Path, wait: bool = True) -> Iterator[bool]:
+    """Holds the lock of a file until the end of the block, against other processes and other threads.
+
+    Args:
+      file: made where it is not there; it stays.
+      wait: until nobody else holds it. If not, the block may run without it.
+
+    Yields:
+      Whether this block holds it.
+
+    Raises:
+      OSError: the file cannot be made.
+    """
+    fd = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield _take(fd, wait)
+    finally:
+        os.close(fd)
+
+
+def _take(fd: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

@@ -8,8 +8,11 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv6Address, ip_address
+from typing import Any, NamedTuple
+
+import psutil
 
 # Linux ends a process with its parent, whatever ended that one (PR_SET_PDEATHSIG is 1, SIGKILL is 9).
 BOUND = """
@@ -66,3 +69,42 @@ def reason(error: BaseException) -> str:
     inner = getattr(error, "reason", error)
     found = inner if isinstance(inner, BaseException) else error
     return str(getattr(found, "strerror", None) or found) or type(found).__name__
+
+
+class Listener(NamedTuple):
+    """A TCP port that a process listens on."""
+
+    pid: int
+    program: str
+    host: str  # an address of IPv4 or IPv6
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        address = ip_address(self.host.partition("%")[0])
+        mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+        return (mapped or address).is_loopback
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.program} ({self.pid}) at {host}:{self.port}"
+
+
+def listeners(pid: int | None = None) -> list[Listener]:
+    """The listening sockets of a process (None: this one) and of all that came from it; none of one that has ended."""
+    try:
+        root = psutil.Process(pid)
+        processes = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+    return sorted({each for process in processes for each in _of(process)})
+
+
+def _of(process: psutil.Process) -> Iterator[Listener]:
+    try:
+        for found in process.net_connections("tcp"):
+            if found.status == psutil.CONN_LISTEN:
+                yield Listener(process.pid, process.name(), found.laddr.ip, found.laddr.port)
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return

@@ -18,8 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from pipelines.task.aggregations.base import Aggregation, Reads, StepAggregation
-from pipelines.task.aggregations.kinds import AGGREGATIONS, WORDED, AggregationName
+from pipelines.task.aggregations import AGGREGATIONS, WORDED, Aggregation, AggregationName, Reads, StepAggregation
 from pipelines.task.fields import (
     LONGEST,
     UNITS,

@@ -31,8 +31,7 @@ from pipelines.events.formats.archived import EXTENSION, SCHEMA, table
 from pipelines.events.messages import Messages, Payload
 from pipelines.ledger.metrics import counter
 from pipelines.system.background import repeating
-from pipelines.system.files import create_private, make_private, sync, write_file
-from pipelines.system.locks import locked
+from pipelines.system.files import create_private, locked, make_private, sync, write_file
 from pipelines.task.fields import format_time
 
 BUNDLE = 64 << 20  # bytes of messages that wait for the end of their bundle

@@ -15,8 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from pipelines.system.files import create_private
-from pipelines.system.locks import locked
+from pipelines.system.files import create_private, locked
 
 EXTENSION = ".decoding"
 FORGOTTEN = 31 * 86_400  # s after which no message comes again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -18,16 +21,18 @@ from google.cloud.bigquery import LoadJobConfig, SourceFormat
 
 from pipelines.errors import UserError
 from pipelines.events.decode import Span
+from pipelines.events.formats.base import ROW
 from pipelines.google.bigquery import client
 from pipelines.jobs import source
 from pipelines.jobs.config import ScoreConfig
+from pipelines.jobs.source import rows
 from pipelines.ledger.counts import Ledger, total
 from pipelines.runners.execution import Execution
 from pipelines.system.progress import Progress
 from pipelines.task.fields import parse_time
 from pipelines.task.file import load_task
 from pipelines.task.spec import Task
-from pipelines.transforms.read_files import File, ReadPieces, read_piece
+from pipelines.transforms.read_files import File, ReadPieces, find, plan, read_piece
 from tests.support import small_shop
 from tests.support.checked import checked
 from tests.support.command_line import foretide
@@ -37,6 +42,8 @@ from tests.support.warehouse import PROJECT, Warehouse
 
 TASK = Task.model_validate_json(json.dumps(yaml.safe_load(small_shop.TASK)))
 SPAN = Span((parse_time("2024-04-01"),))
+
+TABLE = small_shop.events()
 
 
 class Shop(NamedTuple):
@@ -53,7 +60,7 @@ class Shop(NamedTuple):
             os.chdir(before)
 
 
-def find(*patterns: str) -> source.InputSource:
+def sourced(*patterns: str) -> source.InputSource:
     return checked(TASK, *patterns, span=SPAN).source
 
 
@@ -86,7 +93,7 @@ def test_shards_that_were_asked_for_win(monkeypatch: pytest.MonkeyPatch, asked: 
 
 def test_size_and_files_are_those_of_the_pieces(tmp_path: Path) -> None:
     _, events = small_shop.write(tmp_path)
-    found = find(str(events), str(events / "*.parquet"))
+    found = sourced(str(events), str(events / "*.parquet"))
     files = sorted(events.iterdir())
     assert found.files == len(files) == len({p.path for p in found.pieces})
     assert found.size == sum(p.size for p in found.pieces) > 0
@@ -95,7 +102,7 @@ def test_size_and_files_are_those_of_the_pieces(tmp_path: Path) -> None:
 def test_files_that_do_not_fit_are_told_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"user": "u", "when": 1}\n')
     with pytest.raises(UserError, match=r"a\.jsonl: the task needs the field"):
-        find(str(tmp_path))
+        sourced(str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +121,7 @@ def shop(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Shop
 
 def test_files_and_tables_are_read_side_by_side(shop: Shop) -> None:
     query = f"bq://{PROJECT}?SELECT * FROM `{shop.table.removeprefix('bq://')}` LIMIT 5"
-    found = find(shop.table, str(shop.files), query, shop.table)
+    found = sourced(shop.table, str(shop.files), query, shop.table)
     assert found.files == 5
     assert {p.path for p in found.pieces} == {*map(str, shop.files.iterdir()), shop.table, query}
     assert [table.path for table in found.tables] == [shop.table, query]
@@ -125,7 +132,7 @@ def test_files_and_tables_are_read_side_by_side(shop: Shop) -> None:
         assert_that(read.ledger | beam.CombineGlobally(total), equal_to([total(alone)]))
     assert total(alone).files == 5
     with pytest.raises(UserError, match="no such file"):
-        find(shop.table, str(shop.files / "none"))
+        sourced(shop.table, str(shop.files / "none"))
 
 
 def test_scores_of_a_table_are_those_of_its_files_to_the_byte(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,3 +173,32 @@ def test_a_dry_run_says_what_would_be_read(shop: Shop) -> None:
         "score", "--input", shop.table, "--as-of", "2024-04-01", "--model", "model", "--output", "dry", "--dry-run"
     )
     assert re.search(rf"input +\d+ kB .*{shop.table}", told)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    pq.write_table(TABLE, tmp_path / "a.parquet")
+    pq.write_table(TABLE.slice(0, 100), tmp_path / "b.parquet")
+    return tmp_path
+
+
+def test_rows_of_files_and_of_their_pieces(folder: Path) -> None:
+    files = find([str(folder)])
+    assert rows(plan(files)) == rows(files)
+    assert len(TABLE) <= rows(files) < 1.5 * len(TABLE)
+
+
+def test_lines_count_by_their_length(tmp_path: Path) -> None:
+    pacsv.write_csv(pa.concat_tables([TABLE] * 10), tmp_path / "a.csv")
+    packed = gzip.compress((tmp_path / "a.csv").read_bytes())
+    (tmp_path / "b.csv.gz").write_bytes(packed)
+    for name, least, most in (("a.csv", 9.8, 10.2), ("b.csv.gz", 4, 25)):
+        found = rows(find([str(tmp_path / name)]))
+        assert least * len(TABLE) < found < most * len(TABLE), name
+
+
+def test_what_cannot_be_read_counts_by_its_size(tmp_path: Path) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"x" * 6400)
+    assert rows(find([str(tmp_path / "bad.parquet")])) == 6400 // ROW
+    assert rows([File("bq://p.d.t", 6400, "bigquery"), File(str(tmp_path / "gone.csv"), 640, "csv")]) == 110
+    assert rows([]) == 0

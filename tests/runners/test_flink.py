@@ -12,7 +12,7 @@ import pytest
 from pipelines.errors import Exit, UserError
 from pipelines.runners import flink
 from pipelines.sandbox.flink_cluster import KINDS, FlinkCluster
-from pipelines.system.listening import Listener, listeners
+from pipelines.system.processes import Listener, listeners
 from tests.support.asked_runners import asked
 from tests.support.command_line import digest, foretide
 from tests.support.live_world import AS_OFS, ENGINE, World

@@ -23,7 +23,7 @@ from pipelines.runners.flink_job import FlinkJob, ask
 from pipelines.sandbox.flink_cluster import FlinkCluster
 from pipelines.storage.folder.live import live_runs, stop_file
 from pipelines.storage.folder.query import connect
-from pipelines.system.listening import listeners
+from pipelines.system.processes import listeners
 from tests.support.command_line import foretide
 from tests.support.live_world import (
     AS_OFS,

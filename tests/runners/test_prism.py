@@ -17,7 +17,7 @@ from pipelines.runners import prism
 from pipelines.runners.execution import Execution
 from pipelines.runners.portable import run_stream
 from pipelines.runners.prism import Prism, locate
-from pipelines.system.listening import listeners
+from pipelines.system.processes import listeners
 from tests.support.services import binary
 
 

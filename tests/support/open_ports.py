@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from pipelines.system.listening import Listener, listeners
+from pipelines.system.processes import Listener, listeners
 
 ELSEWHERE = "10.213.7.1"
 NO_NETWORK = 77  # exit code

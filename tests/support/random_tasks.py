@@ -8,8 +8,7 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from pipelines.task.aggregations.base import Reads
-from pipelines.task.aggregations.kinds import AGGREGATIONS
+from pipelines.task.aggregations import AGGREGATIONS, Reads
 from pipelines.task.spec import Task
 from tests.support.oracle import Event
 

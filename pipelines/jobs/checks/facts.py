@@ -18,10 +18,9 @@ from pipelines.jobs import memory
 from pipelines.jobs.checks.findings import coded
 from pipelines.jobs.checks.sample import ROWS, Looked, Sample, look, sampled
 from pipelines.jobs.config import LIVE_SHARDS, ScoringFlags, StreamFlags
-from pipelines.jobs.extent import rows
 from pipelines.jobs.launch import Launch
 from pipelines.jobs.outputs.base import Output
-from pipelines.jobs.source import InputSource, Opened, opened, planned, shards
+from pipelines.jobs.source import InputSource, Opened, opened, planned, rows, shards
 from pipelines.models import registry, remote
 from pipelines.models.saved.manifest import Manifest, load_manifest
 from pipelines.task.spec import Task

@@ -15,7 +15,7 @@ from pipelines.events.decode import Since, Span, decode, without_arrival
 from pipelines.events.formats.base import Refusal, Rows, Unreadable, explain
 from pipelines.events.formats.registry import format_of
 from pipelines.events.times import FARTHEST
-from pipelines.jobs.extent import rows
+from pipelines.jobs.source import rows
 from pipelines.task.spec import Task
 from pipelines.transforms.read_files import File, fitting
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipelines.errors import Exit, UserError
-from pipelines.system.json_file import read_json
+from pipelines.system.files import read_json
 from pipelines.task.fields import format_duration
 from pipelines.task.labels.kinds import Kind
 from pipelines.task.spec import ModelSpec, Task

@@ -28,8 +28,7 @@ from pipelines.storage.folder.live import (
 )
 from pipelines.storage.rows import LAST, LETTER, NEWER, ROW_GROUP
 from pipelines.system.background import repeating
-from pipelines.system.files import create_private, make_private, sync
-from pipelines.system.locks import locked
+from pipelines.system.files import create_private, locked, make_private, sync
 
 FAN = 32  # files that are merged into one of the next level
 BYTES = 32 << 20  # of the files that are merged at once, about a million scores; half of it is never merged again

@@ -27,8 +27,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
 from pipelines.ledger.counts import Status
-from pipelines.system.files import make_private, sync, write_file
-from pipelines.system.locks import locked
+from pipelines.system.files import locked, make_private, sync, write_file
 from pipelines.system.versioned import versioned
 
 KINDS = ("scores", "dead_letters")

@@ -33,7 +33,7 @@ from pipelines.storage.folder.live import (
     read_rows,
 )
 from pipelines.storage.folder.query import select
-from pipelines.system.locks import locked
+from pipelines.system.files import locked
 from tests.support.forking_process import ForkingProcess
 from tests.support.live_job_files import FAN, RUN, Row, append_ledger, append_letters, append_scores
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.evaluation.kinds import KINDS as JUDGES
 from pipelines.evaluation.page.kinds import KINDS as PAGES
-from pipelines.models.heads.kinds import HEADS
+from pipelines.models.heads import HEADS
 from pipelines.task.labels.kinds import KINDS, AnyLabel, Kind
 
 PACKAGE = Path(__file__).parents[3] / "pipelines"

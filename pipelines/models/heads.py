@@ -1,7 +1,8 @@
-"""The head of a path: quantiles of the log return of each step ahead, in units of what chance does."""
+"""The head of a network, by the kind of label: its last layer, loss, quality, calibration, and the scores."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,13 +13,87 @@ import tensorflow as tf
 from keras import layers, ops
 from scipy.special import ndtri
 
-from pipelines.models.calibration import Calibration
+from pipelines.models.calibration import Calibration, calibrate
 from pipelines.models.engines.base import Floats
-from pipelines.models.heads.base import Head, Loss
+from pipelines.models.metrics import auc
 from pipelines.task.labels.path import path_of
 from pipelines.task.spec import Task
 
+Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+
 STILL = 1e-3  # the least deviation of a step's log return: a price that never moved has a scale, too
+
+
+class Head(ABC):
+    """The head of a task's networks: shapes are those of B examples.
+
+    A raw tensor is f4 (B, steps, features), a label f4 (B, width), and y what `output` gives.
+    """
+
+    by_summary = True  # whether the loss needs no raw tensor, so that an mlp may learn from summaries alone
+    measure: str  # what `quality` is, in a word
+    sign = 1  # of the quality as it is told: -1 where lower is better
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    @abstractmethod
+    def output(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        """The last layers of a network, on f4 (B, k)."""
+
+    @abstractmethod
+    def loss(self, labels: Floats) -> Loss:
+        """(raw, label, y) -> the mean loss; `labels` (n, width) are those that are learnt from."""
+
+    @abstractmethod
+    def judged(self, raw: tf.Tensor, label: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """What `quality` needs of B examples."""
+
+    @abstractmethod
+    def quality(self, judged: Sequence[tuple[int, npt.NDArray[Any]]], labels: Floats) -> float:
+        """How good a network is, higher is better: of what `judged` gave of parts of n examples each."""
+
+    def told(self, quality: float) -> str:
+        """The quality as text for people."""
+        return f"{self.measure} {self.sign * quality:.4f}"
+
+    @abstractmethod
+    def calibrated(self, y: Callable[[], Floats], labels: Floats) -> Calibration:
+        """The calibration learnt from what uncalibrated networks say of examples, and their labels."""
+
+    @abstractmethod
+    def scores(self, raw: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """f4 (B, outputs), of y after calibration."""
+
+
+class ChurnHead(Head):
+    measure = "AUC"
+
+    def output(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return layers.Dense(1, name="log_odds", dtype="float32")(x)
+
+    def loss(self, labels: Floats) -> Loss:
+        share = float(labels[:, 0].mean())
+        balanced = self.task.model.class_weights == "balanced"
+        stayed, left = (0.5 / (1 - share), 0.5 / share) if balanced else (1.0, 1.0)
+
+        def mean(raw: tf.Tensor, label: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+            loss = tf.nn.sigmoid_cross_entropy_with_logits(label, y)
+            return tf.reduce_mean(tf.where(label > 0, left, stayed) * loss)
+
+        return mean
+
+    def judged(self, raw: tf.Tensor, label: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        return y[:, 0]
+
+    def quality(self, judged: Sequence[tuple[int, npt.NDArray[Any]]], labels: Floats) -> float:
+        return auc(labels[:, 0], np.concatenate([odds for _, odds in judged]))
+
+    def calibrated(self, y: Callable[[], Floats], labels: Floats) -> Calibration:
+        return calibrate(self.task.model.calibration, y()[:, 0], labels[:, 0])
+
+    def scores(self, raw: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        return y
 
 
 class PathHead(Head):
@@ -101,3 +176,11 @@ class Ascending(layers.Layer):
         below = ops.flip(ops.cumsum(ops.flip(gaps[..., :m], axis=-1), axis=-1), axis=-1)
         above = ops.cumsum(gaps[..., m + 1 :], axis=-1)
         return ops.concatenate([middle - below, middle, middle + above], axis=-1)
+
+
+HEADS: dict[str, type[Head]] = {"churn": ChurnHead, "path": PathHead}
+
+
+def head(task: Task) -> Head:
+    """The head of a task's networks."""
+    return HEADS[task.label.kind](task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from pipelines.models.heads.path import STILL, Ascending, PathHead
+from pipelines.models.heads import STILL, Ascending, PathHead
 from tests.support.toy_models import PATH, STEPS, task, tensor
 
 
