@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from docs.generated import task_schema
 from pipelines.cli import parser
-from pipelines.task.file import schema
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -93,7 +93,7 @@ def _linked(page: Path, at: str) -> str:
 
 def task_file() -> str:
     """The page of the task file: a section for each part, with a table of its keys."""
-    whole = schema()
+    whole = task_schema()
     parts = [
         "# Task file",
         "",

@@ -16,12 +16,42 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 
-from pipelines.commands import option_files
+from pipelines.commands import (
+    doctor,
+    examples,
+    gate,
+    models,
+    option_files,
+    query,
+    rehearse,
+    replay,
+    savepoint,
+    schema,
+    score,
+    stream,
+    train,
+    tune,
+)
 from pipelines.commands.command import EXIT_CODES
-from pipelines.commands.every import COMMANDS
 from pipelines.errors import Exit, UserError, unknown_option
 from pipelines.system import interrupts
 from pipelines.system.terminal import shown_streams
+
+COMMANDS = (  # in the order of `foretide --help`
+    score.COMMAND,
+    gate.COMMAND,
+    stream.COMMAND,
+    doctor.COMMAND,
+    rehearse.COMMAND,
+    replay.COMMAND,
+    examples.COMMAND,
+    train.COMMAND,
+    tune.COMMAND,
+    models.COMMAND,
+    schema.COMMAND,
+    savepoint.COMMAND,
+    query.COMMAND,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

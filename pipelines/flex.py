@@ -2,21 +2,20 @@
 
 A template is an image and a metadata file, which says what its parameters are. Dataflow holds a launch against it and
 starts the launcher in the image, which runs templates/flex/main.py with `--name=value` for each parameter and for each
-option of the job. `python -m pipelines.flex batch` (or stream) prints templates/flex/batch.json: the parameters are the
-flags of `foretide score` and `foretide stream` that have a form.
+option of the job. The parameters are the flags of `foretide score` and `foretide stream` that have a form, of which
+docs/generated.py makes the metadata.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
@@ -32,8 +31,7 @@ from pipelines.errors import UserError
 from pipelines.google.subscription import check_name
 from pipelines.jobs.outputs.kinds import output
 from pipelines.runners.execution import Execution
-from pipelines.runners.kinds import resolve
-from pipelines.runners.options import beam_parser, check_beam_args
+from pipelines.runners.kinds import beam_parser, check_beam_args, resolve
 
 Template = Literal["batch", "stream"]
 COMMANDS: Mapping[Template, Command] = {"batch": score.COMMAND, "stream": stream.COMMAND}
@@ -46,14 +44,6 @@ SOURCE = re.compile(
     | (?:(?!{SEPARATOR}).)++""",
     re.DOTALL | re.VERBOSE,
 )
-
-
-GROUPS = ("Question", "Events", "Model", "Job", "Output")  # in the order of the form
-
-DESCRIPTIONS: Mapping[Template, tuple[str, str]] = {
-    "batch": ("Foretide backfill", "Scores every entity of event files or tables as of one or more times."),
-    "stream": ("Foretide live job", "Scores every entity at each as-of as events come from Pub/Sub."),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,26 +84,6 @@ def command_line(argv: Sequence[str], folder: Path) -> list[str]:
     return [*command, *beam]
 
 
-def metadata(template: Template) -> dict[str, Any]:
-    """Dataflow's TemplateMetadata, in JSON."""
-    name, description = DESCRIPTIONS[template]
-    found, shown = flags(template), forms(template)
-    ordered = sorted(shown, key=lambda n: (GROUPS.index(shown[n].group), not found[n].required))
-    modes = {"supportsExactlyOnce": True, "defaultStreamingMode": "EXACTLY_ONCE"} if template == "stream" else {}
-    return {
-        "name": name,
-        "description": description,
-        "streaming": template == "stream",
-        **modes,
-        "parameters": [_parameter(found[n], shown[n]) for n in ordered],
-    }
-
-
-def metadata_text(template: Template) -> str:
-    """The content of templates/flex/TEMPLATE.json."""
-    return json.dumps(metadata(template), indent=2, ensure_ascii=False) + "\n"
-
-
 def flags(template: Template) -> Mapping[str, Flag]:
     """Those of the command, by the names of their parameters."""
     return {each.parameter: each for each in (*EVERY, *COMMANDS[template].flags) if isinstance(each, Flag)}
@@ -122,35 +92,6 @@ def flags(template: Template) -> Mapping[str, Flag]:
 def forms(template: Template) -> Mapping[str, TemplateForm]:
     """How those are shown that the template asks for."""
     return {name: flag.form for name, flag in flags(template).items() if isinstance(flag.form, TemplateForm)}
-
-
-def _parameter(flag: Flag, form: TemplateForm) -> dict[str, Any]:
-    """Dataflow's ParameterMetadata, in JSON."""
-    choices = ("true", "false") if flag.switch else flag.choices
-    pattern = "|".join(choices) or form.pattern
-    entry: dict[str, Any] = {
-        "name": flag.parameter,
-        "label": form.label,
-        "helpText": _help(flag, form),
-        "groupName": form.group,
-        "isOptional": not flag.required,
-        "paramType": "BOOLEAN" if flag.switch else "ENUM" if choices else form.kind,
-    }
-    if pattern:
-        entry["regexes"] = [f"^({pattern})$"]
-    if flag.choices:
-        entry["enumOptions"] = [{"value": choice, "label": choice} for choice in choices]
-    if flag.default is not None:
-        entry["defaultValue"] = str(flag.default).lower() if flag.switch else str(flag.default)
-    if form.parent:
-        entry |= {"parentName": form.parent[0], "parentTriggerValues": [form.parent[1]]}
-    return entry
-
-
-def _help(flag: Flag, form: TemplateForm) -> str:
-    several = "; several with commas in between" if flag.many else ""
-    example = f", such as {form.example}" if form.example else ""
-    return f"{flag.name}: {form.help or flag.help}{several}{example}"
 
 
 def _sorted_out(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -243,9 +184,3 @@ def _copy(name: str, path: str, folder: Path) -> str:
             f"{name} {path}: cannot be read: {reason}; check its name, and what the account may read"
         ) from None
     return str(target)
-
-
-if __name__ == "__main__":
-    for template in get_args(Template):
-        if template in sys.argv[1:]:
-            print(metadata_text(template), end="")

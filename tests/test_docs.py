@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from docs.build import DOCS, LINK, ROOT, build, pages
+from docs.generated import files
 from pipelines.cli import parser
-from pipelines.runners.options import check_beam_args
+from pipelines.runners.kinds import check_beam_args
 from pipelines.task.file import load_task
 
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
@@ -74,6 +75,11 @@ def test_site(tmp_path: Path) -> None:
     assert len(found) > len(pages())
     outside = [(str(p), m[0]) for p in found for m in LOADED.finditer(p.read_text())]
     assert not outside, "the site loads something from elsewhere"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
+def test_files_that_follow_from_the_code(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == files()[path], "python -m docs.generated"
 
 
 def test_every_page_is_in_the_navigation() -> None:

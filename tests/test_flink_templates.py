@@ -23,7 +23,7 @@ from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 from pipelines import cli
 from pipelines.commands.option_files import expanded
 from pipelines.runners import flink, flink_job
-from pipelines.runners.options import check_beam_args
+from pipelines.runners.kinds import check_beam_args
 from pipelines.sandbox.flink_cluster import FlinkCluster, Ports, java
 from tests.support.asked_runners import asked
 from tests.support.command_line import foretide

@@ -87,7 +87,7 @@ def execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
       UserError: Beam does not know one of the other options, or a number that nobody means.
     """
     if rest:
-        from pipelines.runners.options import check_beam_args
+        from pipelines.runners.kinds import check_beam_args
 
         check_beam_args(rest)
     found = filled(Execution, args, beam_args=rest)

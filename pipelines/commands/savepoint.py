@@ -25,7 +25,7 @@ def run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
     from pipelines.runners.flink import cluster
     from pipelines.runners.flink_job import FlinkJob
-    from pipelines.runners.options import check_beam_args
+    from pipelines.runners.kinds import check_beam_args
 
     check_beam_args(rest)
     master = cluster(PipelineOptions(list(rest)))

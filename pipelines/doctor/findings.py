@@ -1,15 +1,11 @@
-"""What a look before a launch finds: codes that stay, how bad it is, and what to do. As text, and as JSON.
-
-`python -m pipelines.doctor.findings` prints the table of docs/doctor.md, with `schema` the JSON Schema there.
-"""
+"""What a look before a launch finds: codes that stay, how bad it is, and what to do. As text, and as JSON."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 from pipelines.errors import Finding, Severity
 from pipelines.system.terminal import in_json
@@ -173,7 +169,7 @@ def text(findings: Sequence[Finding]) -> str:
 
 
 def as_json(command: str, task: str | None, findings: Sequence[Finding]) -> str:
-    """Findings as JSON for programs, as `SCHEMA` says."""
+    """Findings as JSON for programs. Its schema is in docs/doctor.md."""
     document = {
         "version": VERSION,
         "command": command,
@@ -194,52 +190,3 @@ def tally(findings: Sequence[Finding]) -> dict[str, int]:
     """Counts findings by severity."""
     counts = Counter(f.severity for f in findings)
     return {severity: counts[severity] for severity in get_args(Severity)}
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of `as_json`."""
-
-    def closed(properties: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
-
-    line = {"type": "string"}
-    finding = {
-        "code": {"enum": list(CODES)},
-        "severity": {"enum": list(get_args(Severity))},
-        "subject": line,
-        "message": {"type": "string", "minLength": 1},
-        "remedy": line,
-    }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **closed(
-            {
-                "version": {"const": VERSION},
-                "command": {"enum": ["score", "stream"]},
-                "task": {"type": ["string", "null"]},
-                "healthy": {"type": "boolean"},
-                "counts": closed({s: {"type": "integer", "minimum": 0} for s in get_args(Severity)}),
-                "findings": {"type": "array", "items": closed(finding)},
-            }
-        ),
-    }
-
-
-def schema_text() -> str:
-    """The JSON Schema as text, as it stands in docs/doctor.md."""
-    return json.dumps(schema(), indent=2)
-
-
-def table() -> str:
-    """The table of docs/doctor.md."""
-    rows = ["| Code | What is wrong | Remedy |", "| --- | --- | --- |"]
-    return "\n".join([*rows, *(f"| `{code}` | {kind.about} | {kind.remedy} |" for code, kind in CODES.items())])
-
-
-if __name__ == "__main__":
-    print(schema_text() if sys.argv[1:] == ["schema"] else table())

@@ -1,12 +1,15 @@
 """How good a model is on as-ofs after all it has seen, beside what is simpler: an evaluation, and what is told of it.
 
-The figures of each kind of label are made in a module of its own, see `kinds`; their form is in `schema`.
+The figures of each kind of label are made in a module of its own; their form is in `schema`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pipelines.evaluation import churn, path
 from pipelines.evaluation.baselines import DAY, thin
-from pipelines.evaluation.kinds import KINDS
 from pipelines.evaluation.schema import Evaluation, EvaluationHead, Set, Tested
 from pipelines.evaluation.survey import Predict, Splits, Survey, number, see
 from pipelines.models.example_files import Examples, Ints, check_rows
@@ -14,6 +17,20 @@ from pipelines.task.fields import format_time
 from pipelines.task.spec import Task
 
 SAMPLE = 1 << 15  # training rows, and validation rows, that the network is judged on, at most
+
+
+class Kind(NamedTuple):
+    """The functions that judge a kind of label."""
+
+    judge: Callable[[Survey, Splits, EvaluationHead, Predict, str], Evaluation]  # the whole evaluation
+    headline: Callable[[Any], dict[str, float]]  # what the manifest keeps of it
+    lines: Callable[[Any], list[str]]  # what the terminal shows of it
+
+
+KINDS = {
+    "churn": Kind(churn.judge, churn.headline, churn.lines),
+    "path": Kind(path.judge, path.headline, path.lines),
+}
 
 
 def evaluate(

@@ -1,7 +1,6 @@
 """Every metric of a pipeline: what it counts, in which unit, and what to do when it moves.
 
-Transforms ask for theirs by name; a name that is not in the table is an error. `python -m pipelines.ledger.metrics`
-prints the table for docs/metrics.md.
+Transforms ask for theirs by name; a name that is not in the table is an error. docs/metrics.md is made of the table.
 """
 
 from __future__ import annotations
@@ -227,28 +226,6 @@ def distribution(name: str) -> Distribution:
     return Metrics.distribution(NAMESPACE, name)
 
 
-def table() -> str:
-    """All metrics, as a table in Markdown."""
-    rows = (f"| `{m.name}` | {m.kind} | {m.unit} | {m.meaning} | {m.remedy} |" for m in METRICS)
-    return "\n".join(("| metric | kind | unit | meaning | what to do |", "|---|---|---|---|---|", *rows))
-
-
-def document() -> str:
-    """The content of docs/metrics.md."""
-    return (
-        "# Metrics\n\n"
-        f"What a job tells about itself, in Beam's namespace `{NAMESPACE}`: on the status line of `foretide stream`,\n"
-        "and in the runner's own monitoring. Counters start at 0 with the job; a distribution has count, sum, min and\n"
-        "max. This page is made from `pipelines/ledger/metrics.py`, by "
-        "`python -m pipelines.ledger.metrics > docs/metrics.md`.\n\n"
-        f"{table()}\n"
-    )
-
-
 def _check(name: str, kind: Kind) -> None:
     if BY_NAME[name].kind != kind:
         raise KeyError(f"{name} is a {BY_NAME[name].kind}, not a {kind}")
-
-
-if __name__ == "__main__":
-    print(document(), end="")

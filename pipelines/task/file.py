@@ -1,14 +1,12 @@
 """Task files: from YAML to a `Task`, with errors that name the file, the line and what would be right.
 
-What a task may say is in `pipelines.task.spec`; nothing here looks at data. `python -m pipelines.task.file` prints the
-JSON Schema that is published as schemas/task.schema.json.
+What a task may say is in `pipelines.task.spec`; nothing here looks at data.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path as FilePath
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -46,16 +44,6 @@ def load_task(path: str | FilePath) -> Task:
     if task is None or found:
         raise UserError(_report(file, found))
     return task
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of a task file, in the order of the keys in `Task`; durations and times are text."""
-    return dict(_tidy(Task.model_json_schema()))
-
-
-def schema_text() -> str:
-    """The content of schemas/task.schema.json."""
-    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def describe(task: Task) -> str:
@@ -133,19 +121,3 @@ def _report(file: FilePath, found: list[Problem]) -> str:
 def _dotted(problem: Problem) -> list[str]:
     parts = [shortened(str(p) if str(p).isprintable() else repr(p)) for p in problem.path]
     return [".".join(parts)] if parts else []
-
-
-def _tidy(node: Any) -> Any:
-    """A schema without titles, and with the defaults of durations and times as they are written in a task file."""
-    if isinstance(node, list):
-        return [_tidy(v) for v in node]
-    if not isinstance(node, dict):
-        return node
-    out = {k: _tidy(v) for k, v in node.items() if not (k == "title" and isinstance(v, str))}
-    if out.get("type") == "string" and isinstance(out.get("default"), int):
-        out["default"] = (format_duration if "pattern" in out else format_time)(out["default"])
-    return out
-
-
-if __name__ == "__main__":
-    print(schema_text(), end="")

@@ -26,10 +26,7 @@ from pipelines.storage.bigquery.reconcile import Reconcile
 from pipelines.storage.bigquery.schema import arrow_schema, stored
 from pipelines.storage.rows import Run, live_ledger_table
 from pipelines.transforms.hold_rows import HoldLetters, HoldScores
-from pipelines.transforms.output_rows import (
-    Inputs,
-    now,
-)
+from pipelines.transforms.output_rows import Inputs, now
 from pipelines.transforms.running_ledger import RunningTotal
 from pipelines.transforms.write_table import refused_letter, shortened
 
@@ -69,7 +66,7 @@ class AppendTable(beam.PTransform):
             (ledgers, out.counts)
             | "Counts" >> beam.Flatten()
             | RunningTotal(self.run.attempt, self.every_s, self.clock, look)
-            | "AppendLedger" >> beam.ParDo(_AppendLedger(self.run, self.table))
+            | "AppendLedger" >> beam.FlatMap(_append_ledger, self.run, self.table)
         )
         letters = (dead, out.refused) | "Refused" >> beam.Flatten()
         if self.letters:
@@ -107,12 +104,9 @@ class _AppendLetters(HoldLetters):
         return ()
 
 
-class _AppendLedger(beam.DoFn):
-    def __init__(self, run: Run, table: Table) -> None:
-        self.run, self.table = run, table
-
-    def process(self, running: Running) -> None:
-        _append_or_log(self.table.ledger, ledger_row(self.run, running))
+def _append_ledger(running: Running, run: Run, table: Table) -> Iterable[Any]:
+    _append_or_log(table.ledger, ledger_row(run, running))
+    return ()
 
 
 def appended(rows: pa.Table, refused: Sequence[RefusedRow]) -> Appended:

@@ -11,13 +11,12 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.ledger.counts import DeadLetter
 from pipelines.ledger.metrics import counter
 from pipelines.storage.rows import ROW_GROUP, Run
-from pipelines.transforms.infer import ScoreBlock
+from pipelines.transforms.infer import ScoreBlock, windowed
 from pipelines.transforms.output_rows import block_table, letter_fields, letter_rows, score_rows, stamped
 
 LETTERS = 10_000  # written at once, at most
@@ -39,12 +38,7 @@ class Hold(beam.DoFn):
             yield from self._flush()
 
     def finish_bundle(self) -> Iterator[WindowedValue | TaggedOutput]:
-        for out in self._flush() if self.held else ():
-            # The tag goes outside: inside, it would be lost without an error.
-            if isinstance(out, TaggedOutput):
-                yield TaggedOutput(out.tag, GlobalWindows.windowed_value(out.value))
-            else:
-                yield GlobalWindows.windowed_value(out)
+        yield from map(windowed, self._flush() if self.held else ())
 
     def _flush(self) -> Iterator[Any]:
         held = self.held

@@ -174,12 +174,7 @@ class _Score(beam.DoFn):
         last = list(self._score(self._take(self.rows))) if self.rows else []
         for change in self.serving.changes():  # counted here: a metric is lost outside of a bundle
             self.changes[change].inc()
-        for out in (*last, TaggedOutput("ledger", self.ledger)):
-            # The tag goes outside: inside, it would be lost without an error.
-            if isinstance(out, TaggedOutput):
-                yield TaggedOutput(out.tag, GlobalWindows.windowed_value(out.value))
-            else:
-                yield GlobalWindows.windowed_value(out)
+        yield from map(windowed, (*last, TaggedOutput("ledger", self.ledger)))
 
     def _take(self, n: int) -> list[SequenceBatch]:
         """The first n rows held."""
@@ -209,6 +204,14 @@ class _Score(beam.DoFn):
         self.ledger += Ledger(scored=len(x) - len(failed), failed=len(failed))
         if len(failed) < len(x):
             yield without(scored, failed) if failed else scored
+
+
+def windowed(out: object) -> WindowedValue | TaggedOutput:
+    """What a bundle gives at its end, as Beam wants it: the tag goes outside. Inside, it would be lost without an
+    error."""
+    if isinstance(out, TaggedOutput):
+        return TaggedOutput(out.tag, GlobalWindows.windowed_value(out.value))
+    return GlobalWindows.windowed_value(out)
 
 
 def joined(batches: list[SequenceBatch], scores: Floats, version: str) -> ScoreBlock:

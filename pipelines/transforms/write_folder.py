@@ -8,7 +8,7 @@ Here: which rows are in which file. The rows are made in `output_rows`, the fold
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,22 +66,22 @@ class WriteRun(beam.PTransform):
         scores, dead, ledgers = inputs
         score_parts = (
             scores
-            | "SplitScores" >> beam.ParDo(_SplitScores(self.run, self.parts)).with_output_types(tuple[int, bytes])
+            | "SplitScores"
+            >> beam.FlatMap(_split_scores, self.run.outputs, self.parts).with_output_types(tuple[int, bytes])
             | "GroupScores" >> beam.GroupByKey()
-            | "WriteScores" >> beam.ParDo(_WriteScores(self.run, self.place)).with_output_types(str)
+            | "WriteScores" >> beam.Map(_write_scores, self.run, self.place).with_output_types(str)
         )
         letter_parts = (
             dead
-            | "KeyLetters" >> beam.ParDo(_KeyLetters(self.parts)).with_output_types(tuple[int, Letter])
+            | "KeyLetters" >> beam.Map(_key_letter, self.parts).with_output_types(tuple[int, Letter])
             | "GroupLetters" >> beam.GroupByKey()
-            | "WriteLetters" >> beam.ParDo(_WriteLetters(self.place)).with_output_types(str)
+            | "WriteLetters" >> beam.Map(_write_letters, self.place).with_output_types(str)
         )
         ledger = ledgers | "SumLedgers" >> beam.CombineGlobally(total).with_output_types(Ledger)
         written = (score_parts, letter_parts) | "Written" >> beam.Flatten()
         start = ledgers.pipeline | "Last" >> beam.Create([None], reshuffle=False)
-        publishing = beam.ParDo(
-            _Publish(self.run, self.place, self.clock), beam.pvalue.AsList(written), beam.pvalue.AsSingleton(ledger)
-        )
+        sides = beam.pvalue.AsList(written), beam.pvalue.AsSingleton(ledger)
+        publishing = beam.Map(_publish, *sides, self.run, self.place, self.clock)
         return start | "Publish" >> publishing.with_output_types(Outcome)
 
 
@@ -109,65 +109,46 @@ class AppendRun(beam.PTransform):
         (
             ledgers
             | RunningTotal(self.run.attempt, self.every_s, self.clock)
-            | "AppendLedger" >> beam.ParDo(_AppendLedger(self.run, self.out))
+            | "AppendLedger" >> beam.FlatMap(_append_ledger, self.run, self.out)
         )
         if self.letters:
             dead | "AppendLetters" >> beam.ParDo(_AppendLetters(self.run, self.out, self.clock))
         return dead
 
 
-class _SplitScores(beam.DoFn):
-    def __init__(self, run: Run, parts: int) -> None:
-        self.outputs, self.parts = run.outputs, parts
-
-    def process(self, block: ScoreBlock) -> Iterator[tuple[int, bytes]]:
-        for part, table in split(block_table(block, self.outputs), self.parts):
-            yield part, _pack(table)
+def _split_scores(block: ScoreBlock, outputs: Sequence[str], parts: int) -> Iterator[tuple[int, bytes]]:
+    for part, table in split(block_table(block, outputs), parts):
+        yield part, _pack(table)
 
 
-class _WriteScores(beam.DoFn):
-    def __init__(self, run: Run, place: Attempt) -> None:
-        self.run, self.place = run, place
-
-    def process(self, group: tuple[int, Iterable[bytes]]) -> Iterator[str]:
-        part, packed = group
-        name = f"scores/part-{part:05}.parquet"
-        write_table(score_rows(map(_unpack, packed), self.run), self.place.data / name)
-        yield name
+def _write_scores(group: tuple[int, Iterable[bytes]], run: Run, place: Attempt) -> str:
+    part, packed = group
+    name = f"scores/part-{part:05}.parquet"
+    write_table(score_rows(map(_unpack, packed), run), place.data / name)
+    return name
 
 
-class _KeyLetters(beam.DoFn):
-    def __init__(self, parts: int) -> None:
-        self.parts = parts
-
-    def process(self, letter: DeadLetter) -> Iterator[tuple[int, Letter]]:
-        values = letter_fields(letter)
-        yield part_of(f"{values[1]}|{values[2]}", self.parts), values
+def _key_letter(letter: DeadLetter, parts: int) -> tuple[int, Letter]:
+    values = letter_fields(letter)
+    return part_of(f"{values[1]}|{values[2]}", parts), values
 
 
-class _WriteLetters(beam.DoFn):
-    def __init__(self, place: Attempt) -> None:
-        self.place = place
-
-    def process(self, group: tuple[int, Iterable[Letter]]) -> Iterator[str]:
-        part, letters = group
-        name = f"dead_letters/part-{part:05}.parquet"
-        write_table(letter_rows(letters, self.place.run_id), self.place.data / name)
-        yield name
+def _write_letters(group: tuple[int, Iterable[Letter]], place: Attempt) -> str:
+    part, letters = group
+    name = f"dead_letters/part-{part:05}.parquet"
+    write_table(letter_rows(letters, place.run_id), place.data / name)
+    return name
 
 
-class _Publish(beam.DoFn):
-    def __init__(self, run: Run, place: Attempt, clock: Callable[[], int]) -> None:
-        self.run, self.place, self.clock = run, place, clock
-
-    def process(self, _: None, written: list[str], ledger: Ledger) -> Iterator[Outcome]:
-        outcome = read_outcome(self.place)
-        if outcome is None:  # otherwise this bundle is a repetition
-            status = run_status(ledger, self.run.max_bad_share)
-            write_table(ledger_table(self.run, ledger, status, self.clock()), self.place.data / LEDGER)
-            keep = [name for name in written if status == "published" or not name.startswith("scores/")]
-            outcome = publish(self.place, status, keep)
-        yield outcome
+def _publish(
+    _: None, written: list[str], ledger: Ledger, run: Run, place: Attempt, clock: Callable[[], int]
+) -> Outcome:
+    outcome = read_outcome(place)
+    if outcome is not None:  # this bundle is a repetition
+        return outcome
+    status = run_status(ledger, run.max_bad_share)
+    write_table(ledger_table(run, ledger, status, clock()), place.data / LEDGER)
+    return publish(place, status, [name for name in written if status == "published" or not name.startswith("scores/")])
 
 
 class _AppendScores(HoldScores):
@@ -190,13 +171,10 @@ class _AppendLetters(HoldLetters):
         return ()
 
 
-class _AppendLedger(beam.DoFn):
-    def __init__(self, run: Run, out: Path) -> None:
-        self.run, self.out = run, out
-
-    def process(self, running: Running) -> None:
-        row = live_ledger_table(replace(self.run, attempt=running.attempt), running.total, running.at)
-        append(self.out, self.run.run_id, "ledger", row, running.at)
+def _append_ledger(running: Running, run: Run, out: Path) -> Iterable[Any]:
+    row = live_ledger_table(replace(run, attempt=running.attempt), running.total, running.at)
+    append(out, run.run_id, "ledger", row, running.at)
+    return ()
 
 
 def _pack(table: pa.Table) -> bytes:

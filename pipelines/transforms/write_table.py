@@ -27,15 +27,7 @@ from pipelines.storage.rows import Run, ledger_table
 from pipelines.system.versioned import versioned
 from pipelines.task.fields import format_time
 from pipelines.transforms.hold_rows import LETTERS, Hold, HoldScores
-from pipelines.transforms.output_rows import (
-    Inputs,
-    Letter,
-    letter_fields,
-    letter_rows,
-    now,
-    run_status,
-    stamped,
-)
+from pipelines.transforms.output_rows import Inputs, Letter, letter_fields, letter_rows, now, run_status, stamped
 
 TEXT = 100_000  # characters of each text in a dead letter that is too large as it is
 
@@ -87,17 +79,13 @@ class WriteTable(beam.PTransform):
             | "SumLedgers" >> beam.CombineGlobally(total).with_output_types(Ledger)
         )
         start = ledgers.pipeline | "Last" >> beam.Create([None], reshuffle=False)
-        merging = beam.ParDo(
-            _Merge(self.run, self.table, self.as_ofs, self.replace_model, self.clock),
-            AsList(written.streams),
-            AsSingleton(ledger),
-        )
+        how = self.run, self.table, self.as_ofs, self.replace_model, self.clock
+        merging = beam.Map(_merge, AsList(written.streams), AsSingleton(ledger), *how)
         merged = AsSingleton(start | "Merge" >> merging.with_output_types(MergedScores))
         letters = (dead, written.dead) | "Dead" >> beam.Flatten()
-        streams = letters | "WriteLetters" >> beam.ParDo(_WriteLetters(self.run, self.table), merged).with_output_types(
-            str
-        )
-        finishing = beam.ParDo(_Finish(self.run, self.table, self.clock), merged, AsList(streams))
+        writing = beam.ParDo(_WriteLetters(self.run, self.table), merged)
+        streams = letters | "WriteLetters" >> writing.with_output_types(str)
+        finishing = beam.Map(_finish, merged, AsList(streams), self.run, self.table, self.clock)
         return start | "Finish" >> finishing.with_output_types(MergedScores)
 
 
@@ -141,33 +129,34 @@ class _LoadScores(_WriteScores):
         return [], []
 
 
-class _Merge(beam.DoFn):
-    def __init__(
-        self, run: Run, table: Table, as_ofs: tuple[int, ...], replace_model: bool, clock: Callable[[], int]
-    ) -> None:
-        self.run, self.table, self.as_ofs, self.replace_model, self.clock = run, table, as_ofs, replace_model, clock
-
-    def process(self, _: None, streams: list[str], ledger: Ledger) -> Iterator[MergedScores]:
-        status = run_status(ledger, self.run.max_bad_share)
-        if status != "published":
-            yield MergedScores(status, self.clock(), ledger, ledger.differences)
-            return
-        staging, n, counts = self.table.staging(self.run.attempt), 0, MergeCounts()
-        with explained(str(self.table)):
-            if streams:
-                commit(writer(), staging, streams)
-            here = staged(self.table, staging)
-            if here == ledger.scored:
-                counts = merge(self.table, staging, self.run.outputs, self.as_ofs, self.replace_model)
-                n = visible(self.table, staging, self.as_ofs)
-        differences = []
-        if here != ledger.scored:
-            differences.append(f"{ledger.scored} scores meant for {self.table}, {here} staged: none was merged")
-        elif n != here:
-            differences.append(f"{here} scores staged for {self.table}, {n} visible")
-        yield MergedScores(
-            "unbalanced" if differences else "published", self.clock(), ledger, tuple(differences), here, n, counts
-        )
+def _merge(
+    _: None,
+    streams: list[str],
+    ledger: Ledger,
+    run: Run,
+    table: Table,
+    as_ofs: tuple[int, ...],
+    replace_model: bool,
+    clock: Callable[[], int],
+) -> MergedScores:
+    status = run_status(ledger, run.max_bad_share)
+    if status != "published":
+        return MergedScores(status, clock(), ledger, ledger.differences)
+    staging, n, counts = table.staging(run.attempt), 0, MergeCounts()
+    with explained(str(table)):
+        if streams:
+            commit(writer(), staging, streams)
+        here = staged(table, staging)
+        if here == ledger.scored:
+            counts = merge(table, staging, run.outputs, as_ofs, replace_model)
+            n = visible(table, staging, as_ofs)
+    differences = []
+    if here != ledger.scored:
+        differences.append(f"{ledger.scored} scores meant for {table}, {here} staged: none was merged")
+    elif n != here:
+        differences.append(f"{here} scores staged for {table}, {n} visible")
+    status = "unbalanced" if differences else "published"
+    return MergedScores(status, clock(), ledger, tuple(differences), here, n, counts)
 
 
 class _WriteLetters(Hold):
@@ -198,32 +187,29 @@ class _WriteLetters(Hold):
         yield from streams
 
 
-class _Finish(beam.DoFn):
+def _finish(
+    _: None, merged: MergedScores, letters: list[str], run: Run, table: Table, clock: Callable[[], int]
+) -> MergedScores:
     """Dead letters of earlier attempts go when those of this one are there, as those of a folder do: a published run
     replaces all, another one those with its status."""
-
-    def __init__(self, run: Run, table: Table, clock: Callable[[], int]) -> None:
-        self.run, self.table, self.clock = run, table, clock
-
-    def process(self, _: None, merged: MergedScores, letters: list[str]) -> Iterator[MergedScores]:
-        with explained(str(self.table)):
-            if letters:
-                commit(writer(), self.table.dead_letters, letters)
-            execute(
-                self.table.project,
-                f"DELETE FROM `{self.table.dead_letters}` WHERE run_id = @run_id AND written_at < @at"
-                " AND (@status = 'published' OR status = @status)",
-                {
-                    "run_id": ("STRING", self.run.run_id),
-                    "at": time_parameter(merged.at),
-                    "status": ("STRING", merged.status),
-                },
-            )
-            row = schema.stored(ledger_row(self.run, merged, self.clock()), "ledger", self.run.outputs)
-            refused = append(writer(), default_stream(self.table.ledger), row)
-        if refused:
-            raise AppendError(f"{self.table.ledger}: {refused[0].reason}")
-        yield merged
+    with explained(str(table)):
+        if letters:
+            commit(writer(), table.dead_letters, letters)
+        execute(
+            table.project,
+            f"DELETE FROM `{table.dead_letters}` WHERE run_id = @run_id AND written_at < @at"
+            " AND (@status = 'published' OR status = @status)",
+            {
+                "run_id": ("STRING", run.run_id),
+                "at": time_parameter(merged.at),
+                "status": ("STRING", merged.status),
+            },
+        )
+        row = schema.stored(ledger_row(run, merged, clock()), "ledger", run.outputs)
+        refused = append(writer(), default_stream(table.ledger), row)
+    if refused:
+        raise AppendError(f"{table.ledger}: {refused[0].reason}")
+    return merged
 
 
 def load(project: str, name: str, rows: pa.Table) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 import pipelines.commands
+from pipelines.cli import COMMANDS
 from pipelines.commands.command import Command, CommandGroup, filled
-from pipelines.commands.every import COMMANDS
 from pipelines.commands.flag import Flag, OneOf, TemplateForm, flag, positive
 from pipelines.commands.flags import BATCH_SIZE, EVERY, OUTPUT
 from pipelines.errors import Exit

@@ -11,7 +11,7 @@ from pipelines.errors import Exit, UserError
 from pipelines.runners.bounded import run
 from pipelines.runners.endings import cause
 from pipelines.runners.execution import Execution
-from pipelines.runners.options import SECRETS, beam_parser, check_beam_args
+from pipelines.runners.kinds import SECRETS, beam_parser, check_beam_args
 
 
 def test_options_of_beam_pass_and_others_do_not() -> None:

@@ -29,14 +29,14 @@ from pipelines.google.tables import Table, WriteMethod
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.storage.bigquery import append as appending
 from pipelines.storage.bigquery import schema, staging
-from pipelines.storage.bigquery.append import append_pending
+from pipelines.storage.bigquery.append import append_pending, commit
 from pipelines.storage.bigquery.merge import MergeCounts
 from pipelines.storage.bigquery.staging import StagedResult, begin, read_result
 from pipelines.storage.rows import Run
 from pipelines.transforms import write_table as module
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, now, score_rows, stamped
-from pipelines.transforms.write_table import MergedScores, WriteTable
+from pipelines.transforms.write_table import WriteTable
 from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
 from tests.support.warehouse import OwnWarehouse, Warehouse
 
@@ -198,16 +198,13 @@ def test_bundles_at_the_end_that_are_done_again_do_no_harm(warehouse: Warehouse,
             RUN.outputs,
         )
         pending, _ = append_pending(writer(), name, rows)
-        merging = module._Merge(RUN, table, AS_OFS, False, now)
-        (first,) = merging.process(None, [pending.name], GOOD)
-        (again,) = merging.process(None, [pending.name], GOOD)
+        first, again = (module._merge(None, [pending.name], GOOD, RUN, table, AS_OFS, False, now) for _ in range(2))
         letters = module._WriteLetters(RUN, table)
         letters.start_bundle()
         assert [list(letters.process(each, again)) for each in LETTERS] == [[], []]
         streams = [each.value for each in letters.finish_bundle()]
-        finishing = module._Finish(RUN, table, now)
         for _ in range(2):
-            assert list(finishing.process(None, again, streams)) == [again]
+            assert module._finish(None, again, streams, RUN, table, now) == again
     assert (first.counts, again.counts) == (MergeCounts(added=SCORES), MergeCounts(unchanged=SCORES))
     assert len(read(warehouse, table.scores, "score_id")) == SCORES
     assert len(read(warehouse, table.dead_letters, "position")) == 2
@@ -359,14 +356,13 @@ def test_killed_at_any_moment_under_a_reader(warehouse: Warehouse, table: Table,
 def test_a_service_that_forgets_streams_ends_the_run_and_the_next_one_is_right(tmp_path: Path) -> None:
     with OwnWarehouse(tmp_path) as fragile:
         table = made(fragile)
-        process = module._Merge.process
 
-        def restarted(self: module._Merge, *args: Any) -> Iterator[MergedScores]:
+        def restarted(*args: Any) -> None:
             fragile.restart()
-            yield from process(self, *args)
+            commit(*args)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module._Merge, "process", restarted)
+            patch.setattr(module, "commit", restarted)
             with pytest.raises((UserError, RuntimeError), match="Invalid stream name"):
                 write(table, "a", blocks(1, 7))
         assert fragile.sql(WHOLE.format(table.scores))[0]["n"] == 0

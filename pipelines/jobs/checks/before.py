@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.errors import Exit, Finding, UserError
-from pipelines.jobs.checks import data, live, memory, model, place, runner
+from pipelines.jobs.checks import data, needs
 from pipelines.jobs.checks.facts import Facts
 from pipelines.jobs.checks.findings import coded
 from pipelines.jobs.launch import Launch
@@ -47,25 +47,25 @@ class Check:
 
 
 CHECKS: tuple[Check, ...] = (
-    Check("runner-options", runner.options),
-    Check("runner-options", runner.live, needs=("stream",)),
-    Check("model-found", model.found, needs=("scoring",)),
-    Check("model-task", model.fits, needs=("scoring", "task")),
-    Check("model-loads", model.operations, needs=("scoring",)),
-    Check("batch-size", model.batch, needs=("scoring", "task")),
-    Check("runner-options", place.runner, needs=("stream",)),
-    Check("output-place", place.output, needs=("scoring", "task")),
-    Check("output-place", place.archive, needs=("stream",)),
-    Check("runner-reachable", runner.reachable),
-    Check("messages", live.payload, needs=("stream",)),
-    Check("dead-letter-topic", live.letters, needs=("stream",)),
-    Check("subscription", live.subscription, needs=("stream",)),
-    Check("subscription-settings", live.settings, needs=("stream",)),
+    Check("runner-options", needs.runner),
+    Check("runner-options", needs.live_runner, needs=("stream",)),
+    Check("model-found", needs.model, needs=("scoring",)),
+    Check("model-task", needs.model_task, needs=("scoring", "task")),
+    Check("model-loads", needs.model_operations, needs=("scoring",)),
+    Check("batch-size", needs.batch_size, needs=("scoring", "task")),
+    Check("runner-options", needs.output_runner, needs=("stream",)),
+    Check("output-place", needs.output, needs=("scoring", "task")),
+    Check("output-place", needs.archive, needs=("stream",)),
+    Check("runner-reachable", needs.reachable),
+    Check("messages", needs.payload, needs=("stream",)),
+    Check("dead-letter-topic", needs.letters, needs=("stream",)),
+    Check("subscription", needs.subscription, needs=("stream",)),
+    Check("subscription-settings", needs.settings, needs=("stream",)),
     Check("input-found", data.found, needs=("input",)),
     Check("data-columns", data.columns, needs=("input", "task")),
     Check("time-unit", data.units, needs=("input", "task")),
     Check("rows-refused", data.refused, needs=("input", "task")),
-    Check("memory", memory.memory, needs=("scoring", "task", "span")),
+    Check("memory", needs.memory, needs=("scoring", "task", "span")),
 )
 
 

@@ -1,13 +1,8 @@
-"""The tables of BigQuery that scores go to: their columns, whether they are there, and what is to be added to them.
-
-`python -m pipelines.storage.bigquery.schema KIND` prints the columns of a table for schemas/KIND.json.
-"""
+"""The tables of BigQuery that scores go to: their columns, whether they are there, and what is to be added to them."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -187,11 +182,6 @@ def fields(kind: Kind, outputs: Sequence[str]) -> list[Field]:
         }
 
     return [field(f.name, f.type) for f in arrow_schema(kind, outputs)]
-
-
-def document(kind: Kind) -> str:
-    """The content of schemas/KIND.json; the scores are those of churn."""
-    return json.dumps(fields(kind, ["churn"]), indent=2, ensure_ascii=False) + "\n"
 
 
 def check(table: Table, outputs: Sequence[str]) -> None:
@@ -449,8 +439,3 @@ def _views(table: Table, outputs: Sequence[str]) -> dict[str, _View]:
             sql = f"CREATE OR REPLACE VIEW `{name}` OPTIONS({options}) AS {select}"
             views[name] = _View(sql, digest, _get(table, name))
     return views
-
-
-if __name__ == "__main__":
-    kinds: dict[str, Kind] = {kind: kind for kind in LAYOUTS}
-    print(document(kinds[sys.argv[1]]), end="")

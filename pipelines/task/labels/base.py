@@ -1,7 +1,7 @@
 """What a label is: a question about the events after an as-of, and all that follows from its kind.
 
 Each kind is a class in a file of its own here, pure and without a model; `kinds` lists them. What a kind needs of
-TensorFlow (head, loss, calibration) is in `models.heads`, and how it is judged and told in `evaluation.kinds` and
+TensorFlow (head, loss, calibration) is in `models.heads`, and how it is judged and told in `evaluation.evaluate` and
 `evaluation.page.kinds`, which have a file and a line for each kind, too. Nothing else asks which kind a label is.
 """
 

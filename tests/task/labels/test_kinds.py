@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from pipelines.evaluation.kinds import KINDS as JUDGES
+from pipelines.evaluation.evaluate import KINDS as JUDGES
 from pipelines.evaluation.page.kinds import KINDS as PAGES
 from pipelines.models.heads import HEADS
 from pipelines.task.labels.kinds import KINDS, AnyLabel, Kind
