@@ -35,7 +35,7 @@ from pipelines.commands import (
 from pipelines.commands.command import EXIT_CODES
 from pipelines.errors import Exit, UserError, unknown_option
 from pipelines.system import interrupts
-from pipelines.system.terminal import shown_streams
+from pipelines.system.screen import shown_streams
 
 COMMANDS = (  # in the order of `foretide --help`
     score.COMMAND,

@@ -33,7 +33,7 @@ SETTINGS = {
     "sandbox/flink_cluster.py": "a program of its own",
     "system/files.py": "the mask of new files, which DuckDB makes, is one of the process; put back after the block",
     "system/interrupts.py": "signals come to a process",
-    "system/terminal.py": "whoever prints, no control character reaches a terminal; put back after the block",
+    "system/screen.py": "whoever prints, no control character reaches a terminal; put back after the block",
 }
 STATE = {
     "events/messages.py": "DoFns of a process, which decode, pause the one that pulls there",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.commands.flag import Flag, OneOf
 from pipelines.commands.flags import EVERY
-from pipelines.jobs.config import Input
 from pipelines.runners.execution import Execution
 
 if TYPE_CHECKING:
@@ -93,8 +92,3 @@ def execution(args: argparse.Namespace, rest: tuple[str, ...]) -> Execution:
     found = filled(Execution, args, beam_args=rest)
     found.check()
     return found
-
-
-def files(args: argparse.Namespace, paths: Sequence[str]) -> Input:
-    """Events to be read. Paths are those of this machine, for processes in any folder."""
-    return Input.located(paths, args.format)

@@ -11,7 +11,6 @@ from pipelines.commands import score, stream
 from pipelines.commands.command import TO_BEAM, Command, CommandGroup, execution, filled, load
 from pipelines.commands.flag import flag
 from pipelines.errors import Finding, UserError
-from pipelines.jobs.config import ScoreFlags, StreamFlags
 from pipelines.runners.execution import Execution
 
 if TYPE_CHECKING:
@@ -45,15 +44,10 @@ def launch(args: argparse.Namespace, rest: tuple[str, ...]) -> Launch:
     task = tried("task-file", args.task, lambda: load(args))
     tried("runner-options", "options of Beam", lambda: execution(args, rest))
     where = filled(Execution, args, beam_args=rest)
-    flags: ScoreFlags | StreamFlags
-    if args.launch == "score":
-        flags = asked = score.alone(args, where)
-        if task is not None:
-            flags = tried("arguments", "arguments", lambda: score.whole(args, asked, task)) or asked
-    else:
-        flags = live = stream.alone(args, where)
-        if task is not None:
-            flags = tried("arguments", "arguments", lambda: stream.whole(args, live, task)) or live
+    asked = score if args.launch == "score" else stream
+    flags = asked.alone(args, where)
+    if task is not None:
+        flags = tried("arguments", "arguments", lambda: asked.whole(args, flags, task)) or flags
     return Launch(flags, task, tuple(problems))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.commands.command import Command, files, filled, load
+from pipelines.commands.command import Command, filled, load
 from pipelines.commands.flag import flag
 from pipelines.commands.flags import AS_OF, FORMAT, INPUT, MODEL, OUTPUT, TASK
 from pipelines.errors import UserError
+from pipelines.jobs.config import Input
 from pipelines.task.as_ofs import duration_of, parse_as_ofs
 
 FLAGS = (
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace, rest: tuple[str, ...]) -> int:
 
     task = load(args)
     as_ofs = parse_as_ofs(task, args.as_of)
-    events = files(args, args.input)
+    events = Input.located(args.input, args.format)
     if events.local != events.patterns:
         raise UserError("--input: a rehearsal reads files of this machine")
     if (as_ofs[0] - task.sequence.origin) % task.score.every:

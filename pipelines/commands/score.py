@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from pipelines.commands.command import TO_BEAM, Command, execution, files, filled, load
+from pipelines.commands.command import TO_BEAM, Command, execution, filled, load
 from pipelines.commands.flag import TemplateForm, flag
 from pipelines.commands.flags import AS_OF, FORMAT, INPUT, METHOD, PIPELINE, SCORING
-from pipelines.jobs.config import ScoreConfig, ScoreFlags
+from pipelines.jobs.config import Input, ScoreConfig, ScoreFlags
 from pipelines.runners.execution import RAM, Execution
 from pipelines.task.as_ofs import parse_as_ofs
 
@@ -42,7 +42,7 @@ FLAGS = (
 
 def alone(args: argparse.Namespace, where: Execution) -> ScoreFlags:
     """What the flags say by themselves."""
-    return filled(ScoreFlags, args, input=files(args, args.input), execution=where)
+    return filled(ScoreFlags, args, input=Input.located(args.input, args.format), execution=where)
 
 
 def whole(args: argparse.Namespace, flags: ScoreFlags, task: Task) -> ScoreConfig:

@@ -7,13 +7,13 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from pipelines.commands.command import TO_BEAM, Command, execution, files, filled, load
+from pipelines.commands.command import TO_BEAM, Command, execution, filled, load
 from pipelines.commands.flag import TemplateForm, flag, positive
 from pipelines.commands.flags import FORMAT, METHOD, OUTPUT, PIPELINE, PLACE, SCORING, SOURCES, TIME, folder
 from pipelines.errors import UserError
 from pipelines.events.formats.registry import PAYLOADS, payload_format
 from pipelines.google.subscription import NAME
-from pipelines.jobs.config import StreamConfig, StreamFlags
+from pipelines.jobs.config import Input, StreamConfig, StreamFlags
 from pipelines.jobs.outputs.kinds import located
 from pipelines.runners.execution import Execution
 from pipelines.task.as_ofs import duration_of, first_as_of
@@ -125,7 +125,7 @@ FLAGS = (
 
 def alone(args: argparse.Namespace, where: Execution) -> StreamFlags:
     """What the flags say by themselves."""
-    bootstrap = files(args, args.bootstrap) if args.bootstrap else None
+    bootstrap = Input.located(args.bootstrap, args.format) if args.bootstrap else None
     return filled(StreamFlags, args, bootstrap=bootstrap, execution=where)
 
 

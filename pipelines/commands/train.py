@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.commands.command import TO_BEAM, Command, execution, files, filled, load
+from pipelines.commands.command import TO_BEAM, Command, execution, filled, load
 from pipelines.commands.flag import flag, positive, seed
 from pipelines.commands.flags import FORMAT, INPUT, MODELS, PIPELINE
-from pipelines.jobs.config import TrainConfig
+from pipelines.jobs.config import Input, TrainConfig
 from pipelines.task.as_ofs import parse_as_ofs, steps_of
 
 LEARNING = (  # also of `foretide tune`
@@ -49,7 +49,7 @@ def training(args: argparse.Namespace, rest: tuple[str, ...]) -> TrainConfig:
         TrainConfig,
         args,
         task=task,
-        input=files(args, args.input),
+        input=Input.located(args.input, args.format),
         test=test,
         train_every=steps_of(task, "--train-every", args.train_every) or max(task.score.every, task.horizon),
         execution=execution(args, rest),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
 from pipelines.errors import Finding, Severity
-from pipelines.system.terminal import in_json
+from pipelines.system.screen import in_json
 
 SHOWN = ("code", "severity", "subject", "message", "remedy")  # of a finding
 VERSION = 1  # of the JSON; a change that a reader of it would notice makes it 2

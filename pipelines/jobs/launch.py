@@ -10,7 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.errors import Finding, UserError
 from pipelines.events.decode import Since, Span
-from pipelines.google import subscription as pubsub
+from pipelines.google.subscription import EMULATOR
 from pipelines.jobs.config import (
     ExamplesConfig,
     Input,
@@ -117,4 +117,4 @@ class Launch:
     @property
     def real_pubsub(self) -> bool:
         """Whether it reads Pub/Sub, and not an emulator of it."""
-        return self.stream is not None and pubsub.EMULATOR not in os.environ
+        return self.stream is not None and EMULATOR not in os.environ

@@ -21,7 +21,7 @@ from pipelines.events.sequences import BATCH, DENSE
 from pipelines.models.engines.base import EngineName
 from pipelines.system.background import repeating
 from pipelines.system.machine import Room, left, room
-from pipelines.system.progress import quantity
+from pipelines.system.screen import quantity
 from pipelines.task.spec import Task
 
 CLOSE = 0.8  # of the room: what is likely to take more may end for want of it

@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.models.registry import TaskModels, Version
 from pipelines.models.saved.manifest import Manifest, load_manifest
 from pipelines.system.files import read_json
-from pipelines.system.terminal import one_line
+from pipelines.system.screen import aligned, one_line
 from pipelines.task.fields import format_duration, format_time
 from pipelines.task.labels.base import cell
 from pipelines.task.labels.kinds import KINDS
@@ -45,7 +45,7 @@ def compare(a: Path, b: Path) -> str:
     for title, x, y in sections:
         rows += [[title, "", "", ""], *(_different(x, y) or [["  no difference", "", "", ""]])]
     rows += [["metrics", "", "", "difference"], *_metrics(one.metrics, two.metrics)]
-    lines = _aligned(rows)
+    lines = aligned(rows)
     if one.test != two.test or one.task != two.task:
         lines.append("They were tested on other entities or at other as-ofs: the metrics do not compare directly.")
     return "\n".join(map(one_line, lines))
@@ -58,7 +58,7 @@ def _task(models: TaskModels) -> Iterator[str]:
     if models.versions:
         rows = [_row(v, v.path.name == serving) for v in models.versions]
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        yield from _aligned([columns, *([row.get(c, "") for c in columns] for row in rows)])
+        yield from aligned([columns, *([row.get(c, "") for c in columns] for row in rows)])
     yield from (f"  not usable: {problem}" for problem in models.problems)
 
 
@@ -155,9 +155,3 @@ def _metrics(left: Mapping[str, float], right: Mapping[str, float]) -> list[list
 def _period(as_ofs: Sequence[int]) -> str:
     """A range of as-ofs in the form that `--as-of` takes."""
     return "..".join(dict.fromkeys(format_time(t) for t in (*as_ofs[:1], *as_ofs[-1:])))
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[one_line(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]

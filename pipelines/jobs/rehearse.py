@@ -13,10 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -230,21 +232,16 @@ def _stream(config: RehearseConfig, folder: Path, target: Path, pubsub: Emulator
         *("--bootstrap", str(folder / "history"), "--from", format_time(config.start)),
         *("--model", config.model, "--output", str(folder / "live"), *config.stream_args),
     ]
-    job = bound(command, env={**os.environ, **pubsub.environment}, stdout=subprocess.PIPE, text=True)
-    printer = Thread(target=_print, args=(job.stdout, str(folder), str(target)), daemon=True)
-    printer.start()
-    try:
+    environment = {**os.environ, **pubsub.environment}
+    with _running("the live job", command, env=environment, stdout=subprocess.PIPE, text=True) as job:
+        printer = Thread(target=_print, args=(job.stdout, str(folder), str(target)), daemon=True)
+        printer.start()
         _publish(config, pubsub, topic, live, job)
         _close(config, pubsub, topic, job)
         for run in live_runs(folder / "live"):
             stop_file(folder / "live", run).touch()
-        code = job.wait()
-    finally:
-        if job.poll() is None:
-            end(job, ENDING)
+        job.wait()
         printer.join(ENDING)
-    if code:
-        raise UserError(f"the live job ended with exit code {code}", _exit(code))
 
 
 def _print(lines: Iterable[str], place: str, later: str) -> None:
@@ -282,16 +279,19 @@ def _backfill(config: RehearseConfig, folder: Path) -> None:
         *("--input", str(folder / "history"), str(folder / "published")),
         *("--model", config.model, "--output", str(folder / "backfill")),
     ]
-    job = bound(command, stdout=subprocess.DEVNULL)
+    with _running("the backfill", command, stdout=subprocess.DEVNULL):
+        pass
+
+
+@contextmanager
+def _running(what: str, command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A command that runs beside the block, which waits for its end. Raises UserError where that is no good one."""
+    job = bound(command, **options)
     try:
+        yield job
         code = job.wait()
     finally:
         if job.poll() is None:
             end(job, ENDING)
     if code:
-        raise UserError(f"the backfill ended with exit code {code}", _exit(code))
-
-
-def _exit(code: int) -> Exit:
-    """Of this command, by that of one that it ran."""
-    return Exit(code) if code in list(Exit) else Exit.FAILED
+        raise UserError(f"{what} ended with exit code {code}", Exit(code) if code in list(Exit) else Exit.FAILED)

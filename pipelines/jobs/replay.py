@@ -15,7 +15,7 @@ from pipelines.events.messages import ID
 from pipelines.google.leases import ServiceRefused
 from pipelines.google.subscription import Client, check_name, client
 from pipelines.jobs.outputs.kinds import output
-from pipelines.system.terminal import one_line
+from pipelines.system.screen import one_line
 from pipelines.transforms.publish_letters import Message, check_topic, original, publish, publisher
 
 BATCH = 1_000  # letters at once

@@ -10,8 +10,7 @@ from pipelines.jobs.outputs.kinds import output
 from pipelines.jobs.source import InputSource
 from pipelines.ledger.counts import NEVER, Ledger
 from pipelines.models.saved.manifest import Manifest
-from pipelines.system.progress import duration, quantity
-from pipelines.system.terminal import one_line
+from pipelines.system.screen import duration, one_line, quantity
 from pipelines.task.fields import format_time
 from pipelines.task.spec import Task
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 
 import apache_beam as beam
 
@@ -23,7 +22,7 @@ from pipelines.system.progress import Progress, watch
 from pipelines.task.file import describe
 from pipelines.transforms.build_sequences import Sequences
 from pipelines.transforms.infer import InferBatches
-from pipelines.transforms.output_rows import now
+from pipelines.transforms.output_rows import begun
 from pipelines.transforms.read_files import ReadPieces
 
 EXITS = {"published": Exit.OK, "refused": Exit.REFUSED, "unbalanced": Exit.UNBALANCED}
@@ -56,19 +55,7 @@ def score(config: ScoreConfig) -> int:
 
 def run_of(config: ScoreConfig, version: str) -> Run:
     """What the rows say of a run by this version of the model that begins now."""
-    horizon, active_within = config.task.label.terms
-    return Run(
-        run_id=config.run_id(version),
-        attempt=uuid.uuid4().hex[:8],
-        task=config.task.task,
-        outputs=config.task.outputs,
-        inputs=config.input.patterns,
-        started_at=now(),
-        model_version=version,
-        max_bad_share=config.max_bad_share,
-        horizon=horizon,
-        active_within=active_within,
-    )
+    return begun(config.task, config.run_id(version), config.input.patterns, version, config.max_bad_share)
 
 
 def build(
@@ -98,9 +85,7 @@ def plan(config: ScoreConfig) -> int:
     print(f"runner      {config.runner.name}, {where.workers} worker(s), {source.shards} shards")
     print("\n".join([facts.need.line(), *warnings]))
     print(f"output      {config.output}, run {config.run_id(manifest.version)}")
-    for line in config.place.plan(config.as_ofs):
-        print(line)
-    print("dry run: nothing was scored or written")
+    print("\n".join([*config.place.plan(config.as_ofs), "dry run: nothing was scored or written"]))
     return Exit.OK
 
 

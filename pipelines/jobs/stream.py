@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import time
-import uuid
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,20 +29,19 @@ from pipelines.models import registry
 from pipelines.models.engines.loading import import_framework
 from pipelines.models.saved.manifest import Manifest
 from pipelines.runners import portable
-from pipelines.storage.rows import Run
 from pipelines.system.clock import onward
 from pipelines.system.progress import Progress
 from pipelines.task.fields import format_duration, format_time
 from pipelines.task.file import describe
-from pipelines.transforms import read_messages as pubsub
 from pipelines.transforms.archive import Archive, compacting_archive
 from pipelines.transforms.build_sequences import Sequences
 from pipelines.transforms.decode_messages import DecodeMessages
 from pipelines.transforms.infer import InferBatches
 from pipelines.transforms.live_sequences import LiveSettings
-from pipelines.transforms.output_rows import Inputs, now
+from pipelines.transforms.output_rows import Inputs, begun
 from pipelines.transforms.publish_letters import PublishLetters
 from pipelines.transforms.read_files import ReadPieces
+from pipelines.transforms.read_messages import ReadMessages, SubscriptionSource
 
 WATCH = 5.0  # seconds between two looks at which version of the model serves
 
@@ -66,16 +64,16 @@ def stream(config: StreamConfig) -> int:
       UserError: the model, the history or the subscription will not do, or the pipeline failed.
     """
     ready, need, warnings = _prepare(config)
-    for line in warnings:
-        print(line)
-    print(_beginning(config, ready, need), flush=True)
+    print("\n".join([*warnings, _beginning(config, ready, need)]), flush=True)
     if config.runner.local:
         import_framework(config.engine)  # here, and not in a thread of the job
     archive = compacting_archive(config.archive) if config.archive else nullcontext()
     letters = config.dead_letters is None  # otherwise they go to their topic
     explained = memory.explained(need)
     unchanged = ready.history.unchanged() if ready.history else nullcontext()
-    with config.place.live(_run(config), letters) as live, archive, explained, unchanged:
+    inputs = config.subscription, *(config.bootstrap.patterns if config.bootstrap else ())
+    run = begun(config.task, config.run_id, inputs)
+    with config.place.live(run, letters) as live, archive, explained, unchanged:
         result = portable.run_stream(
             config.execution, lambda p: build(p, config, ready, live), live.stop, config.job_name
         )
@@ -87,11 +85,8 @@ def stream(config: StreamConfig) -> int:
 def plan(config: StreamConfig) -> int:
     """Checks all that a job checks, and prints what it would do."""
     ready, need, warnings = _prepare(config, dry_run=True)
-    print(describe(config.task))
-    print(_beginning(config, ready, need))
-    for line in warnings:
-        print(line)
-    print("dry run: nothing was read, scored or written")
+    done = "dry run: nothing was read, scored or written"
+    print("\n".join([describe(config.task), _beginning(config, ready, need), *warnings, done]))
     return Exit.OK
 
 
@@ -125,7 +120,7 @@ class ReadLive(beam.PTransform):
 
     def expand(self, p: beam.pvalue.PBegin) -> LiveEventsRead:
         config, task, since = self.config, self.config.task, Since(self.config.first)
-        pulled = p | "Pull" >> pubsub.ReadMessages(self._source(), config.runner, config.pullers)
+        pulled = p | "Pull" >> ReadMessages(self._source(), config.runner, config.pullers)
         if config.archive is not None:
             pulled.messages | "Archive" >> Archive(config.archive, self.ready.payload)
         how = config.subscription, config.max_bad_share, self.ready.payload, self.journal
@@ -141,9 +136,9 @@ class ReadLive(beam.PTransform):
             (pulled.ledger, *(e.ledger for e in parts)) | "Ledgers" >> beam.Flatten(),
         )
 
-    def _source(self) -> pubsub.SubscriptionSource:
+    def _source(self) -> SubscriptionSource:
         task, facts = self.config.task, self.ready.facts
-        return pubsub.SubscriptionSource(
+        return SubscriptionSource(
             subscription=self.config.subscription,
             first=self.config.first,
             every=task.score.every,
@@ -198,19 +193,3 @@ def _beginning(config: StreamConfig, ready: Prepared, need: memory.Need) -> str:
     elif config.runner.local:
         lines.append("archive     none: what this process knows is gone when it ends (--archive FOLDER keeps it)")
     return "\n".join(lines)
-
-
-def _run(config: StreamConfig) -> Run:
-    """What its rows say of the job."""
-    history = config.bootstrap.patterns if config.bootstrap else ()
-    horizon, active_within = config.task.label.terms
-    return Run(
-        run_id=config.run_id,
-        attempt=uuid.uuid4().hex[:8],
-        task=config.task.task,
-        outputs=config.task.outputs,
-        inputs=(config.subscription, *history),
-        started_at=now(),
-        horizon=horizon,
-        active_within=active_within,
-    )

@@ -13,8 +13,7 @@ from typing import TextIO
 from apache_beam.metrics.metric import MetricResult, MetricResults, MetricsFilter
 
 from pipelines.ledger.metrics import METRICS, NAMESPACE
-from pipelines.system.progress import duration, quantity
-from pipelines.system.terminal import behind, shown
+from pipelines.system.screen import behind, duration, quantity, shown
 
 ALARMS = {  # shown as soon as there are any, in this order
     "behind": "behind the watermark",

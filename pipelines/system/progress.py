@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pipelines.system.background import repeating
 from pipelines.system.files import PRIVATE_FILE
-from pipelines.system.terminal import behind
+from pipelines.system.screen import behind, duration, quantity
 
 TOTAL = struct.Struct("<q")
 UNITS = {"reading": "B", "scoring": "shards"}  # what a stage counts in
@@ -215,23 +215,3 @@ def finished(reading: Reading) -> str:
     unit = UNITS.get(reading.stage, "")
     amount, rate = quantity(reading.done, unit), quantity(reading.rate, unit)
     return f"{reading.stage} done: {amount} in {duration(reading.seconds)}, {rate}/s"
-
-
-def quantity(number: float, unit: str = "") -> str:
-    """Two or three digits with a decimal prefix: 1.2 GB, 61 MB, 850 k; 850 and less as it is."""
-    for prefix in ("", "k", "M", "G", "T"):
-        if number < 999.5 or prefix == "T":
-            break
-        number /= 1000
-    digits = f"{number:.1f}" if number < 9.95 and (prefix or number != int(number)) else f"{number:.0f}"
-    return f"{digits} {prefix}{unit}".rstrip()
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s, 2 h 5 min."""
-    s = round(seconds)
-    if s < 60:
-        return f"{s} s"
-    if s < 3600:
-        return f"{s // 60} min {s % 60} s"
-    return f"{s // 3600} h {s // 60 % 60} min"

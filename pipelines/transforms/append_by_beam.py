@@ -25,8 +25,7 @@ from apache_beam.utils.subprocess_server import JavaJarServer
 
 from pipelines.errors import UserError
 from pipelines.google.tables import Table
-from pipelines.ledger.counts import DeadLetter, Ledger
-from pipelines.ledger.running import Appended
+from pipelines.ledger.counts import Appended, DeadLetter, Ledger
 from pipelines.runners.base import Runner
 from pipelines.storage.bigquery.append import RefusedRow
 from pipelines.storage.bigquery.schema import arrow_schema, fields, stored

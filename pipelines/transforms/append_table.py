@@ -19,8 +19,7 @@ from apache_beam.pvalue import TaggedOutput
 
 from pipelines.google.bigquery import writer
 from pipelines.google.tables import Table
-from pipelines.ledger.counts import DeadLetter, Ledger
-from pipelines.ledger.running import Appended, Running
+from pipelines.ledger.counts import Appended, DeadLetter, Ledger, Running
 from pipelines.storage.bigquery.append import RefusedRow, append, default_stream
 from pipelines.storage.bigquery.reconcile import Reconcile
 from pipelines.storage.bigquery.schema import arrow_schema, stored

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import time
+import uuid
 from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from pipelines.ledger.counts import DeadLetter, Ledger, Status
 from pipelines.storage.rows import DEAD_LETTERS, TIME, Run, live_schema, score_schema
+from pipelines.task.spec import Task
 from pipelines.transforms.infer import ScoreBlock
 
 Inputs = tuple[beam.PCollection[ScoreBlock], beam.PCollection[DeadLetter], beam.PCollection[Ledger]]  # of a sink
@@ -23,6 +25,13 @@ Letter = tuple[str, str, str, str, int, str, bytes | None, str | None]  # the fi
 def now() -> int:
     """The wall clock, us since 1970."""
     return time.time_ns() // 1000
+
+
+def begun(task: Task, run_id: str, inputs: Sequence[str], model_version: str = "", max_bad_share: float = 1.0) -> Run:
+    """What the rows say of a run over files, or of a live job, that begins now."""
+    attempt = uuid.uuid4().hex[:8]
+    of = (run_id, attempt, task.task, task.outputs, tuple(inputs), now(), model_version, max_bad_share)
+    return Run(*of, *task.label.terms)
 
 
 def score_id(task: str, entity: str, as_of: int) -> str:

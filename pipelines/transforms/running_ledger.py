@@ -1,4 +1,4 @@
-"""The running total of a live job's ledgers, in the state of the job: what it adds up is in `ledger.running`."""
+"""The running total of a live job's ledgers, in the state of the job: what it adds up is in `ledger.counts`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from apache_beam.transforms import userstate
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 
-from pipelines.ledger.counts import Ledger
-from pipelines.ledger.running import KEPT, Appended, Running, Window
+from pipelines.ledger.counts import KEPT, Appended, Ledger, Running, Window
 from pipelines.transforms.coders import VersionedCoder
 
 Look = Callable[[Mapping[Window, int]], Mapping[Window, int]]  # rows meant -> rows visible; none if it cannot be told

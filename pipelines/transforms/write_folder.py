@@ -17,8 +17,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from pipelines.ledger.counts import DeadLetter, Ledger, total
-from pipelines.ledger.running import Running
+from pipelines.ledger.counts import DeadLetter, Ledger, Running, total
 from pipelines.storage.folder.live import append
 from pipelines.storage.folder.runs import LEDGER, Attempt, Outcome, publish, read_outcome
 from pipelines.storage.rows import Run, ledger_table, live_ledger_table, write_table

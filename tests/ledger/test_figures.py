@@ -10,7 +10,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from pipelines.ledger.figures import Distribution, FigureLines, Figures, collect, last_screen, line
 from pipelines.ledger.metrics import counter, distribution
-from pipelines.system.terminal import Shown
+from pipelines.system.screen import Shown
 
 BEFORE = Figures({"messages": 1000, "events": 2000}, {"publish_lag_ms": Distribution(10, 90_000, 1, 80_000)})
 NOW = Figures(

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines.models.network import Shapes
-from pipelines.models.prepared import prepared_rows
+from pipelines.models.training import prepared_rows
 from tests.support.toy_models import examples, task, tensor
 
 N = 2500  # more than are prepared at a time
@@ -49,12 +49,12 @@ def test_is_what_the_network_sees(tmp_path: Path) -> None:
 def test_is_computed_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, rows, file = examples(np.zeros((N, 1), np.float32), tensor(N)), np.arange(N), tmp_path / "prepared.f4"
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.models.prepared.os.replace", lambda *_: 1 / 0)
+        patch.setattr("pipelines.models.training.os.replace", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepared_rows(task(network="mlp"), data, rows, Texts(), file)
     assert not file.exists()
     first, _ = prepared_rows(task(network="mlp"), data, rows, Texts(), file)
     before = first.tensor(rows)
-    monkeypatch.setattr("pipelines.models.prepared._write", lambda *_: 1 / 0)
+    monkeypatch.setattr("pipelines.models.training._write", lambda *_: 1 / 0)
     again, _ = prepared_rows(task(network="mlp"), data, rows, Texts(), file)
     assert np.array_equal(again.tensor(rows), before)

@@ -31,8 +31,7 @@ from pipelines.jobs import score, stream
 from pipelines.jobs.config import Input, ScoreConfig, StreamConfig
 from pipelines.jobs.outputs.bigquery import TableLive
 from pipelines.jobs.source import InputSource
-from pipelines.ledger.counts import DeadLetter, Ledger
-from pipelines.ledger.running import Appended, Running, WindowRows
+from pipelines.ledger.counts import Appended, DeadLetter, Ledger, Running, WindowRows
 from pipelines.runners.execution import Execution
 from pipelines.storage.rows import Run
 from pipelines.system.progress import Progress

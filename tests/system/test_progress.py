@@ -17,10 +17,8 @@ from pipelines.system.progress import (
     Progress,
     ProgressLines,
     Reading,
-    duration,
     finished,
     line,
-    quantity,
     read,
     watch,
 )
@@ -73,29 +71,6 @@ def test_lines() -> None:
     assert line(Reading("scoring", 12, 0, 4.0)) == "scoring 12 shards, 3 shards/s"
     assert line(Reading("training", 1, 8, 4.0)) == "training 12 % of 8, 0.2/s, 28 s left"
     assert finished(reading) == "reading done: 540 MB in 9 s, 61 MB/s"
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (0, "0 B"),
-        (1, "1 B"),
-        (0.25, "0.2 B"),
-        (999, "999 B"),
-        (999.6, "1.0 kB"),
-        (61_234_567, "61 MB"),
-        (5e15, "5000 TB"),
-    ],
-)
-def test_quantity(number: float, text: str) -> None:
-    assert quantity(number, "B") == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_plain_lines_come_every_ten_seconds_and_at_the_end_of_a_stage() -> None:

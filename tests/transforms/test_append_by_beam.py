@@ -36,8 +36,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from pipelines.errors import UserError
 from pipelines.google.bigquery import writer
 from pipelines.google.tables import Table
-from pipelines.ledger.counts import DeadLetter, Ledger
-from pipelines.ledger.running import Appended, Window
+from pipelines.ledger.counts import Appended, DeadLetter, Ledger, Window
 from pipelines.storage.bigquery import reconcile, schema
 from pipelines.storage.bigquery.append import RefusedRow, default_stream
 from pipelines.storage.rows import Run

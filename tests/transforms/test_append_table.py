@@ -19,8 +19,7 @@ from apache_beam.transforms.periodicsequence import PeriodicImpulse
 
 from pipelines.google.bigquery import execute
 from pipelines.google.tables import Table
-from pipelines.ledger.counts import DeadLetter, Ledger
-from pipelines.ledger.running import Appended, Running, WindowRows
+from pipelines.ledger.counts import Appended, DeadLetter, Ledger, Running, WindowRows
 from pipelines.storage.bigquery import schema
 from pipelines.storage.bigquery.append import RefusedRow
 from pipelines.storage.rows import Run

@@ -16,8 +16,7 @@ from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
 from pipelines.events.formats.base import Piece
 from pipelines.events.messages import BlockOrTick, Messages, Tick
 from pipelines.events.sequences import SequenceBatch
-from pipelines.ledger.counts import DeadLetter, Ledger
-from pipelines.ledger.running import Appended, Running, WindowRows
+from pipelines.ledger.counts import Appended, DeadLetter, Ledger, Running, WindowRows
 from pipelines.system.versioned import StateError, plain, versioned
 from pipelines.transforms import coders as beam_coders
 from pipelines.transforms.coders import VersionedCoder

@@ -15,8 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_stream
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
 
-from pipelines.ledger.counts import DeadLetter, Ledger, total
-from pipelines.ledger.running import KEPT, Appended, Running, Window, WindowRows
+from pipelines.ledger.counts import KEPT, Appended, DeadLetter, Ledger, Running, Window, WindowRows, total
 from pipelines.storage.folder.live import folder, make_folders, parts, read_live_ledger, read_rows
 from pipelines.storage.rows import Run
 from pipelines.storage.rows import ledgers as counts

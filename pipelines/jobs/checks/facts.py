@@ -13,7 +13,7 @@ from pipelines.events.decode import Since, Span
 from pipelines.events.formats import bigquery
 from pipelines.events.formats.registry import format_of
 from pipelines.events.messages import Payload
-from pipelines.google import subscription as pubsub
+from pipelines.google.subscription import SubscriptionFacts, preflight
 from pipelines.jobs import memory
 from pipelines.jobs.checks.findings import coded
 from pipelines.jobs.checks.sample import ROWS, Looked, Sample, look, sampled
@@ -107,8 +107,8 @@ class Facts:
         return self.scoring.place
 
     @known
-    def subscription(self) -> pubsub.SubscriptionFacts:
-        return pubsub.preflight(self.stream.subscription)
+    def subscription(self) -> SubscriptionFacts:
+        return preflight(self.stream.subscription)
 
     @known
     def payload(self) -> Payload:

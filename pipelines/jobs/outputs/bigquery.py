@@ -17,7 +17,7 @@ from pipelines.jobs.outputs.base import Options, Output, RunResult, StoredLetter
 from pipelines.ledger.counts import Ledger
 from pipelines.storage.bigquery import schema, staging
 from pipelines.storage.rows import Run
-from pipelines.system.progress import quantity
+from pipelines.system.screen import quantity
 from pipelines.task.spec import Task
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ class TableOutput(Output):
 
     def check_runner(self, runner: Runner) -> None:
         if self.method == "beam":
-            from pipelines.transforms import append_by_beam as beamtable
+            from pipelines.transforms import append_by_beam
 
-            beamtable.check(runner)
+            append_by_beam.check(runner)
 
     def grants(self) -> Sequence[Grants]:
         return output_grants(self.table)

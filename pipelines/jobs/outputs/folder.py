@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.errors import UserError
 from pipelines.jobs.outputs.base import Options, Output, RunResult, StoredLetter
 from pipelines.ledger.counts import Ledger
-from pipelines.storage.folder import live as livestore
+from pipelines.storage.folder.live import make_folders, read_live_ledger, stop_file
 from pipelines.storage.folder.runs import LEDGER, adopt, begin, current, read_outcome
 from pipelines.storage.rows import Run, read_ledger
 from pipelines.system.files import writable
@@ -57,7 +57,7 @@ class FolderOutput(Output):
     def live(self, run: Run, letters: bool) -> Iterator[FolderLive]:
         from pipelines.storage.folder.compaction import compacting
 
-        livestore.make_folders(self.place, run.run_id)
+        make_folders(self.place, run.run_id)
         with compacting(self.place, run.run_id):
             yield FolderLive(self.place, run, letters)
 
@@ -119,7 +119,7 @@ class FolderLive:
 
     @property
     def stop(self) -> Path:
-        return livestore.stop_file(self.place, self.run.run_id)
+        return stop_file(self.place, self.run.run_id)
 
     @property
     def journal(self) -> str:
@@ -132,4 +132,4 @@ class FolderLive:
         return AppendRun(self.run, Path(self.place), self.letters)
 
     def ledger(self) -> Ledger:
-        return livestore.read_live_ledger(self.place, self.run.run_id)
+        return read_live_ledger(self.place, self.run.run_id)

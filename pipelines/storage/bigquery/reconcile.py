@@ -10,8 +10,8 @@ from datetime import timedelta
 
 from pipelines.google.bigquery import execute, message
 from pipelines.google.tables import Table
+from pipelines.ledger.counts import Window
 from pipelines.ledger.metrics import counter
-from pipelines.ledger.running import Window
 from pipelines.storage.rows import Run
 from pipelines.task.fields import EPOCH, format_time
 

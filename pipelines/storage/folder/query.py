@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from pipelines.errors import UserError
 from pipelines.storage.folder.views import TRIES, VIEWS, connected, snapshot
-from pipelines.system.terminal import for_data, in_json, one_line
+from pipelines.system.screen import for_data, in_json, one_line
 
 Format = Literal["table", "csv", "spreadsheet", "json"]
 Row = tuple[object, ...]

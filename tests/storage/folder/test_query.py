@@ -12,9 +12,9 @@ import pytest
 
 from pipelines.errors import UserError
 from pipelines.storage.folder.query import Format, connect, query, select
-from pipelines.system.terminal import Shown, shown
+from pipelines.system.screen import Shown, shown
 from tests.support.folder_outputs import put, put_scores
-from tests.system.test_terminal import Screen
+from tests.system.test_screen import Screen
 
 
 def printed(out: Path, sql: str, format: Format = "table", limit: int = 100) -> str:

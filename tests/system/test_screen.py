@@ -13,7 +13,18 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.errors import Exit
-from pipelines.system.terminal import CONTROL, Shown, behind, for_data, in_json, one_line, shown, shown_streams
+from pipelines.system.screen import (
+    CONTROL,
+    Shown,
+    behind,
+    duration,
+    for_data,
+    in_json,
+    one_line,
+    quantity,
+    shown,
+    shown_streams,
+)
 
 
 class Screen(io.StringIO):
@@ -84,3 +95,26 @@ def test_whatever_a_command_says(
     said = "".join(capsys.readouterr())
     assert "x1b[2J" in said
     assert not CONTROL.search(said)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 B"),
+        (1, "1 B"),
+        (0.25, "0.2 B"),
+        (999, "999 B"),
+        (999.6, "1.0 kB"),
+        (61_234_567, "61 MB"),
+        (5e15, "5000 TB"),
+    ],
+)
+def test_quantity(number: float, text: str) -> None:
+    assert quantity(number, "B") == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

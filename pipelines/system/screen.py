@@ -1,4 +1,4 @@
-"""What reaches a terminal: text with its control characters shown, not obeyed.
+"""What people see: text with its control characters shown, not obeyed; numbers with a unit, and tables.
 
 File names, headers, manifests and names of entities come from others, and a terminal obeys what stands in them: it
 moves the cursor, hides lines, or types for the user. `shown_streams` stands between every `print` of a command and its
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
@@ -86,6 +86,33 @@ def shown_streams() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def quantity(number: float, unit: str = "") -> str:
+    """Two or three digits with a decimal prefix: 1.2 GB, 61 MB, 850 k; 850 and less as it is."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if number < 999.5 or prefix == "T":
+            break
+        number /= 1000
+    digits = f"{number:.1f}" if number < 9.95 and (prefix or number != int(number)) else f"{number:.0f}"
+    return f"{digits} {prefix}{unit}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 2 h 5 min."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s} s"
+    if s < 3600:
+        return f"{s // 60} min {s % 60} s"
+    return f"{s // 3600} h {s // 60 % 60} min"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, with its columns one below the other."""
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
 def _escape(found: re.Match[str]) -> str:
