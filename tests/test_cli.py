@@ -349,6 +349,6 @@ def test_a_place_that_cannot_be_is_told_before_the_work(
     places = {"models": str(task.parent / "models"), "examples": str(task.parent / "examples")}
     rest = {} if command == "examples" else places
     flags = [command, *arguments("examples" if command == "examples" else "train", task, input=str(events), **rest)[1:]]
-    for place, told in (("gs://bucket/x", "local folder"), (str(task.parent / "file" / "x"), "cannot write to")):
+    for place, told in (("gs://bucket/x", "local folder"), (str(task.parent / "file" / "x"), "file")):
         assert told in refused(capsys, [*flags, f"--{flag}={place}"])
     assert (task.parent / "file").read_text() == ""

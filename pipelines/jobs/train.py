@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from pipelines.models.engines.loading import silent_stderr
 from pipelines.models.example_files import Examples, Ints, check_rows, load_examples
 from pipelines.models.example_store import Stored
 from pipelines.models.saved.manifest import Manifest
-from pipelines.system.files import locked, make_private, replacing
+from pipelines.system.files import locked, make_private, replacing, writable
 from pipelines.transforms.output_rows import now
 
 if TYPE_CHECKING:
@@ -104,6 +103,7 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
       UserError: another process is at work there.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)  # of models, which are no secret
     make_private(folder)
     with locked(folder / LOCK, wait=False) as held:
         if not held:
@@ -207,10 +207,5 @@ def _check(config: TrainConfig) -> None:
         raise UserError(f"task {config.task.task}: add a feature that counts or measures, such as {{agg: count}}")
     if "://" in config.models:
         raise UserError(f"--models {config.models}: the models must be in a local folder")
-    try:
-        config.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {config.folder}: {error.strerror or error}; name another folder") from error
-    if not os.access(config.folder, os.W_OK):
-        raise UserError(f"cannot write to {config.folder}: no permission; name another folder")
+    writable(str(config.folder), "--models")
     registry.serving(config.folder)

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from pipelines.errors import Exit, UserError
 from pipelines.models import remote
+from pipelines.models.remote import POINTER
 from pipelines.models.saved.manifest import AGAIN, FILE, NAME, Manifest, load_manifest
 from pipelines.system.files import locked, read_json, sync, write_file
 
-POINTER = "serving.json"
 LOCK = ".serving.lock"
 KEPT = 100  # versions that a pointer remembers
 SHOWN = 5  # versions that an error names

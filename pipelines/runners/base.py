@@ -110,11 +110,6 @@ class Runner:
         for problem in self.problems(job):
             raise problem
 
-    def check_reachable(self, name: str | None = None) -> None:
-        """Raises UserError for the first of `unreachable`."""
-        for problem in self.unreachable(name):
-            raise problem
-
     def check_live(self, arrival_attribute: str | None = None) -> None:
         """Raises UserError where a live job would lose messages, or never acknowledge them, or judge them by the wrong
         clock."""

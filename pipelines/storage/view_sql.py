@@ -51,6 +51,24 @@ class Dialect:
         return self.quote + name.replace(self.quote, 2 * self.quote) + self.quote
 
 
+DUCKDB = Dialect(
+    quote='"',
+    score="FLOAT",
+    double="DOUBLE",
+    micros="epoch_us",
+    struct=lambda fields: "{" + ", ".join(f"'{name}': {value}" for name, value in fields.items()) + "}",
+    rows="SELECT {columns}, unnest([{structs}], recursive := true) FROM {source}",
+)
+BIGQUERY = Dialect(
+    quote="`",
+    score="FLOAT64",
+    double="FLOAT64",
+    micros="UNIX_MICROS",
+    struct=lambda fields: "STRUCT(" + ", ".join(f"{value} AS {name}" for name, value in fields.items()) + ")",
+    rows="SELECT {columns}, {fields} FROM {source} CROSS JOIN UNNEST([{structs}]) AS cell",
+)
+
+
 def score_views(dialect: Dialect, scores: str, ledger: str, current: str, outputs: Sequence[str]) -> dict[str, str]:
     """The SELECT of each view by its name, in an order in which they can be made.
 

@@ -31,7 +31,7 @@ from pipelines.events.formats.archived import EXTENSION, SCHEMA, table
 from pipelines.events.messages import Messages, Payload
 from pipelines.ledger.metrics import counter
 from pipelines.system.background import repeating
-from pipelines.system.files import create_private, locked, make_private, sync, write_file
+from pipelines.system.files import create_private, locked, make_private, sync, writable, write_file
 from pipelines.task.fields import format_time
 
 BUNDLE = 64 << 20  # bytes of messages that wait for the end of their bundle
@@ -218,9 +218,5 @@ def _replaces(path: Path) -> set[str]:
 def _check(folder: str) -> None:
     if "://" in folder:
         raise UserError(f"{folder}: the archive must be a local folder")
-    try:
-        make_private(Path(folder))
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(None, "Permission denied")
-    except OSError as error:
-        raise UserError(f"cannot write to the archive {folder}: {error.strerror}. Choose another folder") from error
+    writable(folder, "--archive")
+    make_private(Path(folder))

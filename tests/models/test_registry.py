@@ -20,18 +20,8 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.jobs import models as modeltable
 from pipelines.models import registry
-from pipelines.models.registry import (
-    POINTER,
-    Pointer,
-    find,
-    go_back,
-    models,
-    promote,
-    resolve,
-    rollback,
-    serving,
-    stamp,
-)
+from pipelines.models.registry import Pointer, find, go_back, models, promote, resolve, rollback, serving, stamp
+from pipelines.models.remote import POINTER
 from tests.support.forking_process import ForkingProcess
 from tests.support.weightless_models import DAY, TASK, VERSIONS, A, B, C, put
 

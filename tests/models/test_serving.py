@@ -22,7 +22,8 @@ from pipelines.errors import UserError
 from pipelines.models import serving as module
 from pipelines.models.engines.base import ALIGNMENT, DeviceName, Engine, EngineName, OutOfMemory
 from pipelines.models.engines.loading import load_engine
-from pipelines.models.registry import POINTER, Pointer, promote, rollback, serving
+from pipelines.models.registry import Pointer, promote, rollback, serving
+from pipelines.models.remote import POINTER
 from pipelines.models.serving import CHANGES, Loader, Serving, warm_up
 from pipelines.task.spec import Task
 from tests.support.model_shelf import HARMS, SEEDS, SIZE, WRITTEN, Floats, Shelf, make_shelf, put_toy, settle

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import Exit, UserError
+from pipelines.errors import Exit
 from pipelines.runners import flink
 from pipelines.sandbox.flink_cluster import KINDS, FlinkCluster
 from pipelines.system.processes import Listener, listeners
@@ -122,12 +122,12 @@ def test_a_wrong_address_is_told_in_a_sentence(world: World, tmp_path: Path, run
 
 
 def test_what_answers_may_be_something_else(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs --job_endpoint=HOST:PORT"):
-        asked("--runner=PortableRunner").check_reachable()
-    with pytest.raises(UserError, match="it is not of the form HOST:PORT"):
-        asked("--runner=PortableRunner", "--job_endpoint=somewhere").check_reachable()
-    asked().check_reachable()
-    asked("--runner=DataflowRunner").check_reachable()
+    [unnamed] = asked("--runner=PortableRunner").unreachable()
+    assert "needs --job_endpoint=HOST:PORT" in str(unnamed)
+    [no_address] = asked("--runner=PortableRunner", "--job_endpoint=somewhere").unreachable()
+    assert "it is not of the form HOST:PORT" in str(no_address)
+    for runner in (asked(), asked("--runner=DataflowRunner")):
+        assert not list(runner.unreachable())
 
 
 def test_a_job_server_with_a_cluster_of_its_own_keeps_it_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def test_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder, problem in (
-        (str(tmp_path / "file" / "x"), "cannot write to the archive"),
+        (str(tmp_path / "file" / "x"), "--archive .*file is a file, not a folder"),
         ("gs://b/x", "local folder"),
     ):
         with pytest.raises(UserError, match=problem), beam.Pipeline(FnApiRunner()) as p:

@@ -13,8 +13,8 @@ import pyarrow as pa
 from pipelines.errors import Finding, UserError
 from pipelines.google.bigquery import TIMEOUT, client, execute, explained, patiently
 from pipelines.google.tables import Table
-from pipelines.storage.bigquery.views import view_sql
 from pipelines.storage.rows import DEAD_LETTERS, LEDGER, TIME, live_schema, score_schema
+from pipelines.storage.view_sql import BIGQUERY, score_views
 from pipelines.task.labels.kinds import score_column
 from pipelines.task.spec import Task
 
@@ -433,9 +433,16 @@ def _views(table: Table, outputs: Sequence[str]) -> dict[str, _View]:
     views = {}
     described = {table.view(name): text for name, text in VIEWS.items()}
     with explained(str(table)):
-        for name, select in view_sql(table, outputs).items():
+        for name, select in _view_sql(table, outputs).items():
             digest = hashlib.md5(f"{described[name]}\n{select}".encode(), usedforsecurity=False).hexdigest()
             options = f'description="{described[name]}", labels=[("{LABEL}", "{digest}")]'
             sql = f"CREATE OR REPLACE VIEW `{name}` OPTIONS({options}) AS {select}"
             views[name] = _View(sql, digest, _get(table, name))
     return views
+
+
+def _view_sql(table: Table, outputs: Sequence[str]) -> dict[str, str]:
+    """The SELECT of each view by its whole name, over a table of scores with these columns and its ledger."""
+    quoted = BIGQUERY.quoted
+    made = score_views(BIGQUERY, quoted(table.scores), quoted(table.ledger), quoted(table.view("current")), outputs)
+    return {table.view(name): sql for name, sql in made.items()}

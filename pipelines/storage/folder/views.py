@@ -18,7 +18,7 @@ from pipelines.storage.folder.live import KINDS, Kind, folder, live_runs, parque
 from pipelines.storage.folder.runs import LEDGER as LEDGER_FILE
 from pipelines.storage.folder.runs import current, link_status
 from pipelines.storage.rows import COUNTS, DEAD_LETTERS, LAST, LEDGER, LETTER, live_schema, score_schema
-from pipelines.storage.view_sql import Dialect, ordered, score_views
+from pipelines.storage.view_sql import DUCKDB, ordered, score_views
 
 VIEWS = (
     "scores",
@@ -32,14 +32,6 @@ VIEWS = (
 )
 TRIES = 20  # when what is to be read is replaced twice meanwhile, and so removed
 
-DUCKDB = Dialect(
-    quote='"',
-    score="FLOAT",
-    double="DOUBLE",
-    micros="epoch_us",
-    struct=lambda fields: "{" + ", ".join(f"'{name}': {value}" for name, value in fields.items()) + "}",
-    rows="SELECT {columns}, unnest([{structs}], recursive := true) FROM {source}",
-)
 ONCE = f"row_number() OVER (PARTITION BY {LETTER} ORDER BY written_at DESC) = 1"
 PENDING = "(read - accepted - rejected - duplicates - outside - filtered)"
 
