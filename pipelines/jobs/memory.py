@@ -21,7 +21,7 @@ from pipelines.events.sequences import BATCH, DENSE
 from pipelines.models.engines.base import EngineName
 from pipelines.system.background import repeating
 from pipelines.system.machine import Room, left, room
-from pipelines.system.screen import quantity
+from pipelines.system.screen import quantity, tell
 from pipelines.task.spec import Task
 
 CLOSE = 0.8  # of the room: what is likely to take more may end for want of it
@@ -239,7 +239,7 @@ def explained(need: Need) -> Iterator[None]:
         if not warned and now.size + now.swap < LAST * before.size:
             warned = True
             said = f"only {quantity(now.size, 'B')} of memory are {now.what}; {need.most}. {need.largest.lower}"
-            print(f"warning     {said}", file=to, flush=True)
+            tell(to, f"warning     {said}")
         return 0
 
     with repeating(watch, WATCHED, "memory") if need.here else nullcontext():

@@ -5,7 +5,6 @@ Where the numbers come from is `pipelines.runners.portable`; what each one means
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TextIO
@@ -13,7 +12,7 @@ from typing import TextIO
 from apache_beam.metrics.metric import MetricResult, MetricResults, MetricsFilter
 
 from pipelines.ledger.metrics import METRICS, NAMESPACE
-from pipelines.system.screen import behind, duration, quantity, shown
+from pipelines.system.screen import duration, quantity, tell
 
 ALARMS = {  # shown as soon as there are any, in this order
     "behind": "behind the watermark",
@@ -139,7 +138,7 @@ class FigureLines:
 
     def note(self, text: str) -> None:
         """Writes a line that stays."""
-        self._write(text, "\n")
+        tell(self.stream, text)
 
     def close(self) -> None:
         if self.latest is not None:
@@ -150,14 +149,5 @@ class FigureLines:
     def _print(self) -> None:
         assert self.latest is not None
         now, figures = self.latest
-        text = line(figures, self.before, now - self.since)
-        if self.stream.isatty():
-            self._write(text[: shutil.get_terminal_size().columns - 1], "")
-        else:
-            self._write(text, "\n")
+        tell(self.stream, line(figures, self.before, now - self.since), stays=False)
         self.since, self.before, self.latest = now, figures, None
-
-    def _write(self, text: str, end: str) -> None:
-        """In place of the last line, on a terminal."""
-        over = "\r\x1b[2K" if self.stream.isatty() else ""
-        print(f"{over}{shown(text)}", end=end, file=behind(self.stream), flush=True)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from pipelines.errors import UserError
 from pipelines.ledger.counts import Ledger
 from pipelines.system.files import locked, make_private
+from pipelines.system.screen import tell
 from pipelines.task.spec import Feature, FeatureSpec, Task
 
 VERSION = 1  # of what `sequences` makes of events: another number, another key
@@ -212,7 +213,7 @@ def adding(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror or error}; name another folder") from error
         if not alone:
-            print(f"waiting for another process that adds examples to {folder}", file=sys.stderr, flush=True)
+            tell(sys.stderr, f"waiting for another process that adds examples to {folder}")
             held.enter_context(locked(lock))
         for left in folder.glob(f".{PREFIX}*"):
             shutil.rmtree(left, ignore_errors=True)

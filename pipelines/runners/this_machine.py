@@ -14,6 +14,7 @@ from pipelines.runners import workers
 from pipelines.runners.base import Runner, Started
 from pipelines.runners.endings import connections_end
 from pipelines.runners.prism import Prism, locate
+from pipelines.system.screen import tell
 
 LOST = 2.0  # s from a broken connection of a worker to the end of its process
 PRISM_LOST = 5.0  # s from one of Prism to its end
@@ -79,6 +80,6 @@ class OnPrism(Runner):
         named = options.view_as(PrismRunnerOptions).prism_location is not None
         with connections_end(), Prism(locate(options), exposed=named) as prism:
             if prism.warning:
-                print(f"warning     {prism.warning}", file=to, flush=True)
+                tell(to, f"warning     {prism.warning}")
             options.view_as(PortableOptions).job_endpoint = prism.endpoint
             yield Started(ended=lambda gone: prism.ended(PRISM_LOST if gone else 0.0))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pipelines.system.background import repeating
 from pipelines.system.files import PRIVATE_FILE
-from pipelines.system.screen import behind, duration, quantity
+from pipelines.system.screen import behind, duration, quantity, tell
 
 TOTAL = struct.Struct("<q")
 UNITS = {"reading": "B", "scoring": "shards"}  # what a stage counts in
@@ -121,7 +121,7 @@ class ProgressLines:
         if self.last is not None and self.last.stage != reading.stage:
             self._finish()
         if now >= self.due:
-            print(line(reading), file=self.stream, flush=True)
+            tell(self.stream, line(reading))
             self.due = now + self.every
         self.last = reading
 
@@ -131,7 +131,7 @@ class ProgressLines:
 
     def _finish(self) -> None:
         if self.last is not None:
-            print(finished(self.last), file=self.stream, flush=True)
+            tell(self.stream, finished(self.last))
             self.last = None
 
 

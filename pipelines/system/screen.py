@@ -2,13 +2,14 @@
 
 File names, headers, manifests and names of entities come from others, and a terminal obeys what stands in them: it
 moves the cursor, hides lines, or types for the user. `shown_streams` stands between every `print` of a command and its
-streams. Moves of the cursor that are our own go to the stream behind it, see `behind`.
+streams. Moves of the cursor that are our own go to the stream behind it: those of `tell`, for what is told meanwhile.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,15 @@ def behind(stream: TextIO | Shown) -> TextIO:
 def for_data(stream: TextIO | Shown) -> TextIO:
     """The stream for data that programs read: exact, but on a terminal with control characters shown."""
     return cast(TextIO, stream) if stream.isatty() else behind(stream)
+
+
+def tell(stream: TextIO, text: str, stays: bool = True) -> None:
+    """Writes a line on how something goes. On a terminal it takes the place of the last one that did not stay."""
+    terminal = stream.isatty()
+    over = "\r\x1b[2K" if terminal else ""
+    if terminal and not stays:
+        text = text[: shutil.get_terminal_size().columns - 1]
+    print(f"{over}{shown(text)}", end="" if terminal and not stays else "\n", file=behind(stream), flush=True)
 
 
 class Shown(io.TextIOBase):
