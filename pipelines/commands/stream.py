@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from pipelines.task.spec import Task
 
 
-def output(name: str) -> str:
-    """The name of an output for processes in any folder. An empty one stays empty, and is refused."""
-    return located(name) if name else ""
-
-
 TOPIC = "projects/[^/]+/topics/[^/]+"
 
 FLAGS = (
@@ -46,7 +41,7 @@ FLAGS = (
     ),
     *PIPELINE,
     FORMAT,
-    *(each.changed(type=output) if each is OUTPUT else each for each in SCORING),
+    *(each.changed(type=located) if each is OUTPUT else each for each in SCORING),
     flag(
         "--bootstrap",
         TemplateForm("Events", "History", "TEXT", SOURCES, "gs://my-bucket/history/*.parquet"),

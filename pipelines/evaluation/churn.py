@@ -128,7 +128,7 @@ def models(survey: Survey, compared: Sequence[Scored]) -> list[ChurnModel]:
         return np.stack([r.areas(weights) for r in rankings], axis=1)
 
     groups = entities(survey.examples, survey.test.rows)
-    draws = bootstrap(areas, groups, survey.task.model.seed, _draws(len(label)))
+    draws = bootstrap(areas, groups, survey.task.model.seed, max(FEWEST, min(metrics.DRAWS, WEIGHTS // len(label))))
     found = [_model(label, m, rankings[i].areas()[0], draws[:, i]) for i, m in enumerate(compared)]
     for i in range(1, len(found)):
         low, high = interval(draws[:, i, 0] - draws[:, 0, 0])
@@ -234,7 +234,3 @@ def _reliability(label: Floats, probability: Floats) -> Reliability:
 
 def _points(curve: Curve) -> Points:
     return Points(x=numbers(curve.x), y=numbers(curve.y))
-
-
-def _draws(rows: int) -> int:
-    return max(FEWEST, min(metrics.DRAWS, WEIGHTS // rows))

@@ -21,7 +21,7 @@ from pipelines.jobs.report import describe_as_ofs
 from pipelines.models.engines.loading import silent_stderr
 from pipelines.models.example_files import check_rows
 from pipelines.system.files import write_file
-from pipelines.task.spec import ModelSpec, Task
+from pipelines.task.spec import Task
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def tune(config: TrainConfig) -> int:
         transform = train.preprocessing(config, data, learn, folder)
         for i, spec in enumerate(task.trials):
             values = {key: getattr(spec, key) for key in task.tune}
-            work = folder / f"trial-{_digest(spec)}"
+            digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:10]
+            work = folder / f"trial-{digest}"
             print(f"trial {i + 1}/{len(task.trials)}   {_shown(values)}", flush=True)
             quality = _result(work)
             if quality is None:
@@ -96,10 +97,6 @@ def _table(task: Task, trials: Sequence[TuneTrial]) -> list[str]:
 
 def _shown(values: dict[str, Any]) -> str:
     return ", ".join(f"{k}: {json.dumps(v)}" for k, v in values.items())
-
-
-def _digest(spec: ModelSpec) -> str:
-    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:10]
 
 
 def _result(work: Path) -> float | None:

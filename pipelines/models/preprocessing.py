@@ -102,7 +102,7 @@ def features(task: Task, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor
         "sequence": tf.reshape(_standard(_clipped(sequence), "sequence"), (-1, steps, len(numbers))),
         "summary": tf.clip_by_value(_standard(summary(task, x), "summary"), -FAR, FAR),
     }
-    for i, column in enumerate(_texts(task)):
+    for i, column in enumerate(i for i, f in enumerate(task.features) if f.vocabulary is not None):
         codes = tf.cast(x[:, :, column], tf.int64)
         top = task.features[column].vocabulary
         tft.vocabulary(tf.boolean_mask(codes, codes > 0), top_k=top, vocab_filename=f"codes_{i}", name=f"codes_{i}")
@@ -215,10 +215,6 @@ def _relative(x: tf.Tensor) -> tf.Tensor:
     last = tf.reduce_sum(tf.where(positive & (place == newest), x, 0.0), axis=1, keepdims=True)
     log = tf.math.log(tf.where(positive, x, 1.0)) - tf.math.log(tf.where(last > 0, last, 1.0))
     return tf.where(positive, log, 0.0)
-
-
-def _texts(task: Task) -> list[int]:
-    return [i for i, f in enumerate(task.features) if f.vocabulary is not None]
 
 
 def _cells(task: Task) -> int:

@@ -81,11 +81,8 @@ def taken(handler: Handler) -> Iterator[None]:
 def _watch(woken: int) -> None:
     """Ends the process where a signal that interrupts it has not done so in time."""
     while True:
-        numbers = [number for number in os.read(woken, 1) if number in SIGNALS and not _ignored(number)]
+        ignored = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+        numbers = [number for number in os.read(woken, 1) if number in SIGNALS and number not in ignored]
         if numbers and not _HERE.taken:
             time.sleep(GRACE)
             os._exit(128 + numbers[0])
-
-
-def _ignored(number: int) -> bool:
-    return signal.getsignal(number) is signal.SIG_IGN

@@ -21,8 +21,7 @@ from pipelines.events.messages import ID, BlockOrTick, Messages, Payload, Tick, 
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.metrics import counter, distribution
 from pipelines.task.spec import Task
-from pipelines.transforms import trial
-from pipelines.transforms.journal import Journal
+from pipelines.transforms.suspects import Journal, MessageTrial, fatal
 
 _LOGGER = logging.getLogger(__name__)
 COUNTED = {"events": "read", "rejected": "rejected", "outside": "outside", "filtered": "filtered"}  # metric: count
@@ -43,7 +42,7 @@ class DecodeMessages(beam.PTransform):
     subscription: str
     max_bad_share: float  # see `jobs.config.Asked`
     payload: Payload = field(default_factory=Payload)
-    journal: str | None = None  # a folder, see `journal`; without one, a message that ends the process does so for ever
+    journal: str | None = None  # a folder, see `suspects`; without one, a message that ends the process always does
 
     def expand(self, messages: beam.PCollection[Messages]) -> beam.pvalue.DoOutputsTuple:
         decode = beam.ParDo(_Decode(self)).with_output_types(tuple[int, BlockOrTick], dead=DeadLetter, ledger=Ledger)
@@ -96,10 +95,10 @@ class _Decode(beam.DoFn):
 
     def _suspects(self, messages: Messages, journal: Journal) -> Iterator[EventBlock | DeadLetter | Ledger]:
         """Messages that may have ended a process before: those that do end one are refused, the others decoded."""
-        fatal = trial.fatal(trial.MessageTrial(self.task, self.span, self.payload, self.subscription, messages))
-        letters = [ended(messages, row, how) for row, how in fatal.items()]
+        ending = fatal(MessageTrial(self.task, self.span, self.payload, self.subscription, messages))
+        letters = [ended(messages, row, how) for row, how in ending.items()]
         _LOGGER.warning("of %d messages that may have ended a process, %d do", len(messages), len(letters))
-        good = messages.pick([i for i in range(len(messages)) if i not in fatal])
+        good = messages.pick([i for i in range(len(messages)) if i not in ending])
         with journal.noted(good.id):
             parts = list(self._taken([*letters, *parse(self.task, good, self.payload)]))
         journal.settle(messages.id)

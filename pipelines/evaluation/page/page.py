@@ -1,18 +1,21 @@
 """The report page of a model: one HTML file that explains an evaluation to people, with charts and no network access.
 
-Which sections there are and in which order is decided for each kind of label, see `kinds`. They are in `sections`, the
-sentences in `words`, the charts in `charts`, the HTML in `parts` and the looks in `style`.
+Which sections there are and in which order is decided here for each kind of label. They are in `sections`, sentences
+in `words`, charts in `charts`, the HTML in `parts` and the looks in `style`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
+from typing import Any
 
 from pipelines.errors import UserError
 from pipelines.evaluation import schema
-from pipelines.evaluation.page import parts, words
-from pipelines.evaluation.page.kinds import KINDS
+from pipelines.evaluation.page import parts, sections, words
+from pipelines.evaluation.page.parts import Content
 from pipelines.evaluation.page.style import SCRIPT, STYLE
+from pipelines.evaluation.page.words import number, percent, points, signed, span
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 
@@ -62,3 +65,56 @@ def _plotly() -> str:
     except ImportError:
         raise UserError("the report page needs plotly: pip install foretide[train]") from None
     return str(get_plotlyjs())
+
+
+def _churn(e: schema.Churn) -> Content:
+    body = [
+        sections.churn_models(e["models"]),
+        sections.ranking(e),
+        sections.lift(e),
+        sections.calibration(e),
+        sections.churn_time(e),
+        sections.importance(e["importance"], "Fall of the AUC", "the AUC falls by ", ""),
+        sections.drift(e, "Score"),
+    ]
+    return words.churn_headline(e), _churn_tiles(e), "\n".join(body), words.CHURN_TERMS
+
+
+def _churn_tiles(e: schema.Churn) -> list[tuple[str, str, str]]:
+    network, best = e["models"][0], words.best_baseline(e["models"])
+    tenth, calibration = words.rarer(e), e["calibration"]
+    tiles = [("AUC", number(network["auc"]), f"95 %: {span(network['auc_low'], network['auc_high'])}")]
+    if best and (gap := best["minus_network"]):
+        note = f"95 %: {signed(-gap['high'])} to {signed(-gap['low'])}"
+        tiles.append((f"Against {best['name']}", signed(-gap["auc"]), note))
+    held = f"holds {percent(tenth.held)} of {tenth.them}"
+    tiles.append((f"Lift of the {tenth.place} tenth", f"{number(tenth.lift, 1)}{words.TIMES}", held))
+    chance = f"{points(words.luck(calibration['after']))} would be luck"
+    return [*tiles, ("Calibration error", points(calibration["after"]["ece"]), chance)]
+
+
+def _path(e: schema.Path) -> Content:
+    body = [
+        sections.path_models(e["models"]),
+        sections.by_step(e["models"]),
+        sections.fans(e),
+        *([sections.coverage(e)] if words.promised(e) else []),
+        sections.path_time(e),
+        sections.importance(e["importance"], "Rise of the error, %", "the error rises by ", f"{words.SPACE}%"),
+        sections.drift(e, "Predicted return of the last step, %"),
+    ]
+    return words.path_headline(e), _path_tiles(e), "\n".join(body), words.PATH_TERMS
+
+
+def _path_tiles(e: schema.Path) -> list[tuple[str, str, str]]:
+    network, *baselines = e["models"]
+    last = network["by_step"][-1]
+    tiles = [("Closer than the last level", percent(network["skill"], 1), words.interval(network, "95 %: "))]
+    naive = f"{number(baselines[0]['by_step'][-1]['error'], 2)} % for {baselines[0]['name']}" if baselines else ""
+    tiles.append((f"Error at step {last['step']}", f"{number(last['error'], 2)}{words.SPACE}%", naive))
+    if due := words.promised(e):
+        tiles.append(("Outcomes inside the band", percent(words.inside(e), 1), f"{percent(due)} promised"))
+    return [*tiles, ("Paths judged", f"{e['test']['entities']:,}", words.tested(e))]
+
+
+KINDS: dict[str, Callable[[Any], Content]] = {"churn": _churn, "path": _path}

@@ -40,8 +40,8 @@ def output(place: str, method: WriteMethod = "storage", replace_model: bool = Fa
 
 
 def located(place: str) -> str:
-    """The name of an output for processes in any folder."""
-    return place if _scheme(place) in KINDS or "://" in place else os.path.abspath(place)
+    """The name of an output for processes in any folder. An empty one stays empty, and is refused."""
+    return place if not place or _scheme(place) in KINDS or "://" in place else os.path.abspath(place)
 
 
 def _scheme(place: str) -> str:

@@ -2,7 +2,7 @@
 
 Each kind is a class in a file of its own here, pure and without a model; `kinds` lists them. What a kind needs of
 TensorFlow (head, loss, calibration) is in `models.heads`, and how it is judged and told in `evaluation.evaluate` and
-`evaluation.page.kinds`, which have a file and a line for each kind, too. Nothing else asks which kind a label is.
+`evaluation.page.page`, which have a line for each kind, too. Nothing else asks which kind a label is.
 """
 
 from __future__ import annotations

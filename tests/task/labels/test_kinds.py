@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from pipelines.evaluation.evaluate import KINDS as JUDGES
-from pipelines.evaluation.page.kinds import KINDS as PAGES
+from pipelines.evaluation.page.page import KINDS as PAGES
 from pipelines.models.heads import HEADS
 from pipelines.task.labels.kinds import KINDS, AnyLabel, Kind
 

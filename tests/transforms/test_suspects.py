@@ -6,12 +6,12 @@ import sys
 import time
 from pathlib import Path
 
-from pipelines.transforms import journal
-from pipelines.transforms.journal import Journal
+from pipelines.transforms import suspects
+from pipelines.transforms.suspects import Journal
 
 DIES = """
 import os, sys
-from pipelines.transforms.journal import Journal
+from pipelines.transforms.suspects import Journal
 with Journal(sys.argv[1]).noted(sys.argv[2].split()):
     os._exit(7)
 """
@@ -62,7 +62,7 @@ def test_what_raised_here_is_suspect_here(tmp_path: Path) -> None:
 def test_old_notes_are_forgotten(tmp_path: Path) -> None:
     die(tmp_path, "a")
     (note,) = tmp_path.iterdir()
-    old = time.time() - journal.FORGOTTEN - 10
+    old = time.time() - suspects.FORGOTTEN - 10
     os.utime(note, (old, old))
     one = Journal(str(tmp_path))
     assert one.suspects() == set()
