@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -207,7 +207,7 @@ def _grants(launch: Launch) -> list[Grants]:
             out.append(_pubsub(job.dead_letters, "topics", "pubsub.topics.publish", "pubsub.topics.get"))
     tables = (grants for table in launch.tables for grants in input_grants(table))
     out += merged([*tables, *(launch.place.grants() if launch.place else ())])
-    out += [_bucket(b, p) for b, p in _buckets(launch).items()]
+    out += merged(_buckets(launch))
     cloud = launch.options.view_as(GoogleCloudOptions)
     if launch.runner.on_google and cloud.project:
         out.append(on_project(cloud.project, "dataflow.jobs.create", "dataflow.jobs.get"))
@@ -230,25 +230,18 @@ def _pubsub(name: str, kind: str, *wanted: str) -> Grants:
     )
 
 
-def _buckets(launch: Launch) -> dict[str, tuple[str, ...]]:
-    """Buckets, and what must be allowed in them."""
+def _buckets(launch: Launch) -> Iterator[Grants]:
+    """What must be allowed in the buckets that hold files, the model, and what the job puts down meanwhile."""
     read, write = ("storage.objects.get", "storage.objects.list"), ("storage.objects.create",)
     cloud = launch.options.view_as(GoogleCloudOptions)
     temporary = [p for p in (cloud.temp_location, cloud.staging_location) if p] if launch.runner.on_google else []
-    out: dict[str, tuple[str, ...]] = {}
-    for place, wanted in [
-        *((p, read) for p in (*launch.files, launch.job.model)),
-        *((p, (*read, *write)) for p in temporary),
-    ]:
-        if place.startswith("gs://") and urlsplit(place).netloc:
-            bucket = urlsplit(place).netloc
-            out[bucket] = tuple(dict.fromkeys((*out.get(bucket, ()), *wanted)))
-    return out
-
-
-def _bucket(bucket: str, wanted: Sequence[str]) -> Grants:
-    command = f"gcloud storage buckets add-iam-policy-binding {shlex.quote(f'gs://{bucket}')}{WHO}"
-    return Grants(f"gs://{bucket}", "storage", f"storage/v1/b/{quote(bucket, safe='')}", tuple(wanted), command)
+    wanted = [*((p, read) for p in (*launch.files, launch.job.model)), *((p, (*read, *write)) for p in temporary)]
+    for place, permissions in wanted:
+        bucket = urlsplit(place).netloc
+        if place.startswith("gs://") and bucket:
+            command = f"gcloud storage buckets add-iam-policy-binding {shlex.quote(f'gs://{bucket}')}{WHO}"
+            path = f"storage/v1/b/{quote(bucket, safe='')}"
+            yield Grants(f"gs://{bucket}", "storage", path, permissions, command)
 
 
 def dataflow(google: Google, facts: Facts) -> Iterator[Finding]:

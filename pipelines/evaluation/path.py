@@ -38,7 +38,7 @@ from pipelines.evaluation.survey import (
 from pipelines.evaluation.survey import importance as shuffled
 from pipelines.models.engines.base import Floats
 from pipelines.models.example_files import Ints
-from pipelines.models.metrics import block_weights, interval, log_error, log_return
+from pipelines.models.metrics import block_weights, interval, log_error, log_return, ratio
 from pipelines.task.fields import format_time
 from pipelines.task.labels.path import path_of
 from pipelines.task.spec import Task
@@ -272,11 +272,7 @@ def _skill(
     own: Doubles, reference: Doubles, weights: Ints | None
 ) -> list[tuple[float | None, float | None, float | None]]:
     """(as-ofs, k) sums of errors -> k times skill and its interval."""
-    draws = _ratio(weights @ own, weights @ reference) if weights is not None else np.full((1, own.shape[1]), np.nan)
+    draws = ratio(weights @ own, weights @ reference) if weights is not None else np.full((1, own.shape[1]), np.nan)
     ends = [interval(1 - draws[:, i]) for i in range(own.shape[1])]
-    skill = 1 - _ratio(own.sum(axis=0), reference.sum(axis=0))
+    skill = 1 - ratio(own.sum(axis=0), reference.sum(axis=0))
     return [(known(s), known(low), known(high)) for s, (low, high) in zip(skill, ends, strict=True)]
-
-
-def _ratio(a: Doubles, b: Doubles) -> Doubles:
-    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)

@@ -131,12 +131,11 @@ def choose(task: Task, as_ofs: Sequence[int], layers: Sequence[Layer]) -> list[L
     for layer in layers:
         if not layer.ledger.reasons or layer.columns.items() <= wanted:
             groups.setdefault(layer.ledger.reasons, []).append(layer)
-    lacking = {reasons: _size(missing(task, as_ofs, of)) for reasons, of in groups.items()}
+    lacking = {
+        reasons: sum(len(gap.as_ofs) * len(gap.features) for gap in missing(task, as_ofs, of))
+        for reasons, of in groups.items()
+    }
     return groups[min(lacking, key=lambda reasons: lacking[reasons])] if groups else []
-
-
-def _size(rectangles: Sequence[Rectangle]) -> int:
-    return sum(len(r.as_ofs) * len(r.features) for r in rectangles)
 
 
 def missing(task: Task, as_ofs: Sequence[int], layers: Sequence[Layer]) -> tuple[Rectangle, ...]:

@@ -51,7 +51,7 @@ class Ranking:
         # Of the pairs of a negative and a positive: those whose negative is not above, half of those on a par.
         above = np.einsum("dk,dk->d", np.diff(rows, axis=1, prepend=0) - new, positives - new / 2)
         precision = np.divide(positives, rows, out=np.zeros_like(rows), where=rows > 0)
-        return np.stack([_ratio(above, p * n), _ratio(np.einsum("dk,dk->d", new, precision), p)], axis=1)
+        return np.stack([ratio(above, p * n), ratio(np.einsum("dk,dk->d", new, precision), p)], axis=1)
 
 
 def auc(label: Array, score: Array) -> float:
@@ -202,5 +202,6 @@ def _thinned(x: Doubles, y: Doubles) -> Curve:
     return Curve(x[at], y[at])
 
 
-def _ratio(a: Doubles, b: Doubles) -> Doubles:
+def ratio(a: Doubles, b: Doubles) -> Doubles:
+    """a / b; NaN where b is not positive."""
     return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)

@@ -19,15 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from pipelines.task.aggregations import AGGREGATIONS, WORDED, Aggregation, AggregationName, Reads, StepAggregation
-from pipelines.task.fields import (
-    LONGEST,
-    UNITS,
-    Duration,
-    Moment,
-    Name,
-    Spec,
-    format_duration,
-)
+from pipelines.task.fields import LONGEST, UNITS, Duration, Moment, Name, Spec, format_duration
 from pipelines.task.labels.kinds import AnyLabel
 
 Fill = Literal["zero", "forward"]

@@ -167,7 +167,9 @@ def stored(rows: pa.Table, kind: Kind, outputs: Sequence[str]) -> pa.Table:
 def fields(kind: Kind, outputs: Sequence[str]) -> list[Field]:
     """The columns of a table, as BigQuery's JSON schemas have them."""
     layout = LAYOUTS[kind]
-    described = {**layout.columns, **{name: _describe_score(name) for name in outputs}}
+    scores = {name: score_column(name) for name in outputs}
+    told = {name: column.description if column else "Score of the task." for name, column in scores.items()}
+    described = {**layout.columns, **told}
 
     def field(path: str, kind: pa.DataType) -> Field:
         repeated = pa.types.is_list(kind)
@@ -258,11 +260,6 @@ def _wrong(subject: str, what: str, remedy: str) -> Finding:
 def _refuse(problems: Sequence[Finding]) -> None:
     if problems:
         raise UserError.of(problems)
-
-
-def _describe_score(name: str) -> str:
-    found = score_column(name)
-    return found.description if found else "Score of the task."
 
 
 def _found(table: Table) -> dict[Kind, bigquery.Table | None]:

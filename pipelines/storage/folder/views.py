@@ -72,16 +72,14 @@ def _snapshot(place: Path) -> Snapshot:
     links = current(place)
     for _ in range(TRIES):
         try:
-            return _files(links, {kind: _live(place, kind) for kind in KINDS})
+            runs = live_runs(place)
+            live = {kind: tuple(str(p) for run in runs for p in parts(folder(place, run, kind))) for kind in KINDS}
+            return _files(links, live)
         except FileNotFoundError:  # removed after the links were read, or by hand
             before, links = links, current(place)
             if links == before:
                 links = {name: g for name, g in links.items() if (g / LEDGER_FILE).is_file()}
     raise UserError(f"the runs in {place} are replaced faster than they can be read: try again later")
-
-
-def _live(out: Path, kind: Kind) -> tuple[str, ...]:
-    return tuple(str(p) for run in live_runs(out) for p in parts(folder(out, run, kind)))
 
 
 def _files(links: Mapping[str, Path], live: Mapping[Kind, tuple[str, ...]]) -> Snapshot:
