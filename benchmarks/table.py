@@ -28,7 +28,7 @@ from pipelines.storage.rows import Run
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, score_rows, stamped
 from pipelines.transforms.write_table import WriteTable
-from tests.support.warehouse import OwnWarehouse
+from tests.support.warehouse import Warehouse
 
 AS_OFS, DAY, FIRST = 10, 86_400_000_000, 1_704_067_200_000_000  # 2024-01-01
 BLOCK = 2_000  # rows of a block
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("how", choices=("ours", "bare"))
     parser.add_argument("rows", type=int)
     args = parser.parse_args()
-    with TemporaryDirectory() as folder, OwnWarehouse(Path(folder)) as warehouse:
+    with TemporaryDirectory() as folder, Warehouse(Path(folder)) as warehouse:
         table = warehouse.table()
         schema.apply(schema.plan(table, OUTPUTS))
         run = Run("bench", "a", "bench", OUTPUTS, ("none",), 0, model_version="20240101-1a2b3c4d")

@@ -78,14 +78,19 @@ def prism(pytestconfig: pytest.Config) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def warehouse(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
-    """A BigQuery emulator that many tests share: take datasets of your own, and end another one if you must."""
-    from tests.support.warehouse import OwnWarehouse, Warehouse
+def lasting_warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """The BigQuery emulator of a process that runs tests. One for all processes would be slow: see `refresh`."""
+    from tests.support.warehouse import Warehouse
 
-    place = shared(pytestconfig, "warehouse")
-    with Warehouse(*place) if place else OwnWarehouse(tmp_path_factory.mktemp("bigquery")) as emulator:
-        emulator.wait()
+    with Warehouse(tmp_path_factory.mktemp("bigquery")) as emulator:
         yield emulator
+
+
+@pytest.fixture(scope="module")
+def warehouse(lasting_warehouse: Warehouse) -> Warehouse:
+    """A BigQuery emulator that many tests share: take datasets of your own, and end another one if you must."""
+    lasting_warehouse.refresh()
+    return lasting_warehouse
 
 
 @pytest.fixture(scope="session")

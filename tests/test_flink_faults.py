@@ -39,7 +39,7 @@ from tests.support.command_line import foretide
 from tests.support.live_world import ENGINE, live
 from tests.support.services import Emulator, emulator
 from tests.support.toy_models import DAY, plain
-from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
+from tests.support.warehouse import PROJECT, Warehouse
 
 pytestmark = pytest.mark.long
 
@@ -207,7 +207,7 @@ class Rehearsal:
     output: Output
     pubsub: Emulator
     cluster: FlinkCluster
-    warehouse: OwnWarehouse | None
+    warehouse: Warehouse | None
     chance: random.Random = field(default_factory=lambda: random.Random(7))
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # of each recovery
 
@@ -286,9 +286,8 @@ def rehearse(
     world: Path,
     folder: Path,
     faults: Sequence[str],
-    warehouse: OwnWarehouse | None = None,
+    warehouse: Warehouse | None = None,
     told: Callable[[str], None] = print,
-    parallelism: int = 2,
 ) -> None:
     """Runs a job over a stream of messages, with faults at random moments, and judges all that it wrote."""
     log = folder / "log"
@@ -305,7 +304,7 @@ def rehearse(
         started = FlinkCluster(folder / "flink", environment=pubsub.environment, high_availability=lasting)
         cluster = stack.enter_context(started)
         first = int(time.time()) // EVERY * EVERY + EVERY
-        where = ["--runner=FlinkRunner", f"--flink_master={cluster.master}", f"--parallelism={parallelism}"]
+        where = ["--runner=FlinkRunner", f"--flink_master={cluster.master}", "--parallelism=2"]
         where += ["--environment_type=EXTERNAL", f"--environment_config={cluster.pool}"]
         source = ["--subscription", subscription, "--from", format_time(first * SECOND), "--shards", "8"]
         source += ["--archive", str(folder / "archive"), "--checkpointing_interval=3000"]
@@ -367,10 +366,6 @@ def judge(
     assert output.twice() == 0
 
 
-def test_a_task_manager_is_killed(world: Path, tmp_path: Path) -> None:
-    rehearse(world, tmp_path, ["TaskManager"], parallelism=1)
-
-
 SOAK = {"nothing": 4, "TaskManager": 7, "worker": 4, WRITES: 4, "worker pool": 4, "JobManager": 6, "Pub/Sub": 5}
 BIGQUERY = {"BigQuery": 4, "TaskManager": 1, "worker": 2, "Pub/Sub": 1}
 
@@ -388,5 +383,5 @@ def test_killed_at_random_moments(
             print(line, flush=True)
 
     with ExitStack() as stack:
-        warehouse = stack.enter_context(OwnWarehouse(tmp_path / "warehouse")) if "BigQuery" in faults else None
+        warehouse = stack.enter_context(Warehouse(tmp_path / "warehouse")) if "BigQuery" in faults else None
         rehearse(world, tmp_path, faults, warehouse, told)

@@ -10,7 +10,7 @@ import pytest
 from pipelines.errors import UserError
 from pipelines.google import bigquery as client
 from tests.support.services import Emulator, TopicCounts, binary, emulator
-from tests.support.warehouse import PROJECT, OwnWarehouse
+from tests.support.warehouse import PROJECT, Warehouse
 
 
 def test_publish_pull_and_count(pubsub: Emulator) -> None:
@@ -69,7 +69,7 @@ def test_a_killed_emulator_with_a_journal_goes_on(tmp_path: Path) -> None:
 
 def test_a_killed_warehouse_comes_back_with_its_rows_at_its_address(tmp_path: Path) -> None:
     before = os.environ.get(client.EMULATOR)
-    with OwnWarehouse(tmp_path) as warehouse:
+    with Warehouse(tmp_path) as warehouse:
         name = f"{warehouse.dataset()}.t"
         warehouse.sql(f"CREATE TABLE {name} AS SELECT 1 AS n")
         mine = client.client(PROJECT)

@@ -77,6 +77,7 @@ def test_what_a_cluster_lacks_is_told_before_a_job_is_sent(world: World, cluster
 
 def test_a_cluster_scores_the_same_bytes(world: World, here: Path, cluster: FlinkCluster, tmp_path: Path) -> None:
     where = ["--runner=FlinkRunner", f"--flink_master={cluster.master}", workers(cluster)[1]]
+    where.append("--parallelism=2")
     cluster.start_zookeeper()
     with listened() as seen:
         assert "386 of 386 sequences" in score(world, tmp_path / "out", *where)
@@ -92,9 +93,8 @@ def test_a_cluster_scores_the_same_bytes(world: World, here: Path, cluster: Flin
     assert "Pipeline_options" not in log.read_text()
 
 
-def test_so_does_one_that_was_killed_on_two_slots(
-    world: World, here: Path, cluster: FlinkCluster, tmp_path: Path
-) -> None:
+@pytest.mark.soak(only=True)
+def test_so_does_one_that_was_killed(world: World, here: Path, cluster: FlinkCluster, tmp_path: Path) -> None:
     for kind in KINDS:
         cluster.kill(kind)
     cluster.start_job_manager(wait=False)

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from pipelines.google.tables import Table
 from pipelines.jobs.outputs.base import Output
 from pipelines.jobs.outputs.kinds import output
-from pipelines.storage.bigquery import schema
 from pipelines.storage.folder.query import connect
 from tests.support.warehouse import PROJECT, Warehouse
 
@@ -45,8 +44,7 @@ class Tables:
 
     def __init__(self, folder: Path, warehouse: Callable[[], Warehouse]) -> None:
         self.warehouse = warehouse()
-        self.table = self.warehouse.table()
-        schema.apply(schema.plan(self.table, ("churn",)))
+        self.table = self.warehouse.scores_tables("churn")
         self.output, self.broken = output(str(self.table)), output(str(Table(PROJECT, "nowhere", "scores")))
 
     def rows(self, view: str, order: str) -> list[Row]:

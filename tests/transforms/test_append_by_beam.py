@@ -164,9 +164,7 @@ def named(place: str) -> str:
 
 def made(warehouse: Warehouse) -> Table:
     """Empty tables, for the scores of both tasks."""
-    table = warehouse.table()
-    schema.apply(schema.plan(table, [*RUN.outputs, *PATH.outputs]))
-    return table
+    return warehouse.scores_tables(*RUN.outputs, *PATH.outputs)
 
 
 def write(table: Table, service: str, scores: Sequence[ScoreBlock], run: Run = RUN) -> None:

@@ -28,7 +28,7 @@ from pipelines.transforms.append_table import AppendTable
 from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import Inputs, block_table, score_rows
 from tests.support.score_blocks import DAY, ROWS, block, blocks, counters, letter, written
-from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
+from tests.support.warehouse import PROJECT, Warehouse
 from tests.transforms.test_running_ledger import on_prism
 
 RUN = Run("churn-live", "a", "churn", ("churn",), ("s",), 5)
@@ -39,14 +39,7 @@ ELSEWHERE: list[DeadLetter] = []
 
 @pytest.fixture
 def table(warehouse: Warehouse) -> Table:
-    return made(warehouse)
-
-
-def made(warehouse: Warehouse) -> Table:
-    """Empty tables."""
-    table = warehouse.table()
-    schema.apply(schema.plan(table, RUN.outputs))
-    return table
+    return warehouse.scores_tables(*RUN.outputs)
 
 
 def stream(
@@ -201,8 +194,8 @@ def play(pickled: bytes) -> Iterator[ScoreBlock]:
 
 def test_a_service_that_dies_loses_nothing(prism: str, tmp_path: Path) -> None:
     """It comes back a while later, with what it had acknowledged. It ends with the thread that starts it: this one."""
-    with OwnWarehouse(tmp_path) as warehouse:
-        table = made(warehouse)
+    with Warehouse(tmp_path) as warehouse:
+        table = warehouse.scores_tables(*RUN.outputs)
         now = time.time()
         source = PeriodicImpulse(start_timestamp=now, stop_timestamp=now + 12, fire_interval=0.1)
         p = beam.Pipeline(options=on_prism(prism))

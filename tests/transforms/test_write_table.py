@@ -38,7 +38,7 @@ from pipelines.transforms.infer import ScoreBlock
 from pipelines.transforms.output_rows import block_table, now, score_rows, stamped
 from pipelines.transforms.write_table import WriteTable
 from tests.support.score_blocks import DAY, ROWS, block, blocks, letter
-from tests.support.warehouse import OwnWarehouse, Warehouse
+from tests.support.warehouse import Warehouse
 
 pytestmark = pytest.mark.long
 
@@ -53,14 +53,7 @@ SCORES = len(ROWS) // 2  # of two revisions
 
 @pytest.fixture
 def table(warehouse: Warehouse) -> Table:
-    return made(warehouse)
-
-
-def made(warehouse: Warehouse) -> Table:
-    """Empty tables."""
-    table = warehouse.table()
-    schema.apply(schema.plan(table, RUN.outputs)[: len(schema.LAYOUTS)])
-    return table
+    return warehouse.scores_tables(*RUN.outputs)
 
 
 def write(
@@ -102,7 +95,7 @@ def tables(table: Table) -> set[str]:
 
 
 def test_load_jobs_write_the_rows_of_streams(warehouse: Warehouse) -> None:
-    one, other = made(warehouse), made(warehouse)
+    one, other = (warehouse.scores_tables(*RUN.outputs) for _ in range(2))
     before = tables(other)
     write(one, "a", blocks(1, 7))
     result = write(other, "a", blocks(2, 30), LETTERS, method="load")
@@ -354,8 +347,8 @@ def test_killed_at_any_moment_under_a_reader(warehouse: Warehouse, table: Table,
 
 
 def test_a_service_that_forgets_streams_ends_the_run_and_the_next_one_is_right(tmp_path: Path) -> None:
-    with OwnWarehouse(tmp_path) as fragile:
-        table = made(fragile)
+    with Warehouse(tmp_path) as fragile:
+        table = fragile.scores_tables(*RUN.outputs)
 
         def restarted(*args: Any) -> None:
             fragile.restart()

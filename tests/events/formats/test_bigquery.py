@@ -31,7 +31,7 @@ from pipelines.transforms.read_files import read_piece
 from tests.support import event_files
 from tests.support.checked import checked
 from tests.support.event_files import DAY, SPAN, START, task
-from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
+from tests.support.warehouse import PROJECT, Warehouse
 
 if TYPE_CHECKING:
     from google.cloud.bigquery_storage_v1.types import ReadRowsResponse
@@ -256,7 +256,7 @@ def test_a_read_that_breaks_off_goes_on_where_it_was(long: str, monkeypatch: pyt
 
 
 def test_a_session_that_is_over_is_told(tmp_path: Path) -> None:
-    with OwnWarehouse(tmp_path) as own:
+    with Warehouse(tmp_path) as own:
         found = source(task(), SPAN, load(own, events(ROWS)))
         own.restart()
         with pytest.raises(

@@ -24,7 +24,7 @@ from pipelines.storage.bigquery.append import (
     commit,
     default_stream,
 )
-from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
+from tests.support.warehouse import PROJECT, Warehouse
 
 NESTED = pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())]))
 
@@ -157,12 +157,12 @@ def test_what_no_patience_mends_is_an_error_at_once(table: str) -> None:
 
 
 @pytest.fixture
-def fragile(tmp_path: Path) -> Iterator[OwnWarehouse]:
-    with OwnWarehouse(tmp_path) as emulator:
+def fragile(tmp_path: Path) -> Iterator[Warehouse]:
+    with Warehouse(tmp_path) as emulator:
         yield emulator
 
 
-def test_a_service_that_does_not_come_back(fragile: OwnWarehouse) -> None:
+def test_a_service_that_does_not_come_back(fragile: Warehouse) -> None:
     stream, pauses = default_stream(made(fragile)), list[float]()
     fragile.kill()
 
@@ -176,7 +176,7 @@ def test_a_service_that_does_not_come_back(fragile: OwnWarehouse) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_service_that_is_killed_and_comes_back_has_every_row(fragile: OwnWarehouse) -> None:
+def test_a_service_that_is_killed_and_comes_back_has_every_row(fragile: Warehouse) -> None:
     """Those of a default stream maybe twice; what was pending is gone, and says so."""
     table = made(fragile)
     stop = threading.Event()

@@ -38,7 +38,7 @@ from tests.support.live_world import (
     split,
 )
 from tests.support.services import Emulator
-from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
+from tests.support.warehouse import PROJECT, Warehouse
 
 pytestmark = pytest.mark.long
 
@@ -164,7 +164,7 @@ def test_killed_at_any_moment_a_rerun_ends_right(
 @pytest.mark.parametrize("share", [0.6, 0.7, 0.8, 0.9] if SOAK else [0.8])
 def test_the_service_killed_and_back_again(world: World, backfill: Rows, tmp_path: Path, share: float) -> None:
     """The run ends right, or says what went wrong, and a rerun ends right."""
-    with OwnWarehouse(tmp_path / "warehouse") as own:
+    with Warehouse(tmp_path / "warehouse") as own:
         place = f"bq://{PROJECT}.{own.dataset()}.scores"
         foretide("schema", "apply", "--task", str(world.task), "--output", place)
         log, started = tmp_path / "log", time.monotonic()

@@ -24,9 +24,7 @@ OTHER = replace(RUN, run_id="churn-1")
 
 @pytest.fixture
 def table(warehouse: Warehouse) -> Table:
-    table = warehouse.table()
-    schema.apply(schema.plan(table, RUN.outputs))
-    return table
+    return warehouse.scores_tables(*RUN.outputs)
 
 
 def put(table: Table, run: Run, rows: Sequence[tuple[str, int, int]]) -> None:

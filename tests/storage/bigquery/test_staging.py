@@ -19,7 +19,7 @@ from pipelines.storage.bigquery.schema import apply, plan, stored
 from pipelines.storage.bigquery.staging import StagedResult, begin, cost, read_result
 from pipelines.storage.rows import Run
 from pipelines.transforms.write_table import MergedScores, ledger_row
-from tests.support.warehouse import PROJECT, OwnWarehouse, Warehouse
+from tests.support.warehouse import PROJECT, Warehouse
 
 RUN = Run("churn-1", "a1", "churn", ("churn",), ("in/*.parquet",), 5, "m1")
 GOOD = Ledger(
@@ -71,7 +71,7 @@ def test_no_table_no_run(warehouse: Warehouse) -> None:
 
 
 def test_a_service_that_is_gone_hides_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with OwnWarehouse(tmp_path) as fragile:
+    with Warehouse(tmp_path) as fragile:
         table, start = made(fragile), time.monotonic()
 
         def fail() -> None:
