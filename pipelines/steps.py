@@ -101,7 +101,7 @@ class Infer(beam.PTransform[Accounted[SequenceBatch], Accounted[ScoreBlock]]):
         *,
         engine: EngineName = "tensorflow",
         device: DeviceName = "auto",
-        batch_size: int = 256,
+        batch_size: int = 240,
     ) -> None:
         super().__init__()
         self._infer = infer.InferBatches(fitting(task, os.fspath(model))[1], task, engine, device, batch_size)

@@ -469,12 +469,6 @@ def a_gpu_that_is_not_there(kit: Kit) -> Steps:
     yield kit.score(device="cpu")
 
 
-@broken("error", "batch-size", "--batch-size 100: must be a multiple of 16", "Take a multiple of 16")
-def an_odd_batch(kit: Kit) -> Steps:
-    yield kit.score(batch_size=100)
-    yield kit.score(batch_size=112)
-
-
 @broken("error", "memory", "takes at least 3.. MB of memory, 200 MB free in a test", "Lower --batch-size")
 def a_machine_that_is_far_too_small(kit: Kit) -> Steps:
     with kit.patch.context() as patch:

@@ -118,9 +118,9 @@ BATCH_SIZE = flag(
     "--batch-size",
     TemplateForm("Model", "Rows of a batch", "NUMBER", NATURAL, "1024"),
     type=positive,
-    default=256,
+    default=240,
     metavar="N",
-    help="rows of a call of the model (%(default)s)",
+    help="rows of a call of the model, at most: a multiple of 48 (%(default)s)",
 )
 ACCELERATORS = flag(
     "--accelerator",

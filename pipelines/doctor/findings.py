@@ -76,7 +76,6 @@ CODES: dict[str, Code] = {
     ),
     "engine": Code("The library of the engine is not installed.", "Install its extra, or choose another `--engine`."),
     "device": Code("There is no such device, or the engine cannot use it.", "Take `--device auto` or `cpu`."),
-    "batch-size": Code("The size of a batch is not one that a model can be called with.", "Take a multiple of 16."),
     "memory": Code(
         "The launch surely takes more memory than there is here; a warning if it is likely to take nearly all.",
         "Lower what the finding names, or take a larger machine.",

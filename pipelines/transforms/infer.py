@@ -19,11 +19,10 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipelines.errors import UserError
 from pipelines.events.sequences import SequenceBatch
 from pipelines.ledger.counts import DeadLetter, Ledger
 from pipelines.ledger.metrics import counter, distribution
-from pipelines.models.engines.base import ALIGNMENT, DeviceName, EngineName, Floats, OutOfMemory, halved
+from pipelines.models.engines.base import DeviceName, EngineName, Floats, OutOfMemory, aligned, halved
 from pipelines.models.serving import CHANGES, Loader, Serving
 from pipelines.system.versioned import versioned
 from pipelines.task.fields import format_time
@@ -104,7 +103,7 @@ class InferBatches(beam.PTransform):
 
     Args:
       model: the folder of a version; or of a task's versions, where the one that serves is followed.
-      batch_size: rows of a call of the model, a multiple of ALIGNMENT.
+      batch_size: rows of a call of the model, at most; it becomes a multiple of ALIGNMENT.
       watch: seconds between two looks at which version serves. None: `model` is a version's own folder.
     """
 
@@ -116,8 +115,7 @@ class InferBatches(beam.PTransform):
     watch: float | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < ALIGNMENT or self.batch_size % ALIGNMENT:
-            raise UserError(f"--batch-size {self.batch_size}: must be a multiple of {ALIGNMENT}, such as 256")
+        self.batch_size = aligned(self.batch_size)
         if "://" not in self.model:
             self.model = os.path.abspath(self.model)  # workers may have another working directory
 

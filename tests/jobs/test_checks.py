@@ -203,11 +203,6 @@ def a_graph_that_is_cut_off(kit: Kit) -> Config:
     return replace(kit.score, model=str(kit.folder / "model"))
 
 
-@fault("batch-size")
-def an_odd_batch(kit: Kit) -> Config:
-    return replace(kit.score, batch_size=100)
-
-
 @fault("output-place")
 def an_output_below_a_file(kit: Kit) -> Config:
     (kit.folder / "file").write_text("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import random
@@ -317,7 +318,8 @@ def test_old_models_leave_the_memory(tmp_path: Path) -> None:
 
 
 def resident() -> int:
-    """Bytes of memory that this process has in use."""
+    """Bytes of memory that this process has in use, without what is free and was not given back yet."""
+    ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -335,14 +337,14 @@ class Small:
         return np.zeros((len(x), 1), np.float32)
 
 
-@pytest.mark.parametrize(("room", "size"), [(1000, 256), (255, 128), (16, 16)])
+@pytest.mark.parametrize(("room", "size"), [(1000, 240), (239, 96), (48, 48)])
 def test_the_warm_up_finds_the_size_that_fits(room: int, size: int) -> None:
-    assert warm_up(Small(room), LOADER.task, 256) == size
+    assert warm_up(Small(room), LOADER.task, 240) == size
 
 
 def test_a_device_without_any_room() -> None:
     with pytest.raises(OutOfMemory):
-        warm_up(Small(ALIGNMENT - 1), LOADER.task, 256)
+        warm_up(Small(ALIGNMENT - 1), LOADER.task, 240)
 
 
 @pytest.mark.parametrize("room", [0, ALIGNMENT])
@@ -354,7 +356,7 @@ def test_no_room_beside_the_model_that_serves(
     promote(folder, shelf.versions[1])
     assert look(served) == {"models_refused": 1}
     assert serves(served, shelf) == shelf.versions[0]
-    assert ("OutOfMemory: no room" if room == 0 else "only 16 rows fit beside") in caplog.text
+    assert ("OutOfMemory: no room" if room == 0 else "only 48 rows fit beside") in caplog.text
 
 
 def test_a_size_that_did_not_fit_is_remembered(folder: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from pipelines.models.serving import FOLLOWER
 from tests.support.toy_models import DAY, PATH, export_toy, task, tensor
 
 Floats = npt.NDArray[np.float32]
-SIZE = 32
+SIZE = 96
 WRITTEN = "written"  # what a model on the shelf writes, when it is loaded
 SEEDS = 5
 
@@ -139,7 +139,7 @@ HARMS: dict[str, tuple[Harm, str]] = {  # what breaks a version, and what is sai
     "no variables": (lambda v, _: shutil.rmtree(v / "saved_model" / "variables"), "cannot be loaded by TensorFlow"),
     "variables cut off": (_bytes(DATA, lambda b: b[: len(b) // 2]), "cannot be loaded by TensorFlow"),
     "variables flipped": (_bytes(DATA, lambda b: bytes(255 - c for c in b)), "cannot be loaded by TensorFlow"),
-    "engine of other outputs": (_engine("path"), r"it scores \(32, 12, 4\) as \(32, 9\), not \(32, 1\)"),
+    "engine of other outputs": (_engine("path"), r"it scores \(96, 12, 4\) as \(96, 9\), not \(96, 1\)"),
     "engine of other steps": (_engine("steps"), r"it takes \(steps, features\) of \(9, 4\), not \(12, 4\)"),
     "a program that writes": (_engine("writes"), "operation WriteFile .* is none that a model may use"),
     "weights that are no numbers": (_engine("nan"), "its scores of a batch of zeros are not finite"),

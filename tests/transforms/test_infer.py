@@ -22,7 +22,6 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import RuntimeTimer, TimerSpec, on_timer
 from apache_beam.utils.timestamp import Timestamp
 
-from pipelines.errors import UserError
 from pipelines.events.sequences import SequenceBatch
 from pipelines.ledger.counts import DeadLetter, Ledger, total
 from pipelines.ledger.metrics import NAMESPACE
@@ -102,13 +101,13 @@ def test_scores_that_are_not_finite_fail_alone() -> None:
 
 @pytest.mark.parametrize("full", [OutOfMemory, MemoryError])  # of the device, and of arrays on the way to it
 def test_out_of_memory_halves_and_is_remembered(full: type[Exception]) -> None:
-    model, x = Model(room=40, full=full), rows(100)
-    y, failed, size = guarded(model, x, 2, 128)
+    model, x = Model(room=60, full=full), rows(100)
+    y, failed, size = guarded(model, x, 2, 192)
     assert np.array_equal(y[:, 0], x.sum(axis=(1, 2)))
-    assert (failed, size) == ({}, 32)
-    assert model.calls == [128, 64, 32, 32, 32, 32]
-    assert guarded(model, x, 2, size)[2] == 32
-    assert max(model.calls[6:]) == 32
+    assert (failed, size) == ({}, 48)
+    assert model.calls == [192, 96, 48, 48, 48]
+    assert guarded(model, x, 2, size)[2] == 48
+    assert max(model.calls[5:]) == 48
 
 
 def test_a_device_without_any_room_is_no_fault_of_the_rows() -> None:
@@ -165,7 +164,7 @@ def scored(blocks: list[ScoreBlock]) -> dict[tuple[str, int], bytes]:
     return {(e, int(t)): s.tobytes() for b in blocks for e, t, s in zip(b.entities, b.as_of, b.scores, strict=True)}
 
 
-@pytest.mark.parametrize("size", [32, 256])
+@pytest.mark.parametrize("size", [48, 240])
 def test_on_beam(model: Path, size: int) -> None:
     def check_scores(blocks: list[ScoreBlock]) -> None:
         engine = load_engine(model, "tensorflow", "cpu")
@@ -199,9 +198,9 @@ def test_on_beam(model: Path, size: int) -> None:
     assert infer.device_in_use().startswith("cpu")
 
 
-def test_refuses_a_size_that_kernels_would_cut() -> None:
-    with pytest.raises(UserError, match="--batch-size 100: must be a multiple of 16"):
-        InferBatches("model", task(), "tensorflow", "cpu", 100)
+@pytest.mark.parametrize(("asked", "size"), [(1, 48), (48, 48), (256, 240), (1000, 960)])
+def test_a_batch_has_no_rows_that_kernels_would_add_up_apart(asked: int, size: int) -> None:
+    assert InferBatches("model", task(), "tensorflow", "cpu", asked).batch_size == size
 
 
 BUNDLES = 60
@@ -209,8 +208,8 @@ NAMED = {0: 0, 10: 1, 30: 1, 40: 2, 50: 1}  # bundle: version that serves soon a
 
 
 def fed(bundle: int) -> list[SequenceBatch]:
-    """Some full batches of 32 rows and a part of one."""
-    sizes = np.random.default_rng(bundle).integers(1, 30, 5).tolist()
+    """Some full batches of SIZE rows and a part of one."""
+    sizes = np.random.default_rng(bundle).integers(1, 3 * SIZE, 5).tolist()
     return [sequences(f"u{bundle}-{i}-", n, (20 + bundle) * DAY) for i, n in enumerate(sizes)]
 
 
@@ -270,7 +269,7 @@ def test_versions_change_under_a_pipeline(shelf: Shelf, tmp_path: Path) -> None:
         assert sum(len(b.entities) for b in blocks) == len(rows)
         made: dict[int, set[str]] = {}
         for b in blocks:
-            x = np.zeros((32, *tensor(1).shape[1:]), np.float32)
+            x = np.zeros((SIZE, *tensor(1).shape[1:]), np.float32)
             x[: len(b.entities)] = [rows.pop((e, t)) for e, t in zip(b.entities, b.as_of.tolist(), strict=True)]
             assert engines[b.version].predict(x)[: len(b.entities)].tobytes() == b.scores.tobytes()
             for as_of in set(b.as_of.tolist()):
@@ -279,7 +278,7 @@ def test_versions_change_under_a_pipeline(shelf: Shelf, tmp_path: Path) -> None:
             allowed = [shelf.versions[NAMED[n]] for n in sorted(NAMED) if n <= bundle]
             assert versions <= set(allowed[-1:] if bundle % 10 > 5 else allowed[-2:])
 
-    infer = InferBatches(str(folder), task(network="mlp"), "tensorflow", "cpu", 32, watch=0)
+    infer = InferBatches(str(folder), task(network="mlp"), "tensorflow", "cpu", SIZE, watch=0)
     p = beam.Pipeline("FnApiRunner", PipelineOptions(["--direct_running_mode=in_memory"]))
     out = p | beam.Create([(0, 0)]) | beam.ParDo(Feed(folder, shelf)) | infer
     assert_that(out.scores, check_scores)
@@ -289,7 +288,7 @@ def test_versions_change_under_a_pipeline(shelf: Shelf, tmp_path: Path) -> None:
     counters = {m.key.metric.name: m.committed for m in metrics["counters"] if m.key.metric.namespace == NAMESPACE}
     assert counters == {"models_swapped": 3, "models_refused": 1}
     spread = {m.key.metric.name: m.committed for m in metrics["distributions"] if m.key.metric.namespace == NAMESPACE}
-    calls = sum(-(-sum(len(b.entities) for b in fed(i)) // 32) for i in range(BUNDLES))
+    calls = sum(-(-sum(len(b.entities) for b in fed(i)) // SIZE) for i in range(BUNDLES))
     assert spread["model_ms"].count == spread["batch_fill_percent"].count == calls
     assert spread["batch_fill_percent"].max == 100
 
@@ -297,7 +296,7 @@ def test_versions_change_under_a_pipeline(shelf: Shelf, tmp_path: Path) -> None:
 def test_sequences_without_a_score_are_counted(shelf: Shelf) -> None:
     batch = next(iter(fed(0)))
     poisoned = replace(batch, tensor=np.concatenate([np.full_like(batch.tensor[:2], np.nan), batch.tensor[2:]]))
-    infer = InferBatches(str(shelf.folder / shelf.versions[0]), task(network="mlp"), "tensorflow", "cpu", 32)
+    infer = InferBatches(str(shelf.folder / shelf.versions[0]), task(network="mlp"), "tensorflow", "cpu", SIZE)
     p = beam.Pipeline("FnApiRunner")
     out = p | beam.Create([poisoned], reshuffle=False) | infer
     assert_that(out.dead | beam.Map(lambda letter: letter.stage), equal_to(["infer", "infer"]))

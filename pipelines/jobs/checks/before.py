@@ -52,7 +52,6 @@ CHECKS: tuple[Check, ...] = (
     Check("model-found", needs.model, needs=("scoring",)),
     Check("model-task", needs.model_task, needs=("scoring", "task")),
     Check("model-loads", needs.model_operations, needs=("scoring",)),
-    Check("batch-size", needs.batch_size, needs=("scoring", "task")),
     Check("runner-options", needs.output_runner, needs=("stream",)),
     Check("output-place", needs.output, needs=("scoring", "task")),
     Check("output-place", needs.archive, needs=("stream",)),

@@ -14,7 +14,6 @@ from pipelines.jobs.checks.findings import coded, error, ok, reported, skipped, 
 from pipelines.models.saved.manifest import check
 from pipelines.models.saved.operations import check_operations
 from pipelines.system.files import writable
-from pipelines.transforms.infer import InferBatches
 from pipelines.transforms.publish_letters import check_topic
 
 REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
@@ -80,13 +79,6 @@ def model_operations(facts: Facts) -> Iterator[Finding]:
     """Whether the model reaches nothing but its own files."""
     if facts.model_here:
         check_operations(facts.model / "saved_model", facts.model)
-    yield from ()
-
-
-def batch_size(facts: Facts) -> Iterator[Finding]:
-    """Whether the model can be called with batches of the size asked for."""
-    asked = facts.scoring
-    InferBatches(asked.model, facts.task, asked.engine, asked.device, asked.batch_size)
     yield from ()
 
 

@@ -15,8 +15,14 @@ EngineName = Literal["tensorflow", "openvino", "openvino-bf16"]
 DeviceName = Literal["auto", "cpu", "gpu"]
 Floats = npt.NDArray[np.float32]
 
-# Rows of a batch come in multiples of this: kernels treat a tail that does not fill their vectors in another way.
-ALIGNMENT = 16
+# Rows of a batch come in multiples of this. Kernels of matrix products take three vectors of rows at once, of 4, 8 or
+# 16 numbers by processor, and add up what is left over in another order.
+ALIGNMENT = 48
+
+
+def aligned(size: int) -> int:
+    """The number of rows to call a model with where `size` was asked for: not more, but at least ALIGNMENT."""
+    return max(size // ALIGNMENT, 1) * ALIGNMENT
 
 
 def halved(size: int) -> int:
