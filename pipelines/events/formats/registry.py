@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from pipelines.events.formats.base import Format, Reader
     from pipelines.events.formats.payloads import PayloadFormat
 
-FORMATS = {"parquet": "parquet", "jsonl": "jsonl", "csv": "csv", "avro": "avro", "messages": "archived"}  # name: module
+FORMATS = {  # name: module
+    "parquet": "parquet",
+    "jsonl": "jsonl",
+    "csv": "csv",
+    "avro": "avro",
+    "messages": "archived",
+}
 READERS = {**FORMATS, "bigquery": "bigquery"}
 PAYLOADS = {"json": "json_payload", "avro": "avro_payload"}  # of messages
 
