@@ -6,7 +6,7 @@ import argparse
 
 from pipelines.commands.command import Command, filled, load
 from pipelines.commands.flag import flag
-from pipelines.commands.flags import AS_OF, FORMAT, INPUT, MODEL, OUTPUT, TASK
+from pipelines.commands.flags import AS_OF, ENGINE, FORMAT, INPUT, MODEL, OUTPUT, TASK
 from pipelines.errors import UserError
 from pipelines.jobs.config import Input
 from pipelines.task.as_ofs import duration_of, parse_as_ofs
@@ -17,6 +17,7 @@ FLAGS = (
     FORMAT,
     AS_OF,
     MODEL.changed(help="models/TASK, or a version's own"),
+    ENGINE,
     OUTPUT.changed(metavar="FOLDER", help="where all that was made stays"),
     flag("--speed", default="1d", metavar="DURATION", help="event time that passes in a second (%(default)s)"),
     flag("--mess", action="store_true", help="messages also come late, out of order and twice"),

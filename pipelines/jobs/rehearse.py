@@ -35,6 +35,7 @@ from pipelines.google.subscription import EMULATOR
 from pipelines.jobs.config import Input
 from pipelines.ledger.counts import NEVER
 from pipelines.models import registry
+from pipelines.models.engines.base import EngineName
 from pipelines.models.saved.manifest import check, load_manifest
 from pipelines.sandbox.pubsub_emulator import Emulator, emulator
 from pipelines.storage.folder.live import live_runs, stop_file
@@ -64,6 +65,7 @@ class RehearseConfig:
     speed: int  # us of event time in a second
     mess: bool
     model: str
+    engine: EngineName
     output: str
     stream_args: tuple[str, ...]  # for foretide stream as they are
 
@@ -230,7 +232,7 @@ def _stream(config: RehearseConfig, folder: Path, target: Path, pubsub: Emulator
         *(sys.executable, "-m", "pipelines.cli", "stream", "--task", config.task_file),
         *("--subscription", pubsub.subscription(topic), "--arrival-attribute", ATTRIBUTE),
         *("--bootstrap", str(folder / "history"), "--from", format_time(config.start)),
-        *("--model", config.model, "--output", str(folder / "live"), *config.stream_args),
+        *("--model", config.model, "--engine", config.engine, "--output", str(folder / "live"), *config.stream_args),
     ]
     environment = {**os.environ, **pubsub.environment}
     with _running("the live job", command, env=environment, stdout=subprocess.PIPE, text=True) as job:
@@ -277,7 +279,7 @@ def _backfill(config: RehearseConfig, folder: Path) -> None:
     command = [
         *(sys.executable, "-m", "pipelines.cli", "score", "--task", config.task_file, "--as-of", as_ofs),
         *("--input", str(folder / "history"), str(folder / "published")),
-        *("--model", config.model, "--output", str(folder / "backfill")),
+        *("--model", config.model, "--engine", config.engine, "--output", str(folder / "backfill")),
     ]
     with _running("the backfill", command, stdout=subprocess.DEVNULL):
         pass

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support.command_line import command
-from tests.support.live_world import AS_OFS, World
+from tests.support.live_world import AS_OFS, ENGINE, World
 from tests.support.open_ports import strangers, watch
 
 
@@ -15,7 +15,7 @@ def test_with_careless_publishers_it_finds_no_difference_and_no_stranger_reaches
     world: World, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    arguments = ["--task", world.task, "--input", world.events, "--as-of", AS_OFS, "--speed", "2d", "--mess"]
+    arguments = ["--task", world.task, "--input", world.events, "--as-of", AS_OFS, "--speed", "2d", "--mess", *ENGINE]
     words = command("rehearse", *arguments, "--model", world.model, "--output", tmp_path / "out")
     with log.open("wb") as out:
         process = subprocess.Popen(words, stdout=out, stderr=out)

@@ -197,7 +197,7 @@ def test_a_rehearsal_on_the_cluster(place: Place, world: World, tmp_path: Path) 
     """The workers know the emulator by its address: the rehearsal starts it there."""
     place.pubsub.stop()
     command = ["rehearse", "--task", world.task, "--model", world.model, "--input", world.events, "--as-of", AS_OFS]
-    more = ["--output", tmp_path / "out", "--speed", "2d", "--mess", "--parallelism=1", *place.where]
+    more = ["--output", tmp_path / "out", "--speed", "2d", "--mess", *ENGINE, "--parallelism=1", *place.where]
     run = subprocess.run(
         [sys.executable, "-m", "pipelines.cli", *map(str, [*command, *more])],
         env={**os.environ, **place.pubsub.environment},
