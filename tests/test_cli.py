@@ -69,7 +69,7 @@ def test_score_without_options(monkeypatch: pytest.MonkeyPatch, task: Path) -> N
             model="m",
             engine="tensorflow",
             device="auto",
-            batch_size=256,
+            batch_size=240,
             output="out",
             execution=here,
             max_bad_share=0.05,
