@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipelines.task.labels.kinds import KINDS
 from pipelines.task.spec import Task
 from pipelines.task.yaml_lines import Document, Path, Plain, Problem, YamlPlace
 
@@ -38,7 +39,7 @@ EXAMPLES = {
     "score": "score: {every: 1w}",
     "score.every": "every: 1w",
     "label": "label: {kind: churn, horizon: 30d, active_within: 30d}",
-    "label.kind": "kind: churn, or kind: path",
+    "label.kind": ", or ".join(f"kind: {kind}" for kind in KINDS),
     "label.horizon": "horizon: 30d",
     "label.active_within": "active_within: 30d",
     "label.field": "field: close",

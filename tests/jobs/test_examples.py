@@ -30,7 +30,7 @@ from pipelines.task.fields import parse_time
 from pipelines.task.file import load_task
 from pipelines.task.spec import Task
 from tests.support import small_shop
-from tests.support.oracle import churned, oracle
+from tests.support.oracle import labelled, oracle
 
 AS_OFS = (parse_time("2024-04-01"), parse_time("2024-04-08"))
 NEXT = parse_time("2024-04-15")
@@ -119,11 +119,11 @@ def told(stored: Stored, task: Task) -> str:
 def test_they_are_what_the_oracle_says(case: Case) -> None:
     found = case.load(case.config("out"))
     seen = oracle(case.task, case.events, AS_OFS, lateness=0)
-    labels = {(e, t): label for t in AS_OFS for e, label in churned(case.task, case.events, t).items()}
+    labels = {(e, t): label for t in AS_OFS for e, label in labelled(case.task, case.events, t).items()}
     keys = list(zip(found.entity.to_pylist(), found.as_of.tolist(), strict=True))
     assert set(keys) == set(labels)
     assert len(keys) == len(labels) > 60
-    assert found.label[:, 0].tolist() == [labels[k] for k in keys]
+    assert found.label.tolist() == [labels[k] for k in keys]
     assert 0 < found.label.mean() < 1
     assert found.n_events.tolist() == [seen[k].n_events for k in keys]
     assert found.last_event_time.tolist() == [seen[k].last_event_time for k in keys]

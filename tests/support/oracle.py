@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipelines.events.block import hash64
 from pipelines.task.labels.churn import ChurnLabel
+from pipelines.task.labels.path import PathLabel
 from pipelines.task.spec import Feature, Task
 
 Event = Mapping[str, Any]
@@ -199,14 +200,39 @@ def revision(task: Task, history: Sequence[Copies], as_of: int) -> int:
     return count
 
 
-def churned(task: Task, events: Sequence[Event], as_of: int) -> dict[str, float]:
-    """Label of every entity that was active in time, by all that became known of the horizon."""
+def labelled(task: Task, events: Sequence[Event], as_of: int) -> dict[str, list[float]]:
+    """Label of every entity that the question is meant for, by all that became known of the horizon."""
+    seen = {entity: x for (entity, _), x in oracle(task, events, [as_of], lateness=0).items()}
+    ahead: dict[str, list[Copies]] = {entity: [] for entity in seen}
+    for copies in once(task, [e for e in events if is_event(task, e)]):
+        if as_of <= time(task, copies) < as_of + task.horizon:
+            ahead.setdefault(copies[0][task.events.entity], []).append(copies)
+    found = {entity: LABELLED[task.label.kind](task, as_of, x, ahead[entity]) for entity, x in seen.items()}
+    return {entity: label for entity, label in found.items() if label is not None}
+
+
+def churned(task: Task, as_of: int, seen: Expected, ahead: Sequence[Copies]) -> list[float] | None:
     assert isinstance(task.label, ChurnLabel)
-    seen = oracle(task, events, [as_of], lateness=0)
-    active = {entity for (entity, _), x in seen.items() if x.last_event_time >= as_of - task.label.active_within}
-    alive = {
-        e[task.events.entity]
-        for e in events
-        if is_event(task, e) and as_of <= e[task.events.time.field] < as_of + task.label.horizon
-    }
-    return {entity: float(entity not in alive) for entity in active}
+    return [float(not ahead)] if seen.last_event_time >= as_of - task.label.active_within else None
+
+
+def path(task: Task, as_of: int, seen: Expected, ahead: Sequence[Copies]) -> list[float] | None:
+    assert isinstance(task.label, PathLabel)
+    steps: list[list[float]] = [[] for _ in range(task.label.steps)]
+    for copies in ahead:
+        if (level := number(copies, task.label.field)) is not None:
+            steps[(time(task, copies) - as_of) // task.sequence.step].append(float(level))
+    last = float(seen.tensor[-1, [f.name for f in task.features].index(f"last({task.label.field})")])
+    if last <= 0 or not any(steps):
+        return None
+    levels = [last]
+    for values in steps:
+        levels.append(values[-1] if values else levels[-1])
+    return levels[1:]
+
+
+# What came true of an entity, by its history and the events in its horizon; None where it is not asked of it.
+LABELLED: Mapping[str, Callable[[Task, int, Expected, Sequence[Copies]], list[float] | None]] = {
+    "churn": churned,
+    "path": path,
+}

@@ -14,6 +14,11 @@ from tests.support.oracle import Event
 
 STEP = 10_000_000
 KINDS = ("a", "b", "c")
+LABELS: dict[str, dict[str, Any]] = {
+    "churn": {"kind": "churn", "horizon": "25s", "active_within": "10s"},
+    "path": {"kind": "path", "field": "price", "steps": 2},
+}
+STARTS = {"path": {"agg": "last", "field": "price", "fill": "forward"}}  # the feature that a label starts from
 FIELDS: dict[Reads, list[str]] = {"number": ["value", "price"], "hash": ["kind", "page"], "word": ["page", "id"]}
 
 
@@ -33,10 +38,16 @@ def features() -> Iterator[st.SearchStrategy[dict[str, Any]]]:
 
 
 @st.composite
-def tasks(draw: st.DrawFn, arrivals: st.SearchStrategy[bool] = st.booleans()) -> Task:  # noqa: B008
+def tasks(
+    draw: st.DrawFn,
+    arrivals: st.SearchStrategy[bool] = st.booleans(),  # noqa: B008
+    kinds: st.SearchStrategy[str] = st.just("churn"),  # noqa: B008
+) -> Task:
     feature = st.one_of(*features())
     named = st.lists(feature, min_size=1, max_size=6, unique_by=lambda f: (f["agg"], f.get("field"), f.get("by")))
-    chosen = draw(named)
+    chosen, kind = draw(named), draw(kinds)
+    if (start := STARTS.get(kind)) is not None:
+        chosen = [start, *(f for f in chosen if (f["agg"], f.get("field"), f.get("by")) != ("last", "price", None))]
     every = draw(st.integers(1, 3))
     arrival = draw(arrivals)
     lateness = draw(st.integers(0, 2)) * every if arrival else 0
@@ -59,7 +70,7 @@ def tasks(draw: st.DrawFn, arrivals: st.SearchStrategy[bool] = st.booleans()) ->
                 "features": tuple(chosen),
             },
             "score": {"every": f"{every * 10}s", "allowed_lateness": f"{lateness * 10}s"},
-            "label": {"kind": "churn", "horizon": "25s", "active_within": "10s"},
+            "label": LABELS[kind],
         }
     )
 

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 
 from docs.generated import task_schema
 from pipelines.errors import UserError
-from pipelines.task.faults import EXAMPLES
+from pipelines.task.faults import EXAMPLES, one_of
 from pipelines.task.file import LARGEST, SHOWN, describe, load_task
 from pipelines.task.labels.churn import ChurnLabel
+from pipelines.task.labels.kinds import KINDS as LABELS
 from pipelines.task.labels.path import PathLabel
 from pipelines.task.spec import Task
 
@@ -102,9 +103,9 @@ BROKEN = [
         "kind: churn",
         "kind: chrun",
         19,
-        "label.kind: 'chrun' is not allowed; did you mean churn? it must be churn or path",
+        f"label.kind: 'chrun' is not allowed; did you mean churn? it must be {one_of([*LABELS])}",
     ),
-    ("kind: churn", "kind:", 19, "label.kind: nothing is not allowed; it must be churn or path"),
+    ("kind: churn", "kind:", 19, f"label.kind: nothing is not allowed; it must be {one_of([*LABELS])}"),
     ("[event_id]", "event_id", 5, "events.identity: must be all, none or a list of fields such as [event_id], not 'ev"),
     ("[event_id]", "", 5, "events.identity: must be all, none or a list of fields such as [event_id], not nothing"),
     ("[event_id]", "[]", 5, "events.identity: name at least one field, or say all or none"),
@@ -438,15 +439,15 @@ def test_the_schema_refuses_what_the_loader_refuses() -> None:
 
 
 def test_every_required_key_has_an_example() -> None:
-    definitions = task_schema()["$defs"]
+    definitions, labels = task_schema()["$defs"], [kind.__name__ for kind in LABELS.values()]
     sections = {"": task_schema(), "events.": definitions["Events"], "sequence.": definitions["Sequence"]}
     sections |= {"score.": definitions["Score"], "sequence.features.": definitions["FeatureSpec"]}
     sections |= {"events.time.": definitions["TimeField"], "events.arrival.": definitions["TimeField"]}
     needed = {f"{at}{key}" for at, section in sections.items() for key in section["required"]}
-    needed |= {f"label.{key}" for name in ("ChurnLabel", "PathLabel") for key in definitions[name]["required"]}
+    needed |= {f"label.{key}" for name in labels for key in definitions[name]["required"]}
     assert needed == set(EXAMPLES)
     assert {d for d in definitions if definitions[d].get("required")} == {
-        *("Events", "Sequence", "Score", "FeatureSpec", "TimeField", "ChurnLabel", "PathLabel")
+        *("Events", "Sequence", "Score", "FeatureSpec", "TimeField", *labels)
     }
 
 
