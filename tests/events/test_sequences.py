@@ -32,6 +32,7 @@ def blocks_of(task: Task, events: Sequence[Event], span: Span, shards: int, piec
 
 
 CROWDED = event_lists(st.sampled_from([2 * STEP, 2 * STEP + 1]), st.sampled_from([0, 0, STEP]), few=8)
+AHEAD = event_lists(st.sampled_from([2 * STEP, 5 * STEP, 5 * STEP + 1]), st.just(0), few=15)  # of the as-of 4 * STEP
 
 
 @settings(max_examples=1000)
@@ -59,9 +60,11 @@ def test_backfill_equals_oracle(task: Task, events: list[Event], shards: int, pi
         assert tensor.tobytes() == want[key].tensor.tobytes(), (key, tensor, want[key].tensor)
 
 
+@pytest.mark.parametrize("kind", LABELS)
 @settings(max_examples=200)
-@given(task=tasks(kinds=st.sampled_from(sorted(LABELS))), events=event_lists())
-def test_examples_are_labelled_by_what_came_after(task: Task, events: list[Event]) -> None:
+@given(data=st.data(), events=event_lists() | AHEAD)
+def test_examples_are_labelled_by_what_came_after(kind: str, data: st.DataObject, events: list[Event]) -> None:
+    task = data.draw(tasks(kind=kind))
     as_of = task.sequence.origin + 4 * STEP
     span = Span((as_of,), task.horizon)
     got: dict[str, list[float]] = {}

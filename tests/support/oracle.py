@@ -219,9 +219,9 @@ def churned(task: Task, as_of: int, seen: Expected, ahead: Sequence[Copies]) -> 
 def path(task: Task, as_of: int, seen: Expected, ahead: Sequence[Copies]) -> list[float] | None:
     assert isinstance(task.label, PathLabel)
     steps: list[list[float]] = [[] for _ in range(task.label.steps)]
-    for copies in ahead:
-        if (level := number(copies, task.label.field)) is not None:
-            steps[(time(task, copies) - as_of) // task.sequence.step].append(float(level))
+    known = [(place(task, c[0]), v) for c in ahead if (v := number(c, task.label.field)) is not None]
+    for (at, *_), level in sorted(known):
+        steps[(at - as_of) // task.sequence.step].append(float(level))
     last = float(seen.tensor[-1, [f.name for f in task.features].index(f"last({task.label.field})")])
     if last <= 0 or not any(steps):
         return None

@@ -41,11 +41,11 @@ def features() -> Iterator[st.SearchStrategy[dict[str, Any]]]:
 def tasks(
     draw: st.DrawFn,
     arrivals: st.SearchStrategy[bool] = st.booleans(),  # noqa: B008
-    kinds: st.SearchStrategy[str] = st.just("churn"),  # noqa: B008
+    kind: str = "churn",  # of the label
 ) -> Task:
     feature = st.one_of(*features())
     named = st.lists(feature, min_size=1, max_size=6, unique_by=lambda f: (f["agg"], f.get("field"), f.get("by")))
-    chosen, kind = draw(named), draw(kinds)
+    chosen = draw(named)
     if (start := STARTS.get(kind)) is not None:
         chosen = [start, *(f for f in chosen if (f["agg"], f.get("field"), f.get("by")) != ("last", "price", None))]
     every = draw(st.integers(1, 3))
